@@ -1,0 +1,2 @@
+//! The words that satura's compiler and runtime share.
+pub mod abi;
