@@ -23,7 +23,8 @@ pub const MAX_TILE_ROWS: usize = 1024;
 pub const SCRATCH_BYTES: usize = 1 << 20;
 
 /// Entry point of a generated kernel. `args[i]` is operand `i`'s base address.
-pub type KernelFn = unsafe extern "C" fn(args: *const *mut u8, env: *const Env, begin: u64, end: u64);
+pub type KernelFn =
+    unsafe extern "C" fn(args: *const *mut u8, env: *const Env, begin: u64, end: u64);
 
 /// What a kernel may read besides its operands. One per thread; `dims` and `table` are shared.
 #[repr(C)]

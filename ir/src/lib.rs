@@ -1,2 +1,23 @@
-//! The words that satura's compiler and runtime share.
+//! The words that satura's compiler and runtime share: dims, types, ops, graphs, programs, their text form, the
+//! reference interpreter, the target and the artifact. No IO, no egg, no Cranelift, no CUDA.
+
 pub mod abi;
+mod attr;
+mod description;
+mod dim;
+pub mod eval;
+mod graph;
+pub mod ops;
+pub mod program;
+mod tensor;
+mod ty;
+
+pub use attr::{Attr, Float};
+pub use description::{Description, Positions, Task};
+pub use dim::{Dim, Name, Sym};
+pub use eval::EvalError;
+pub use graph::{Graph, Node, Role, Value};
+pub use ops::{Class, Op, OpDef, OpKind, OpName};
+pub use program::{Call, Operand, Program, Violation, feed};
+pub use tensor::Tensor;
+pub use ty::{DType, Shape, Type, TypeError};

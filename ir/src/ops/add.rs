@@ -1,0 +1,7 @@
+//! `a + b`, elementwise, broadcasting.
+use super::*;
+op! {
+    /// `a + b`, elementwise, broadcasting.
+    Add = "add"
+}
+elementwise! { Add(a, b) = a + b; 1 }

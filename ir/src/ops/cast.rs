@@ -1,0 +1,23 @@
+//! Conversion to another element type, rounding to nearest.
+use super::*;
+op! {
+    /// The argument in another element type. Widening is exact; narrowing rounds to nearest, ties to even;
+    /// float to integer truncates.
+    Cast = "cast" {
+        /// The element type of the result.
+        to: DType,
+    }
+}
+impl OpDef for Cast {
+    const CLASS: Class = Class::Elementwise;
+    fn infer(&self, args: &[Type]) -> Result<Type, TypeError> {
+        let [x] = arity(Self::NAME, args)?;
+        Ok(Type {
+            dtype: self.to,
+            shape: x.shape.clone(),
+        })
+    }
+    fn eval(&self, args: &[Tensor], out: &[usize]) -> Result<Tensor, EvalError> {
+        Ok(Tensor::zip(args, out, |x| self.to.round(x[0])))
+    }
+}

@@ -1,0 +1,7 @@
+//! Cosine of radians, elementwise.
+use super::*;
+op! {
+    /// Cosine of radians, elementwise.
+    Cos = "cos"
+}
+elementwise! { Cos(x) = x.cos(); 20 }

@@ -1,0 +1,7 @@
+//! `a / b`, elementwise, broadcasting.
+use super::*;
+op! {
+    /// `a / b`, elementwise, broadcasting.
+    Div = "div"
+}
+elementwise! { Div(a, b) = a / b; 4 }

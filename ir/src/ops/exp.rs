@@ -1,0 +1,7 @@
+//! `e^x`, elementwise.
+use super::*;
+op! {
+    /// `e^x`, elementwise.
+    Exp = "exp"
+}
+elementwise! { Exp(x) = x.exp(); 10 }

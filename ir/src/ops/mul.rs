@@ -1,0 +1,7 @@
+//! `a * b`, elementwise, broadcasting.
+use super::*;
+op! {
+    /// `a * b`, elementwise, broadcasting.
+    Mul = "mul"
+}
+elementwise! { Mul(a, b) = a * b; 1 }

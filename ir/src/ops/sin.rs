@@ -1,0 +1,7 @@
+//! Sine of radians, elementwise.
+use super::*;
+op! {
+    /// Sine of radians, elementwise.
+    Sin = "sin"
+}
+elementwise! { Sin(x) = x.sin(); 20 }

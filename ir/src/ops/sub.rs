@@ -1,0 +1,7 @@
+//! `a - b`, elementwise, broadcasting.
+use super::*;
+op! {
+    /// `a - b`, elementwise, broadcasting.
+    Sub = "sub"
+}
+elementwise! { Sub(a, b) = a - b; 1 }

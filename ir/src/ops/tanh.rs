@@ -1,0 +1,7 @@
+//! Hyperbolic tangent, elementwise.
+use super::*;
+op! {
+    /// Hyperbolic tangent, elementwise.
+    Tanh = "tanh"
+}
+elementwise! { Tanh(x) = x.tanh(); 10 }
