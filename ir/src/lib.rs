@@ -18,6 +18,6 @@ pub use dim::{Dim, Name, Sym};
 pub use eval::EvalError;
 pub use graph::{Graph, Node, Role, Value};
 pub use ops::{Class, Op, OpDef, OpKind, OpName};
-pub use program::{Call, Operand, Program, Violation, feed};
+pub use program::{Call, Constant, Operand, Program, Violation, feed};
 pub use tensor::Tensor;
 pub use ty::{DType, Shape, Type, TypeError};

@@ -1,7 +1,7 @@
 //! A program: a few graphs and a list of calls. A 32-layer Llama is three graphs and 34 calls, so the optimizer sees
 //! each unique block once.
 
-use crate::{Graph, Name, Role, Type};
+use crate::{Float, Graph, Name, Role, Type};
 use indexmap::IndexMap;
 use std::fmt;
 
@@ -45,6 +45,8 @@ pub enum Operand {
     Input(Name),
     /// A checkpoint tensor.
     Weight(Name),
+    /// A vector that the model's builder computed.
+    Constant(Name),
     /// A state as it is when the call runs.
     State(Name),
     /// An output of an earlier call.
@@ -68,6 +70,15 @@ pub struct Call {
     pub updates: Vec<(usize, Name)>,
 }
 
+/// Numbers that are part of the program rather than of the checkpoint, such as rotary frequencies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Constant {
+    /// f32, of known shape.
+    pub ty: Type,
+    /// Row-major.
+    pub data: Vec<Float>,
+}
+
 /// See the module's text.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Program {
@@ -75,6 +86,8 @@ pub struct Program {
     pub inputs: IndexMap<Name, Type>,
     /// Checkpoint tensors, as stored there.
     pub weights: IndexMap<Name, Type>,
+    /// Known vectors; a graph takes them as weights.
+    pub constants: IndexMap<Name, Constant>,
     /// Kept between steps; zero at first.
     pub states: IndexMap<Name, Type>,
     /// The unique blocks.
@@ -101,6 +114,7 @@ impl Program {
         match operand {
             Operand::Input(n) => self.inputs.get(n),
             Operand::Weight(n) => self.weights.get(n),
+            Operand::Constant(n) => self.constants.get(n).map(|c| &c.ty),
             Operand::State(n) => self.states.get(n),
             Operand::Result { call, output } => {
                 let graph = self.graphs.get(&self.calls.get(*call)?.graph)?;
@@ -163,7 +177,7 @@ impl Program {
                     Some(_) => {}
                 }
                 let wanted = match arg {
-                    Operand::Weight(_) => Role::Weight,
+                    Operand::Weight(_) | Operand::Constant(_) => Role::Weight,
                     Operand::State(_) => Role::State,
                     Operand::Input(_) | Operand::Result { .. } => Role::Data,
                 };
@@ -200,6 +214,7 @@ impl fmt::Display for Operand {
         match self {
             Operand::Input(n) => write!(f, "{n}"),
             Operand::Weight(n) => write!(f, "@{n}"),
+            Operand::Constant(n) => write!(f, "!{n}"),
             Operand::State(n) => write!(f, "${n}"),
             Operand::Result { call, output } => write!(f, "#{call}.{output}"),
         }

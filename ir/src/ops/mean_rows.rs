@@ -24,24 +24,24 @@ impl OpDef for MeanRows {
         }
         Ok(Type::new(x.dtype, [b.clone(), d.clone()]))
     }
+    /// Attention whose scores are all zero weighs every row equally.
     fn expand(&self, g: &mut Graph, args: &[Value]) -> Option<Result<Value, TypeError>> {
         let [x, lo, hi] = *args else { return None };
         Some((|| {
-            let (t, b) = (g.ty(x).shape[0].clone(), g.ty(lo).shape[0].clone());
-            let column = Reshape {
-                shape: vec![b, 1.into()],
+            let (t, d) = (g.ty(x).shape[0].clone(), g.ty(x).shape[1].clone());
+            let b = g.ty(lo).shape[0].clone();
+            let head = |rows: &Dim| Reshape {
+                shape: vec![rows.clone(), 1.into(), d.clone()],
             };
-            let row = g.add(Iota { n: vec![t] }, &[])?;
-            let lo = g.add(column.clone(), &[lo])?;
-            let hi = g.add(column, &[hi])?;
-            let (zero, one) = (g.constant(0.0), g.constant(1.0));
-            let before = g.add(Lt, &[row, lo])?;
-            let within = g.add(Lt, &[row, hi])?;
-            let weights = g.add(Select, &[before, zero, one])?;
-            let weights = g.add(Select, &[within, weights, zero])?;
-            let count = g.add(Sum, &[weights])?;
-            let total = g.add(MatMul, &[weights, x])?;
-            g.add(Div, &[total, count])
+            let queries = g.add(Gather, &[x, lo])?;
+            let queries = g.add(head(&b), &[queries])?;
+            let rows = g.add(head(&t), &[x])?;
+            let uniform = Attention {
+                scale: 0.0.into(),
+                softcap: 0.0.into(),
+            };
+            let mean = g.add(uniform, &[queries, rows, rows, lo, hi])?;
+            g.add(Reshape { shape: vec![b, d] }, &[mean])
         })())
     }
     fn flops(&self, args: &[Type], _: &Type) -> Dim {
