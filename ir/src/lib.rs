@@ -2,6 +2,7 @@
 //! reference interpreter, the target and the artifact. No IO, no egg, no Cranelift, no CUDA.
 
 pub mod abi;
+pub mod artifact;
 mod attr;
 mod description;
 mod dim;
@@ -9,6 +10,7 @@ pub mod eval;
 mod graph;
 pub mod ops;
 pub mod program;
+mod target;
 mod tensor;
 mod ty;
 
@@ -19,5 +21,6 @@ pub use eval::EvalError;
 pub use graph::{Graph, Node, Role, Value};
 pub use ops::{Class, Op, OpDef, OpKind, OpName};
 pub use program::{Call, Constant, Operand, Program, Violation, feed};
+pub use target::{Target, UnknownTarget};
 pub use tensor::Tensor;
 pub use ty::{DType, Shape, Type, TypeError};

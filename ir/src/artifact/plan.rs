@@ -1,0 +1,117 @@
+//! The plan: the flat list of kernel launches that is one step, and where each operand lies.
+
+use crate::{Dim, Name, Sym, Type};
+use serde::{Deserialize, Serialize};
+
+/// What an address is relative to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Base {
+    /// Memory for values within a step, one block per session.
+    Arena,
+    /// The artifact's weights.
+    Weights,
+    /// [`Plan::inputs`] of that index.
+    Input(u32),
+    /// [`Plan::outputs`] of that index.
+    Output(u32),
+    /// [`Plan::states`] of that index.
+    State(u32),
+}
+
+/// An address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Place {
+    /// Relative to what.
+    pub base: Base,
+    /// Bytes from there.
+    pub offset: u64,
+}
+
+/// One kernel run over its tasks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Launch {
+    /// For profiles: graph and kernel, e.g. `layer.3: gemm qkv`.
+    pub name: Name,
+    /// Offset of the kernel's entry in the code.
+    pub entry: u64,
+    /// Tasks of this step, over the plan's symbols.
+    pub tasks: Dim,
+    /// Fewest tasks worth giving to another thread.
+    pub grain: u64,
+    /// Addresses of the operands, in the kernel's order.
+    pub operands: Vec<Place>,
+}
+
+/// A named value that crosses the plan's border.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// See [`feed`](crate::feed) for inputs.
+    pub name: Name,
+    /// Over the plan's symbols.
+    pub ty: Type,
+}
+
+/// See the module's text.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Symbols, in the order in which kernels read their values.
+    pub symbols: Vec<Sym>,
+    /// Given at each step.
+    pub inputs: Vec<Port>,
+    /// What a step gives.
+    pub outputs: Vec<Port>,
+    /// Kept between steps, zero at first, updated in place.
+    pub states: Vec<Port>,
+    /// Bytes of the arena.
+    pub arena: u64,
+    /// In execution order.
+    pub launches: Vec<Launch>,
+}
+
+/// A place that does not exist.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("launch {launch}: {what} {found} is beyond {limit}")]
+pub struct PlanError {
+    /// Which launch.
+    pub launch: Name,
+    /// What is out of range.
+    pub what: &'static str,
+    /// As the plan says.
+    pub found: u64,
+    /// One past the largest allowed.
+    pub limit: u64,
+}
+
+impl Plan {
+    /// Checks that entries lie in the code and operands in the parts they name. Sizes of ports depend on the step
+    /// and are the session's to provide.
+    ///
+    /// # Errors
+    /// The first place that does not exist.
+    pub fn check(&self, code: u64, weights: u64) -> Result<(), PlanError> {
+        for l in &self.launches {
+            let wrong = |what, found, limit| PlanError {
+                launch: l.name.clone(),
+                what,
+                found,
+                limit,
+            };
+            if l.entry >= code {
+                return Err(wrong("entry", l.entry, code));
+            }
+            for place in &l.operands {
+                let (what, found, limit) = match place.base {
+                    Base::Arena => ("arena offset", place.offset, self.arena),
+                    Base::Weights => ("weights offset", place.offset, weights),
+                    Base::Input(i) => ("input", i.into(), self.inputs.len() as u64),
+                    Base::Output(i) => ("output", i.into(), self.outputs.len() as u64),
+                    Base::State(i) => ("state", i.into(), self.states.len() as u64),
+                };
+                if found >= limit {
+                    return Err(wrong(what, found, limit));
+                }
+            }
+        }
+        Ok(())
+    }
+}
