@@ -1,1 +1,3 @@
-//! Skeleton.
+//! Program to artifact: checkpoints, model families, equality saturation, scheduling, code generation.
+
+pub mod checkpoint;

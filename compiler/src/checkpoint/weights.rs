@@ -1,0 +1,155 @@
+//! Which files of a checkpoint hold its weights, and what a weight looks like from outside. Refuses pickles; does not
+//! parse tensors.
+
+use std::path::Path;
+
+use half::{bf16, f16};
+use safetensors::Dtype;
+use serde::Deserialize;
+
+use super::CheckpointError;
+use super::json::Entries;
+use super::source::Source;
+
+const SINGLE: &str = "model.safetensors";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+
+/// Longest index that is read, in bytes: room for about a million tensors.
+const MAX_INDEX: u64 = 128 << 20;
+
+/// Endings of weights that other tools write.
+const PICKLES: [&str; 6] = [".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"];
+
+/// A tensor of a checkpoint, where it lies.
+#[derive(Debug, Clone, Copy)]
+pub struct TensorView<'a> {
+    /// Its name in the file.
+    pub name: &'a str,
+    /// The file.
+    pub file: &'a Path,
+    /// Type of its elements.
+    pub dtype: Dtype,
+    /// Its shape, row-major.
+    pub shape: &'a [usize],
+    /// Its elements, little-endian, aligned to nothing.
+    pub bytes: &'a [u8],
+}
+
+impl TensorView<'_> {
+    /// Whether its type is one of those that are computed with: f32, f16, bf16.
+    pub fn is_float(&self) -> bool {
+        matches!(self.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)
+    }
+
+    /// Number of elements.
+    pub fn numel(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// The elements as f32, exactly; `None` where [`TensorView::is_float`] is false.
+    pub fn to_f32(&self) -> Option<Vec<f32>> {
+        let pairs = || self.bytes.as_chunks().0.iter();
+        match self.dtype {
+            Dtype::F32 => Some(
+                self.bytes
+                    .as_chunks()
+                    .0
+                    .iter()
+                    .map(|&x| f32::from_le_bytes(x))
+                    .collect(),
+            ),
+            Dtype::F16 => Some(pairs().map(|&x| f16::from_le_bytes(x).to_f32()).collect()),
+            Dtype::BF16 => Some(pairs().map(|&x| bf16::from_le_bytes(x).to_f32()).collect()),
+            _ => None,
+        }
+    }
+}
+
+/// The files that hold the weights.
+pub(super) struct Files {
+    /// Sorted, each once.
+    pub(super) shards: Vec<String>,
+    /// What the index says: tensor, file. Empty where there is no index.
+    pub(super) promised: Vec<(String, String)>,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: Entries<String>,
+}
+
+/// Finds the weights: [`SINGLE`], or the shards that [`INDEX`] names.
+pub(super) fn files(source: &Source) -> Result<Files, CheckpointError> {
+    if source.has(SINGLE) {
+        return Ok(Files {
+            shards: vec![SINGLE.to_string()],
+            promised: Vec::new(),
+        });
+    }
+    if !source.has(INDEX) {
+        return Err(no_weights(source)?);
+    }
+    let path = source.path(INDEX);
+    let Index {
+        weight_map: Entries(promised),
+    } = serde_json::from_slice(&source.read(INDEX, MAX_INDEX)?)
+        .map_err(|e| CheckpointError::malformed(&path, format!("is not a valid index: {e}")))?;
+    let mut shards: Vec<_> = promised.iter().map(|(_, file)| file.clone()).collect();
+    shards.sort();
+    shards.dedup();
+    if shards.is_empty() {
+        return Err(CheckpointError::malformed(
+            &path,
+            "names no weights: its weight_map is empty",
+        ));
+    }
+    for shard in &shards {
+        if !shard.ends_with(".safetensors") {
+            return Err(CheckpointError::refused(
+                &path,
+                format!("it names {shard:?}, which is no safetensors file"),
+            ));
+        }
+        // A name that leaves the directory is refused as such, before asking whether the file is there.
+        match source.check(shard) {
+            Err(CheckpointError::Io { source: e, .. })
+                if e.kind() == std::io::ErrorKind::NotFound =>
+            {
+                let of = shards.len();
+                let problem = format!(
+                    "names the shard {shard}, one of {of}, which is missing; download it too"
+                );
+                return Err(CheckpointError::malformed(&path, problem));
+            }
+            checked => checked?,
+        }
+    }
+    Ok(Files { shards, promised })
+}
+
+/// The error for a checkpoint without weights that can be read; says what is there instead.
+fn no_weights(source: &Source) -> Result<CheckpointError, CheckpointError> {
+    let names = source.list()?;
+    if let Some(pickle) = names
+        .iter()
+        .find(|name| PICKLES.iter().any(|ending| name.ends_with(ending)))
+    {
+        let reason = "it is a pickle, and loading a pickle can run any code; convert it to safetensors \
+                      (`model.save_pretrained(dir, safe_serialization=True)` in Python, on a machine you trust it on)";
+        return Ok(CheckpointError::refused(&source.path(pickle), reason));
+    }
+    let others: Vec<_> = names
+        .iter()
+        .filter(|name| name.ends_with(".safetensors"))
+        .map(String::as_str)
+        .collect();
+    let found = if others.is_empty() {
+        String::new()
+    } else {
+        format!("; there is {}", others.join(", "))
+    };
+    Ok(CheckpointError::malformed(
+        source.root(),
+        format!("has neither {SINGLE} nor {INDEX}{found}"),
+    ))
+}
