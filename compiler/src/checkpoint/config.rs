@@ -85,12 +85,11 @@ impl Config {
     /// # Errors
     /// The file is absent, too long, no JSON object, or holds an integer beyond what any model has.
     pub fn read(dir: &Path) -> Result<Self, CheckpointError> {
-        Self::from_source(&Source::Directory(dir.to_path_buf()))
+        Self::from_source(&Source::Directory(dir.to_path_buf()), Self::FILE)
     }
 
-    pub(super) fn from_source(source: &Source) -> Result<Self, CheckpointError> {
-        let bytes = source.read(Self::FILE, MAX_BYTES)?;
-        Self::parse(&source.path(Self::FILE), &bytes)
+    pub(super) fn from_source(source: &Source, name: &str) -> Result<Self, CheckpointError> {
+        Self::parse(&source.path(name), &source.read(name, MAX_BYTES)?)
     }
 
     /// Parses the text of a config; `file` is what errors call it.
@@ -99,7 +98,7 @@ impl Config {
     /// As [`Config::read`].
     pub fn parse(file: &Path, json: &[u8]) -> Result<Self, CheckpointError> {
         let Entries(entries) = serde_json::from_slice::<Entries<Value>>(json)
-            .map_err(|e| CheckpointError::malformed(file, format!("is not a valid config: {e}")))?;
+            .map_err(|e| CheckpointError::malformed(file, format!("is not valid: {e}")))?;
         let config = Self {
             file: file.to_path_buf(),
             path: String::new(),

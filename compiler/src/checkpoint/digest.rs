@@ -8,16 +8,16 @@ use rayon::prelude::*;
 use super::{Checkpoint, CheckpointError, Config};
 
 /// Files beside the weights that determine what a model computes; hashed where present.
-const METADATA: [&str; 5] = [
+const METADATA: [&str; 8] = [
     Config::FILE,
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "chat_template.jinja",
+    "modules.json",
+    "1_Pooling/config.json",
 ];
-
-/// Longest of these that is read, in bytes.
-const MAX_METADATA: u64 = 1 << 30;
 
 /// Bytes that one task hashes. Part of the definition of the digest.
 const CHUNK: usize = 16 << 20;
@@ -30,8 +30,10 @@ impl Checkpoint {
     /// A metadata file cannot be read.
     pub fn digest(&self) -> Result<[u8; 32], CheckpointError> {
         let mut all = blake3::Hasher::new_derive_key("satura checkpoint content 1");
-        for name in METADATA.into_iter().filter(|name| self.source.has(name)) {
-            hash_file(&mut all, name, &self.source.read(name, MAX_METADATA)?);
+        for name in METADATA {
+            if let Some(bytes) = self.file(name)? {
+                hash_file(&mut all, name, &bytes);
+            }
         }
         for shard in &self.shards {
             hash_file(&mut all, &shard.name(), &shard.bytes);

@@ -30,6 +30,9 @@ pub use weights::TensorView;
 use shard::{Extent, Shard};
 use source::Source;
 
+/// Longest file beside the weights that is read, in bytes.
+const MAX_FILE: u64 = 1 << 30;
+
 /// A checkpoint whose headers are read and checked.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -74,7 +77,7 @@ impl Checkpoint {
     }
 
     fn from_source(source: Source) -> Result<Self, CheckpointError> {
-        let config = Config::from_source(&source)?;
+        let config = Config::from_source(&source, Config::FILE)?;
         let files = weights::files(&source)?;
         let mut shards: Vec<Shard> = Vec::with_capacity(files.shards.len());
         let mut tensors: BTreeMap<String, (usize, Extent)> = BTreeMap::new();
@@ -120,6 +123,28 @@ impl Checkpoint {
     /// The config.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// The content of another file of the checkpoint, such as `tokenizer.json`, if there is one. `name` may lead into a
+    /// subdirectory and must not come from the checkpoint itself.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is longer than 1 GiB.
+    pub fn file(&self, name: &str) -> Result<Option<Cow<'_, [u8]>>, CheckpointError> {
+        let there = self.source.has(name);
+        there.then(|| self.source.read(name, MAX_FILE)).transpose()
+    }
+
+    /// Another JSON object of the checkpoint, such as `generation_config.json` or `1_Pooling/config.json`, if there
+    /// is one.
+    ///
+    /// # Errors
+    /// As [`Config::read`].
+    pub fn settings(&self, name: &str) -> Result<Option<Config>, CheckpointError> {
+        self.source
+            .has(name)
+            .then(|| Config::from_source(&self.source, name))
+            .transpose()
     }
 
     /// Names of all tensors, as in the files, sorted.
@@ -205,7 +230,7 @@ impl Checkpoint {
         implied_by: &str,
     ) -> Result<TensorView<'_>, CheckpointError> {
         let tensor = self.tensor(name)?;
-        if tensor.is_float() && tensor.shape == shape {
+        if tensor.float().is_some() && tensor.shape == shape {
             return Ok(tensor);
         }
         Err(CheckpointError::Mismatch {

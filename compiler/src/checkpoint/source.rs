@@ -131,15 +131,9 @@ impl Source {
     /// where `snapshots/<revision>/<file>` links to `blobs/<hash>`, counts as inside.
     pub(super) fn locate(&self, name: &str) -> Result<PathBuf, CheckpointError> {
         let path = self.path(name);
-        let mut components = Path::new(name).components();
-        let plain = matches!(
-            (components.next(), components.next()),
-            (Some(Component::Normal(_)), None)
-        );
-        if !plain || name.contains(['/', '\\', '\0']) {
-            let reason = format!(
-                "the file name {name:?} leaves the model directory; only plain file names are followed"
-            );
+        let inside = |part| matches!(part, Component::Normal(_));
+        if !Path::new(name).components().all(inside) {
+            let reason = format!("the file name {name:?} leaves the model directory");
             return Err(CheckpointError::refused(self.root(), reason));
         }
         let failed = |e| CheckpointError::io(&path, e);

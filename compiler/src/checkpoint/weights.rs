@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use half::{bf16, f16};
+use ir::DType;
 use safetensors::Dtype;
 use serde::Deserialize;
 
@@ -27,7 +28,7 @@ pub struct TensorView<'a> {
     pub name: &'a str,
     /// The file.
     pub file: &'a Path,
-    /// Type of its elements.
+    /// Type of its elements in the file.
     pub dtype: Dtype,
     /// Its shape, row-major.
     pub shape: &'a [usize],
@@ -36,9 +37,14 @@ pub struct TensorView<'a> {
 }
 
 impl TensorView<'_> {
-    /// Whether its type is one of those that are computed with: f32, f16, bf16.
-    pub fn is_float(&self) -> bool {
-        matches!(self.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16)
+    /// The type, if it is one that is computed with: f32, f16, bf16.
+    pub fn float(&self) -> Option<DType> {
+        match self.dtype {
+            Dtype::F32 => Some(DType::F32),
+            Dtype::F16 => Some(DType::F16),
+            Dtype::BF16 => Some(DType::BF16),
+            _ => None,
+        }
     }
 
     /// Number of elements.
@@ -46,22 +52,20 @@ impl TensorView<'_> {
         self.shape.iter().product()
     }
 
-    /// The elements as f32, exactly; `None` where [`TensorView::is_float`] is false.
+    /// The elements as f32, exactly; `None` where [`TensorView::float`] is.
     pub fn to_f32(&self) -> Option<Vec<f32>> {
         let pairs = || self.bytes.as_chunks().0.iter();
-        match self.dtype {
-            Dtype::F32 => Some(
-                self.bytes
-                    .as_chunks()
-                    .0
-                    .iter()
-                    .map(|&x| f32::from_le_bytes(x))
-                    .collect(),
-            ),
-            Dtype::F16 => Some(pairs().map(|&x| f16::from_le_bytes(x).to_f32()).collect()),
-            Dtype::BF16 => Some(pairs().map(|&x| bf16::from_le_bytes(x).to_f32()).collect()),
-            _ => None,
-        }
+        Some(match self.float()? {
+            DType::F16 => pairs().map(|&x| f16::from_le_bytes(x).to_f32()).collect(),
+            DType::BF16 => pairs().map(|&x| bf16::from_le_bytes(x).to_f32()).collect(),
+            _ => self
+                .bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|&x| f32::from_le_bytes(x))
+                .collect(),
+        })
     }
 }
 
@@ -104,13 +108,18 @@ pub(super) fn files(source: &Source) -> Result<Files, CheckpointError> {
         ));
     }
     for shard in &shards {
+        if shard.contains(['/', '\\', '\0']) || shard.starts_with("..") {
+            let reason = format!(
+                "it names {shard:?}, which leaves the model directory; only plain file names are followed"
+            );
+            return Err(CheckpointError::refused(&path, reason));
+        }
         if !shard.ends_with(".safetensors") {
             return Err(CheckpointError::refused(
                 &path,
                 format!("it names {shard:?}, which is no safetensors file"),
             ));
         }
-        // A name that leaves the directory is refused as such, before asking whether the file is there.
         match source.check(shard) {
             Err(CheckpointError::Io { source: e, .. })
                 if e.kind() == std::io::ErrorKind::NotFound =>

@@ -17,16 +17,16 @@ fn faults_of_the_config_are_named() {
         config[key] = value;
         config.to_string()
     };
-    check("empty", String::new(), &["not a valid config"]);
+    check("empty", String::new(), &["is not valid"]);
     check(
         "not json",
         "{\"hidden_size\": }".into(),
-        &["not a valid config", "line 1"],
+        &["is not valid", "line 1"],
     );
     check(
         "not an object",
         "[]".into(),
-        &["not a valid config", "a JSON object"],
+        &["is not valid", "a JSON object"],
     );
     check(
         "deep",

@@ -1,5 +1,7 @@
 //! Checkpoints: the fixtures load, every fault of config.json, index and weights is a clear error, and no damage panics.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod config;
 mod faults;
 
@@ -238,7 +240,12 @@ fn the_digest_is_of_content_and_the_fingerprint_of_times() {
     let flipped = open().digest().unwrap();
     assert_ne!(flipped, digest);
     assert_ne!(open().fingerprint().unwrap(), fingerprint);
-    for name in ["tokenizer.json", "generation_config.json"] {
+    for name in [
+        "tokenizer.json",
+        "generation_config.json",
+        "1_Pooling/config.json",
+    ] {
+        fs::create_dir_all(dir.path().join("1_Pooling")).unwrap();
         let before = open().digest().unwrap();
         write(&dir, name, "{}");
         assert_ne!(open().digest().unwrap(), before, "{name}");
@@ -250,6 +257,36 @@ fn the_digest_is_of_content_and_the_fingerprint_of_times() {
             .digest()
             .unwrap()
     }
+}
+
+#[test]
+fn files_beside_the_weights_are_read() {
+    let dir = single();
+    let open = || Checkpoint::open(dir.path()).unwrap();
+    assert!(open().file("tokenizer.json").unwrap().is_none());
+    assert!(open().settings("generation_config.json").unwrap().is_none());
+    write(&dir, "tokenizer.json", "{}");
+    write(&dir, "generation_config.json", r#"{"eos_token_id": 2}"#);
+    assert_eq!(open().file("tokenizer.json").unwrap().unwrap(), &b"{}"[..]);
+    assert_eq!(
+        open()
+            .settings("generation_config.json")
+            .unwrap()
+            .unwrap()
+            .usize("eos_token_id")
+            .unwrap(),
+        2
+    );
+    assert!(open().file("../x").unwrap_or(None).is_none());
+    write(&dir, "generation_config.json", "{");
+    let message = open()
+        .settings("generation_config.json")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("generation_config.json: is not valid"),
+        "{message}"
+    );
 }
 
 fn fixtures() -> PathBuf {
