@@ -1,1 +1,3 @@
 //! Skeleton.
+pub mod kernels;
+pub mod pool;

@@ -1,0 +1,271 @@
+//! Matrix products over packed panels: the register tile and the loops around it (Goto and van de Geijn 2008).
+//!
+//! Each output is one chain of fused multiply-adds over `k`, from zero; blocks of `k` continue the chain through `c`,
+//! which is exact. Shapes and blocks therefore change speed only. Knows no instruction set.
+
+use super::Isa;
+use super::lanes::Lanes;
+use super::scratch::scratch;
+use half::{bf16, f16};
+use ir::abi::PANEL;
+
+/// Most rows of a panel block: with [`Isa::PANELS`] panels it should stay in the first-level cache.
+const BLOCK_K: usize = 256;
+/// Most rows of `a` that one panel block meets before the next is fetched: `BLOCK_ROWS * BLOCK_K` stays in the second.
+const BLOCK_ROWS: usize = 168;
+/// Elements after which addresses fall into the same set of the first-level cache, and how many lines a set holds: more
+/// rows than that at such a stride evict each other, so they are copied.
+const SET_PERIOD: usize = 1024;
+const WAYS: usize = 8;
+/// Row tiles from which on widening a block of narrow weights once beats widening it in each tile.
+const WIDEN_FROM: usize = 4;
+/// Bytes between a tile's weight load and what it asks to be fetched, while streaming from memory.
+const PREFETCH: usize = 1024;
+
+/// An element of a packed panel.
+pub(super) trait Weight: Copy {
+    /// Whether a block of panels is worth widening once when several row tiles read it.
+    const NARROW: bool;
+    /// Widens [`PANEL`] elements.
+    ///
+    /// # Safety
+    /// As [`Lanes::load`].
+    unsafe fn load<V: Lanes>(p: *const Self) -> V;
+}
+
+macro_rules! weight {
+    ($ty:ty, $narrow:literal, $load:ident) => {
+        impl Weight for $ty {
+            const NARROW: bool = $narrow;
+            #[inline(always)]
+            unsafe fn load<V: Lanes>(p: *const Self) -> V {
+                // SAFETY: the caller's.
+                unsafe { V::$load(p) }
+            }
+        }
+    };
+}
+weight!(f32, false, load);
+weight!(bf16, true, load_bf16);
+weight!(f16, true, load_f16);
+
+/// One product of a few rows with a run of panels. Strides are in elements.
+#[derive(Clone, Copy)]
+pub(super) struct Tile<W> {
+    /// Length of the sums.
+    pub k: usize,
+    /// First input row.
+    pub a: *const f32,
+    /// Between input rows.
+    pub lda: usize,
+    /// First weight row: [`PANEL`] elements.
+    pub b: *const W,
+    /// Between weight rows of a panel.
+    pub ldb: usize,
+    /// Between panels.
+    pub panel: usize,
+    /// First output row.
+    pub c: *mut f32,
+    /// Between output rows.
+    pub ldc: usize,
+    /// Whether the sums continue from `c`.
+    pub resume: bool,
+}
+
+impl<W> Tile<W> {
+    /// The same product with packed panels at `b`, `panel` elements apart.
+    fn over<T>(self, b: *const T, panel: usize) -> Tile<T> {
+        let Tile {
+            k,
+            a,
+            lda,
+            c,
+            ldc,
+            resume,
+            ..
+        } = self;
+        Tile {
+            k,
+            a,
+            lda,
+            b,
+            ldb: PANEL,
+            panel,
+            c,
+            ldc,
+            resume,
+        }
+    }
+
+    /// Moves on by `panels` panels.
+    pub(super) fn advance(&mut self, panels: usize) {
+        self.b = self.b.wrapping_add(panels * self.panel);
+        self.c = self.c.wrapping_add(panels * PANEL);
+    }
+}
+
+/// `M` rows by `P` panels, accumulated in registers.
+///
+/// # Safety
+/// `t`'s pointers are valid for the extents it states, and the CPU has the features of `V`.
+#[inline(always)]
+pub(super) unsafe fn tile<V: Lanes, W: Weight, const M: usize, const P: usize>(t: &Tile<W>) {
+    // SAFETY: all offsets below stay within the extents of `t`; prefetches cannot fault.
+    unsafe {
+        let mut acc = [[V::splat(0.0); P]; M];
+        if t.resume {
+            for (i, row) in acc.iter_mut().enumerate() {
+                for (p, sum) in row.iter_mut().enumerate() {
+                    *sum = V::load(t.c.add(i * t.ldc + p * PANEL));
+                }
+            }
+        }
+        let (mut a, mut b) = (t.a, t.b);
+        for _ in 0..t.k {
+            let mut w = [V::splat(0.0); P];
+            for (p, w) in w.iter_mut().enumerate() {
+                let at = b.add(p * t.panel);
+                if M <= 2 {
+                    V::prefetch(at.cast::<u8>().wrapping_add(PREFETCH));
+                }
+                *w = W::load(at);
+            }
+            for (i, row) in acc.iter_mut().enumerate() {
+                let x = V::splat(*a.add(i * t.lda));
+                for (sum, w) in row.iter_mut().zip(w) {
+                    *sum = x.fma(w, *sum);
+                }
+            }
+            a = a.add(1);
+            b = b.wrapping_add(t.ldb);
+        }
+        for (i, row) in acc.iter().enumerate() {
+            for (p, sum) in row.iter().enumerate() {
+                sum.store(t.c.add(i * t.ldc + p * PANEL));
+            }
+        }
+    }
+}
+
+/// Widens `rows` rows of a panel.
+///
+/// # Safety
+/// Both sides are valid for `rows * PANEL` elements, and the CPU has the features of `V`.
+#[inline(always)]
+pub(super) unsafe fn widen<V: Lanes, W: Weight>(from: *const W, to: *mut f32, rows: usize) {
+    for i in 0..rows {
+        // SAFETY: `i < rows`.
+        unsafe { W::load::<V>(from.add(i * PANEL)).store(to.add(i * PANEL)) }
+    }
+}
+
+/// Boundaries of the `i`-th of `parts` nearly equal parts of `0..n`.
+pub(super) fn part(n: usize, parts: usize, i: usize) -> std::ops::Range<usize> {
+    n * i / parts..n * (i + 1) / parts
+}
+
+/// Any number of rows, in nearly equal tiles: a last tile of few rows would leave the multipliers waiting.
+///
+/// # Safety
+/// As [`tile`], for `m` rows and `panels` panels.
+#[inline]
+pub(super) unsafe fn rows<I: Isa, W: Weight>(m: usize, panels: usize, t: Tile<W>) {
+    let tiles = m.div_ceil(I::ROWS);
+    for rows in (0..tiles).map(|i| part(m, tiles, i)) {
+        let (a, c) = (
+            t.a.wrapping_add(rows.start * t.lda),
+            t.c.wrapping_add(rows.start * t.ldc),
+        );
+        // SAFETY: the caller's extents.
+        unsafe { I::tiles(rows.len(), panels, Tile { a, c, ..t }) }
+    }
+}
+
+/// [`ir::abi::GemmFn`].
+///
+/// # Safety
+/// As `GemmFn` states, and the CPU has the features of `I`.
+#[allow(clippy::too_many_arguments)]
+pub(super) unsafe extern "C" fn gemm<I: Isa, W: Weight>(
+    m: usize,
+    k: usize,
+    a: *const f32,
+    lda: usize,
+    b: *const u8,
+    panels: usize,
+    c: *mut f32,
+    ldc: usize,
+) {
+    let b = b.cast::<W>();
+    let whole = Tile {
+        k,
+        a,
+        lda,
+        b,
+        ldb: PANEL,
+        panel: k * PANEL,
+        c,
+        ldc,
+        resume: false,
+    };
+    let conflict = lda.is_multiple_of(SET_PERIOD) && m > WAYS;
+    if m <= I::ROWS && !conflict {
+        // SAFETY: the caller's extents.
+        return unsafe { I::tiles(m, panels, whole) };
+    }
+    let widens = W::NARROW && m.div_ceil(I::ROWS) >= WIDEN_FROM;
+    let (blocks_k, blocks_m) = (k.div_ceil(BLOCK_K).max(1), m.div_ceil(BLOCK_ROWS));
+    let input = if conflict {
+        BLOCK_ROWS * (BLOCK_K + PANEL)
+    } else {
+        0
+    };
+    let copied = scratch(
+        input
+            + if widens {
+                I::PANELS * BLOCK_K * PANEL
+            } else {
+                0
+            },
+    );
+    let widened = copied.wrapping_add(input);
+    for block_k in (0..blocks_k).map(|i| part(k, blocks_k, i)) {
+        let kc = block_k.len();
+        for block_m in (0..blocks_m).map(|i| part(m, blocks_m, i)) {
+            let mut block = Tile {
+                k: kc,
+                resume: block_k.start > 0,
+                ..whole
+            };
+            block.b = b.wrapping_add(block_k.start * PANEL);
+            block.a = a.wrapping_add(block_m.start * lda + block_k.start);
+            block.c = c.wrapping_add(block_m.start * ldc);
+            if conflict {
+                // SAFETY: the block lies in `a`; the scratch holds BLOCK_ROWS rows of this stride.
+                unsafe {
+                    for i in 0..block_m.len() {
+                        let row = copied.add(i * (BLOCK_K + PANEL));
+                        std::ptr::copy_nonoverlapping(block.a.add(i * lda), row, kc);
+                    }
+                }
+                (block.a, block.lda) = (copied, BLOCK_K + PANEL);
+            }
+            for first in (0..panels).step_by(I::PANELS) {
+                let wide = I::PANELS.min(panels - first);
+                let mut t = block;
+                t.advance(first);
+                // SAFETY: blocks lie within the caller's extents; the scratch holds PANELS panels of BLOCK_K rows.
+                unsafe {
+                    if widens {
+                        for p in 0..wide {
+                            I::widen(t.b.add(p * t.panel), widened.add(p * kc * PANEL), kc);
+                        }
+                        rows::<I, f32>(block_m.len(), wide, t.over(widened, kc * PANEL));
+                    } else {
+                        rows::<I, W>(block_m.len(), wide, t);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Sixteen f32 lanes: the one vector that every kernel here is written in, and the portable twin of it.
+//!
+//! An instruction set implements [`Lanes`] with one 512-bit or two 256-bit registers. Each operation is defined lane by
+//! lane with IEEE rounding and every reduction is the same tree, so kernels written in it give equal bits everywhere.
+//! This file knows no kernel and no CPU feature.
+
+use half::{bf16, f16};
+use ir::abi::PANEL;
+
+/// Sixteen f32 values.
+///
+/// # Safety
+/// Every method requires the CPU features of the implementation; pointers need no alignment but must be valid for
+/// [`PANEL`] elements. Implementations must compute exactly what the comments say: equal bits rest on it.
+pub(super) unsafe trait Lanes: Copy {
+    /// All lanes equal.
+    unsafe fn splat(x: f32) -> Self;
+    unsafe fn load(p: *const f32) -> Self;
+    /// Widens exactly.
+    unsafe fn load_bf16(p: *const bf16) -> Self;
+    /// Widens exactly.
+    unsafe fn load_f16(p: *const f16) -> Self;
+    unsafe fn store(self, p: *mut f32);
+    /// `self * b + c`, rounded once.
+    unsafe fn fma(self, b: Self, c: Self) -> Self;
+    unsafe fn add(self, b: Self) -> Self;
+    unsafe fn sub(self, b: Self) -> Self;
+    unsafe fn mul(self, b: Self) -> Self;
+    unsafe fn div(self, b: Self) -> Self;
+    /// `self` where it is greater, else `b`: a NaN in either gives `b`.
+    unsafe fn max(self, b: Self) -> Self;
+    /// `self` where it is less, else `b`: a NaN in either gives `b`.
+    unsafe fn min(self, b: Self) -> Self;
+    /// Nearest integer, ties to even.
+    unsafe fn round(self) -> Self;
+    /// `2^self` for integers in `-126..=127`.
+    unsafe fn exp2_integer(self) -> Self;
+    /// `0.0` where `x < bound`, else `self`.
+    unsafe fn unless_below(self, x: Self, bound: Self) -> Self;
+    /// Sum by halving: lanes `i` and `i + 8`, then 4, 2, 1.
+    unsafe fn sum(self) -> f32;
+    /// Maximum by the same tree.
+    unsafe fn maximum(self) -> f32;
+    /// `dst[j * PANEL + i] = src[i * stride + j]` for `i, j` in `0..8`.
+    unsafe fn transpose8(src: *const f32, stride: usize, dst: *mut f32);
+    /// Asks for the cache line at `p`, which may lie past the end of its allocation.
+    unsafe fn prefetch(p: *const u8);
+}
+
+/// `e^x` for `x <= 88`; exactly zero below `-87.33654`, where the result would be subnormal.
+///
+/// Cephes `expf` (Moshier): `x = n ln 2 + r`, degree-6 polynomial in `r`; relative error below 1.3e-7.
+///
+/// # Safety
+/// As [`Lanes`].
+#[inline(always)]
+pub(super) unsafe fn exp<V: Lanes>(x: V) -> V {
+    const LOWEST: f32 = -87.336_54;
+    const POLYNOMIAL: [f32; 6] = [
+        1.987_569_1e-4,
+        1.398_199_9e-3,
+        8.333_452e-3,
+        4.166_579_6e-2,
+        1.666_666_5e-1,
+        0.5,
+    ];
+    // SAFETY: the caller vouches for the CPU features; there are no pointers.
+    unsafe {
+        let lowest = V::splat(LOWEST);
+        // In this order NaN stays NaN.
+        let clamped = lowest.max(x);
+        let n = clamped.mul(V::splat(std::f32::consts::LOG2_E)).round();
+        // ln 2 in two parts, the first exact in 10 bits, so that n * part is exact.
+        let r = n.fma(V::splat(-0.693_359_4), clamped);
+        let r = n.fma(V::splat(2.121_944_4e-4), r);
+        let mut p = V::splat(POLYNOMIAL[0]);
+        let mut i = 1;
+        while i < POLYNOMIAL.len() {
+            p = p.fma(r, V::splat(POLYNOMIAL[i]));
+            i += 1;
+        }
+        let y = p.fma(r.mul(r), r).add(V::splat(1.0));
+        y.mul(n.exp2_integer()).unless_below(x, lowest)
+    }
+}
+
+/// `tanh x`: the odd 13/6 rational minimax approximation of Eigen (`generic_fast_tanh_float`), error of a few ulp.
+///
+/// # Safety
+/// As [`Lanes`].
+#[inline(always)]
+pub(super) unsafe fn tanh<V: Lanes>(x: V) -> V {
+    // Beyond this the f32 result of the rational form is +-1.
+    const SATURATES: f32 = 7.905_311;
+    const ALPHA: [f32; 7] = [
+        -2.760_768_4e-16,
+        2.000_188e-13,
+        -8.604_672e-11,
+        5.122_297_3e-8,
+        1.485_722_36e-5,
+        6.372_619_4e-4,
+        4.893_524_6e-3,
+    ];
+    const BETA: [f32; 4] = [1.198_258_4e-6, 1.185_347_1e-4, 2.268_434_7e-3, 4.893_525e-3];
+    // SAFETY: the caller vouches for the CPU features; there are no pointers.
+    unsafe {
+        // In this order NaN stays NaN.
+        let x = V::splat(-SATURATES).max(V::splat(SATURATES).min(x));
+        let x2 = x.mul(x);
+        let mut p = V::splat(ALPHA[0]);
+        let mut i = 1;
+        while i < ALPHA.len() {
+            p = p.fma(x2, V::splat(ALPHA[i]));
+            i += 1;
+        }
+        let mut q = V::splat(BETA[0]);
+        let mut i = 1;
+        while i < BETA.len() {
+            q = q.fma(x2, V::splat(BETA[i]));
+            i += 1;
+        }
+        x.mul(p).div(q)
+    }
+}
+
+/// [`Lanes`] in plain Rust: runs anywhere, and is what the others are tested against.
+#[derive(Clone, Copy)]
+pub(super) struct Array([f32; PANEL]);
+
+impl Array {
+    #[inline(always)]
+    fn map(self, f: impl Fn(f32) -> f32) -> Array {
+        Array(self.0.map(f))
+    }
+
+    #[inline(always)]
+    fn zip(self, b: Array, f: impl Fn(f32, f32) -> f32) -> Array {
+        Array(std::array::from_fn(|i| f(self.0[i], b.0[i])))
+    }
+
+    #[inline(always)]
+    fn fold(mut self, f: impl Fn(f32, f32) -> f32) -> f32 {
+        let mut half = PANEL / 2;
+        while half > 0 {
+            for i in 0..half {
+                self.0[i] = f(self.0[i], self.0[i + half]);
+            }
+            half /= 2;
+        }
+        self.0[0]
+    }
+}
+
+// SAFETY: needs no CPU feature; each method is the plain statement of its contract.
+unsafe impl Lanes for Array {
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        Array([x; PANEL])
+    }
+
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> Self {
+        // SAFETY: valid for PANEL elements by the trait's contract.
+        Array(unsafe { p.cast::<[f32; PANEL]>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    unsafe fn load_bf16(p: *const bf16) -> Self {
+        // SAFETY: as `load`.
+        Array(unsafe { p.cast::<[bf16; PANEL]>().read_unaligned() }.map(bf16::to_f32))
+    }
+
+    #[inline(always)]
+    unsafe fn load_f16(p: *const f16) -> Self {
+        // SAFETY: as `load`.
+        Array(unsafe { p.cast::<[f16; PANEL]>().read_unaligned() }.map(f16::to_f32))
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, p: *mut f32) {
+        // SAFETY: as `load`.
+        unsafe { p.cast::<[f32; PANEL]>().write_unaligned(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn fma(self, b: Self, c: Self) -> Self {
+        Array(std::array::from_fn(|i| self.0[i].mul_add(b.0[i], c.0[i])))
+    }
+
+    #[inline(always)]
+    unsafe fn add(self, b: Self) -> Self {
+        self.zip(b, |x, y| x + y)
+    }
+
+    #[inline(always)]
+    unsafe fn sub(self, b: Self) -> Self {
+        self.zip(b, |x, y| x - y)
+    }
+
+    #[inline(always)]
+    unsafe fn mul(self, b: Self) -> Self {
+        self.zip(b, |x, y| x * y)
+    }
+
+    #[inline(always)]
+    unsafe fn div(self, b: Self) -> Self {
+        self.zip(b, |x, y| x / y)
+    }
+
+    #[inline(always)]
+    unsafe fn max(self, b: Self) -> Self {
+        self.zip(b, |x, y| if x > y { x } else { y })
+    }
+
+    #[inline(always)]
+    unsafe fn min(self, b: Self) -> Self {
+        self.zip(b, |x, y| if x < y { x } else { y })
+    }
+
+    #[inline(always)]
+    unsafe fn round(self) -> Self {
+        self.map(f32::round_ties_even)
+    }
+
+    #[inline(always)]
+    unsafe fn exp2_integer(self) -> Self {
+        self.map(|n| f32::from_bits(((n as i32 + 127) as u32) << 23))
+    }
+
+    #[inline(always)]
+    unsafe fn unless_below(self, x: Self, bound: Self) -> Self {
+        Array(std::array::from_fn(|i| {
+            if x.0[i] < bound.0[i] { 0.0 } else { self.0[i] }
+        }))
+    }
+
+    #[inline(always)]
+    unsafe fn sum(self) -> f32 {
+        self.fold(|x, y| x + y)
+    }
+
+    #[inline(always)]
+    unsafe fn maximum(self) -> f32 {
+        self.fold(|x, y| if x > y { x } else { y })
+    }
+
+    #[inline(always)]
+    unsafe fn transpose8(src: *const f32, stride: usize, dst: *mut f32) {
+        for i in 0..8 {
+            for j in 0..8 {
+                // SAFETY: the caller vouches for an 8 x 8 block on both sides.
+                unsafe { *dst.add(j * PANEL + i) = *src.add(i * stride + j) }
+            }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
+}

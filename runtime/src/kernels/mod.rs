@@ -1,0 +1,153 @@
+//! The hand-written kernels behind [`KernelTable`], chosen by CPU feature at run time.
+//!
+//! Kernels are written once over [`lanes::Lanes`] and compiled per instruction set ([`Isa`]). All tables give equal
+//! bits. Nothing here knows models, artifacts or threads.
+
+mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod gemm;
+mod lanes;
+mod scratch;
+#[cfg(test)]
+mod tests;
+
+use gemm::{Tile, Weight};
+use half::{bf16, f16};
+use ir::abi::{ABI_VERSION, AttentionArgs, KernelTable};
+use lanes::Lanes;
+use std::sync::OnceLock;
+
+/// An instruction set: its vector, its tile shapes, and the entries at which its CPU features begin to apply.
+///
+/// # Safety
+/// The methods require the CPU features of the implementation.
+trait Isa {
+    /// The vector.
+    type V: Lanes;
+    /// Most rows of a register tile.
+    const ROWS: usize;
+    /// Panels side by side in the tile of [`Isa::ROWS`] rows.
+    const PANELS: usize;
+
+    /// [`gemm::tile`] over `rows <= ROWS` and all of `panels`, by the widest tiles that fit the registers.
+    unsafe fn tiles<W: Weight>(rows: usize, panels: usize, t: Tile<W>);
+    /// [`gemm::widen`].
+    unsafe fn widen<W: Weight>(from: *const W, to: *mut f32, panel_rows: usize);
+    /// [`attention::attend`].
+    unsafe fn attend(args: &AttentionArgs);
+}
+
+/// Implements [`Isa`]: `rows: panels` lists, for each number of rows, the tile widths to use, widest first, ending
+/// with 1. A tile of r rows and p panels takes r * p accumulators, p weights and one or more inputs.
+macro_rules! isa {
+    ($(#[$doc:meta])* $name:ident, $lanes:ty, $features:tt, $most:literal x $wide:literal,
+     $($rows:literal: $($panels:literal)+),+) => {
+        $(#[$doc])*
+        struct $name;
+        impl Isa for $name {
+            type V = $lanes;
+            const ROWS: usize = $most;
+            const PANELS: usize = $wide;
+
+            #[inline]
+            unsafe fn tiles<W: Weight>(rows: usize, panels: usize, mut t: Tile<W>) {
+                isa!(@feature $features
+                    unsafe fn tile<W: Weight, const M: usize, const P: usize>(t: &Tile<W>) {
+                        // SAFETY: the caller vouches for the features and the tile.
+                        unsafe { gemm::tile::<$lanes, W, M, P>(t) }
+                    });
+                let mut left = panels;
+                match rows {
+                    $($rows => {
+                        $(while left >= $panels {
+                            // SAFETY: the caller vouches for features and for `panels` panels.
+                            unsafe { tile::<W, $rows, $panels>(&t) };
+                            t.advance($panels);
+                            left -= $panels;
+                        })+
+                    })+
+                    _ => unreachable!("the caller cuts rows into tiles of at most ROWS"),
+                }
+            }
+
+            isa!(@feature $features
+                unsafe fn widen<W: Weight>(from: *const W, to: *mut f32, panel_rows: usize) {
+                    // SAFETY: the caller's.
+                    unsafe { gemm::widen::<$lanes, W>(from, to, panel_rows) }
+                });
+
+            isa!(@feature $features
+                unsafe fn attend(args: &AttentionArgs) {
+                    // SAFETY: the caller's.
+                    unsafe { attention::attend::<Self>(args) }
+                });
+        }
+    };
+    (@feature none $f:item) => { $f };
+    (@feature $features:literal $f:item) => { #[target_feature(enable = $features)] $f };
+}
+
+isa!(
+    /// Plain Rust.
+    Portable, lanes::Array, none, 4 x 1, 1: 1, 2: 1, 3: 1, 4: 1);
+
+#[cfg(target_arch = "x86_64")]
+isa!(
+    /// 16 registers of 256 bits: 12 accumulators at most.
+    Avx2, avx2::Ymm2, "avx2,fma,f16c", 6 x 1,
+    1: 4 2 1, 2: 2 1, 3: 2 1, 4: 1, 5: 1, 6: 1);
+
+#[cfg(target_arch = "x86_64")]
+isa!(
+    /// 32 registers of 512 bits: 28 accumulators at most.
+    Avx512, avx512::Zmm, "avx512f,avx2,fma,f16c", 14 x 2,
+    1: 4 3 2 1, 2: 4 2 1, 3: 4 2 1, 4: 4 2 1, 5: 4 2 1, 6: 4 2 1, 7: 2 1,
+    8: 2 1, 9: 2 1, 10: 2 1, 11: 2 1, 12: 2 1, 13: 2 1, 14: 2 1);
+
+extern "C" fn cos(x: f32) -> f32 {
+    // In f64, so that the f32 result is correctly rounded but for rare ties, and large angles keep their meaning.
+    f64::from(x).cos() as f32
+}
+
+extern "C" fn sin(x: f32) -> f32 {
+    f64::from(x).sin() as f32
+}
+
+const fn table_of<I: Isa>() -> KernelTable {
+    KernelTable {
+        version: ABI_VERSION as u64,
+        gemm_f32: gemm::gemm::<I, f32>,
+        gemm_bf16: gemm::gemm::<I, bf16>,
+        gemm_f16: gemm::gemm::<I, f16>,
+        attention_f32: attention::attention::<I>,
+        cos,
+        sin,
+    }
+}
+
+/// The fastest table this machine can run.
+pub fn table() -> &'static KernelTable {
+    static TABLE: OnceLock<KernelTable> = OnceLock::new();
+    TABLE.get_or_init(|| tables().swap_remove(0).1)
+}
+
+/// Every table this machine can run, fastest first, with the name of its instruction set.
+pub fn tables() -> Vec<(&'static str, KernelTable)> {
+    let mut tables = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as has;
+        let v3 = has!("avx2") && has!("fma") && has!("f16c");
+        if v3 && has!("avx512f") {
+            tables.push(("avx512", table_of::<Avx512>()));
+        }
+        if v3 {
+            tables.push(("avx2", table_of::<Avx2>()));
+        }
+    }
+    tables.push(("portable", table_of::<Portable>()));
+    tables
+}
