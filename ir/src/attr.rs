@@ -8,7 +8,7 @@ use crate::{
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// An `f64` compared and hashed by its bits.
+/// An `f64` compared and hashed by its bits; NaNs are all one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Float(u64);
 
@@ -20,7 +20,7 @@ impl Float {
 }
 impl From<f64> for Float {
     fn from(x: f64) -> Float {
-        Float(x.to_bits())
+        Float(if x.is_nan() { f64::NAN } else { x }.to_bits())
     }
 }
 impl fmt::Debug for Float {
@@ -49,7 +49,10 @@ impl fmt::Display for Attr {
         match self {
             Attr::Int(i) => write!(f, "{i}"),
             Attr::Float(x) => write!(f, "{x:?}"),
-            Attr::Dims(d) => write!(f, "{d:?}"),
+            Attr::Dims(d) => {
+                let dims: Vec<String> = d.iter().map(Dim::to_string).collect();
+                write!(f, "[{}]", dims.join(","))
+            }
             Attr::DType(d) => write!(f, "{d}"),
             Attr::Type(t) => write!(f, "{t}"),
         }

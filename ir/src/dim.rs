@@ -60,7 +60,7 @@ impl Dim {
     }
 
     /// An upper bound: positive terms at their symbols' maxima, negative terms at zero (saturating).
-    pub fn max(&self) -> i64 {
+    pub fn bound(&self) -> i64 {
         self.0
             .iter()
             .filter(|(m, c)| m.is_empty() || **c > 0)
@@ -86,6 +86,11 @@ impl Dim {
             quotient.insert(rest, c / coefficient);
         }
         Some(Dim(quotient))
+    }
+
+    /// The sum's terms: a coefficient and the symbols it is multiplied with, repeated for powers.
+    pub fn terms(&self) -> impl Iterator<Item = (i64, &[Sym])> {
+        self.0.iter().map(|(m, c)| (*c, m.as_slice()))
     }
 
     /// The symbols that occur.
@@ -211,7 +216,7 @@ mod tests {
     fn bounds_hold() {
         let (t, p) = (sym("T"), sym("P"));
         let d = t.clone() * p + t * Dim::from(-3) + 2.into();
-        assert_eq!(d.max(), 66);
+        assert_eq!(d.bound(), 66);
         assert_eq!(d.eval(&|_| 8), 64 - 24 + 2);
         assert_eq!(d.to_string(), "-3*T+P*T+2");
     }

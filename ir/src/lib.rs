@@ -12,6 +12,7 @@ pub mod ops;
 pub mod program;
 mod target;
 mod tensor;
+mod text;
 mod ty;
 
 pub use attr::{Attr, Float};
@@ -23,4 +24,5 @@ pub use ops::{Class, Op, OpDef, OpKind, OpName};
 pub use program::{Call, Constant, Operand, Program, Violation, feed};
 pub use target::{Target, UnknownTarget};
 pub use tensor::Tensor;
+pub use text::ParseError;
 pub use ty::{DType, Shape, Type, TypeError};

@@ -3,7 +3,6 @@
 
 use crate::{Float, Graph, Name, Role, Type};
 use indexmap::IndexMap;
-use std::fmt;
 
 /// Names of the per-step inputs that a session knows how to feed. A step runs `T` tokens of any number of sequences,
 /// packed one after another without padding; an encoder gets whole sequences, a decoder any number of new tokens of
@@ -206,17 +205,5 @@ impl Program {
             }
         }
         found
-    }
-}
-
-impl fmt::Display for Operand {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Operand::Input(n) => write!(f, "{n}"),
-            Operand::Weight(n) => write!(f, "@{n}"),
-            Operand::Constant(n) => write!(f, "!{n}"),
-            Operand::State(n) => write!(f, "${n}"),
-            Operand::Result { call, output } => write!(f, "#{call}.{output}"),
-        }
     }
 }

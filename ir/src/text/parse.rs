@@ -1,0 +1,738 @@
+//! Parsing by recursive descent over characters. Never panics, and does work in proportion to the text: nesting,
+//! ranks and dims are bounded.
+
+use super::{is_bare, is_name_char, is_symbol_char};
+use crate::{
+    Attr, Call, Constant, DType, Dim, Float, Graph, Name, Op, OpKind, Operand, Program, Role, Sym,
+    Type, Value,
+};
+use indexmap::IndexMap;
+use std::{collections::HashMap, fmt, str::FromStr};
+
+/// Deepest nesting of terms.
+const MAX_DEPTH: usize = 64;
+/// Highest rank of a type.
+const MAX_RANK: usize = 8;
+/// Most symbols and numbers in a dim.
+const MAX_FACTORS: usize = 64;
+/// Most terms in the number of elements of a type, multiplied out.
+const MAX_TERMS: usize = 1024;
+/// Largest known size of an axis.
+const MAX_SIZE: i64 = 1 << 40;
+
+/// Where and why text is no graph, program or type.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}, column {column}: {why}")]
+pub struct ParseError {
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// What was found and what was expected there.
+    pub why: String,
+}
+
+type Result<T> = std::result::Result<T, ParseError>;
+
+impl FromStr for Graph {
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Graph> {
+        let mut p = Parser::new(text, &[]);
+        while p.eat_word("sym") {
+            p.symbol()?;
+        }
+        p.word("graph")?;
+        if p.peek() != Some('(') {
+            p.name("a name of the graph or `(`")?;
+        }
+        let graph = p.graph()?;
+        p.end("the end of the text")?;
+        Ok(graph)
+    }
+}
+
+impl FromStr for Program {
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Program> {
+        let mut p = Parser::new(text, &[]);
+        let mut program = Program::default();
+        while !p.rest().is_empty() {
+            p.item(&mut program)?;
+        }
+        Ok(program)
+    }
+}
+
+impl Type {
+    /// The type that `text` says, such as `f32[T,2*P+1]`, with the symbols it may name.
+    ///
+    /// # Errors
+    /// When `text` is no type or names another symbol.
+    pub fn parse(text: &str, symbols: &[Sym]) -> Result<Type> {
+        let mut p = Parser::new(text, symbols);
+        let ty = p.ty()?;
+        p.end("the end of the type")?;
+        Ok(ty)
+    }
+}
+
+impl Attr {
+    /// The attribute that `text` says: `3`, `1e-5`, `[T,4]`, `f32` or `f32[T,4]`, with the symbols it may name.
+    ///
+    /// # Errors
+    /// When `text` is no attribute or names another symbol.
+    pub fn parse(text: &str, symbols: &[Sym]) -> Result<Attr> {
+        let mut p = Parser::new(text, symbols);
+        let attr = p.attr()?;
+        p.end("the end of the attribute")?;
+        Ok(attr)
+    }
+}
+
+struct Parser<'a> {
+    text: &'a str,
+    /// Byte offset of what is next; no white space or comment stands there.
+    at: usize,
+    symbols: HashMap<Name, Sym>,
+}
+
+/// Values that a graph's terms can name.
+struct Scope {
+    graph: Graph,
+    inputs: HashMap<Name, Value>,
+    labels: HashMap<String, Value>,
+}
+
+impl<'a> Parser<'a> {
+    fn new(text: &'a str, symbols: &[Sym]) -> Parser<'a> {
+        let symbols = symbols.iter().map(|s| (s.name.clone(), s.clone()));
+        let mut p = Parser {
+            text,
+            at: 0,
+            symbols: symbols.collect(),
+        };
+        p.skip();
+        p
+    }
+
+    fn rest(&self) -> &'a str {
+        &self.text[self.at..]
+    }
+
+    fn peek(&self) -> Option<char> {
+        self.rest().chars().next()
+    }
+
+    /// Goes over `bytes`, and white space and comments after them.
+    fn advance(&mut self, bytes: usize) {
+        self.at += bytes;
+        self.skip();
+    }
+
+    fn skip(&mut self) {
+        loop {
+            let rest = self.rest().trim_start();
+            let rest = match rest.strip_prefix(';') {
+                Some(comment) => comment.find('\n').map_or("", |end| &comment[end..]),
+                None => rest,
+            };
+            let at = self.text.len() - rest.len();
+            if at == self.at {
+                return;
+            }
+            self.at = at;
+        }
+    }
+
+    /// An error at byte `at`.
+    fn error<T>(&self, at: usize, why: impl fmt::Display) -> Result<T> {
+        let before = &self.text[..at];
+        let line_start = before.rfind('\n').map_or(0, |i| i + 1);
+        Err(ParseError {
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+            why: why.to_string(),
+        })
+    }
+
+    fn unexpected<T>(&self, expected: &str) -> Result<T> {
+        let rest = self.rest();
+        let word: String = rest.chars().take_while(|c| is_name_char(*c)).collect();
+        let found = match rest.chars().next() {
+            None => "the end of the text".to_string(),
+            Some(c) if word.is_empty() => format!("`{}`", c.escape_debug()),
+            Some(_) => format!("`{}`", word.chars().take(40).collect::<String>()),
+        };
+        self.error(self.at, format!("found {found}, expected {expected}"))
+    }
+
+    fn eat(&mut self, token: &str) -> bool {
+        let found = self.rest().starts_with(token);
+        if found {
+            self.advance(token.len());
+        }
+        found
+    }
+
+    fn expect(&mut self, token: &str) -> Result<()> {
+        match self.eat(token) {
+            true => Ok(()),
+            false => self.unexpected(&format!("`{token}`")),
+        }
+    }
+
+    fn end(&self, expected: &str) -> Result<()> {
+        match self.rest().is_empty() {
+            true => Ok(()),
+            false => self.unexpected(expected),
+        }
+    }
+
+    /// The characters from here on that `accept` wants.
+    fn run(&self, accept: fn(char) -> bool) -> &'a str {
+        let rest = self.rest();
+        &rest[..rest.find(|c| !accept(c)).unwrap_or(rest.len())]
+    }
+
+    fn eat_word(&mut self, word: &str) -> bool {
+        let found = self.run(is_name_char) == word;
+        if found {
+            self.advance(word.len());
+        }
+        found
+    }
+
+    fn word(&mut self, word: &str) -> Result<()> {
+        match self.eat_word(word) {
+            true => Ok(()),
+            false => self.unexpected(&format!("`{word}`")),
+        }
+    }
+
+    /// Items separated by commas up to `close`, which is consumed.
+    fn list<T>(
+        &mut self,
+        close: &str,
+        mut item: impl FnMut(&mut Self) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let mut items = vec![];
+        while !self.eat(close) {
+            if !items.is_empty() {
+                match self.eat(",") {
+                    true => {}
+                    false => return self.unexpected(&format!("`,` or `{close}`")),
+                }
+            }
+            items.push(item(self)?);
+        }
+        Ok(items)
+    }
+
+    /// A name, bare or quoted.
+    fn name(&mut self, expected: &str) -> Result<Name> {
+        if self.peek() == Some('"') {
+            return self.quoted();
+        }
+        let name = self.run(is_name_char);
+        if !is_bare(name) {
+            return self.unexpected(expected);
+        }
+        self.advance(name.len());
+        Ok(name.into())
+    }
+
+    /// A name in quotes, with the escapes of Rust's string literals.
+    fn quoted(&mut self) -> Result<Name> {
+        let mut name = String::new();
+        let mut chars = self.rest().char_indices().skip(1);
+        while let Some((i, c)) = chars.next() {
+            match c {
+                '"' => {
+                    self.advance(i + 1);
+                    return Ok(name.into());
+                }
+                '\\' => {
+                    let escaped = match chars.next().map(|(_, c)| c) {
+                        Some('n') => Some('\n'),
+                        Some('t') => Some('\t'),
+                        Some('r') => Some('\r'),
+                        Some('0') => Some('\0'),
+                        Some(c @ ('"' | '\\' | '\'')) => Some(c),
+                        Some('u') => {
+                            let code = chars.by_ref().map(|(_, c)| c).skip_while(|c| *c == '{');
+                            let code: String = code.take(7).take_while(|c| *c != '}').collect();
+                            let code = u32::from_str_radix(&code, 16).ok();
+                            code.and_then(char::from_u32)
+                        }
+                        _ => None,
+                    };
+                    match escaped {
+                        Some(c) => name.push(c),
+                        None => return self.error(self.at + i, "found an unknown escape"),
+                    }
+                }
+                c => name.push(c),
+            }
+        }
+        self.error(self.at, "found a name without its closing quote")
+    }
+
+    /// The text of a number: an optional sign, digits, fraction, exponent, or `inf` or `NaN`.
+    fn digits(&self) -> &'a str {
+        let rest = self.rest();
+        let unsigned = rest.strip_prefix('-').unwrap_or(rest);
+        let sign = rest.len() - unsigned.len();
+        for special in ["inf", "NaN"] {
+            let word = unsigned.split(|c| !is_name_char(c)).next();
+            if word == Some(special) {
+                return &rest[..sign + special.len()];
+            }
+        }
+        let bytes = unsigned.as_bytes();
+        let digits = |mut i: usize| {
+            while bytes.get(i).is_some_and(u8::is_ascii_digit) {
+                i += 1;
+            }
+            i
+        };
+        let mut end = digits(0);
+        if end == 0 {
+            return "";
+        }
+        if bytes.get(end) == Some(&b'.') && digits(end + 1) > end + 1 {
+            end = digits(end + 1);
+        }
+        if bytes.get(end) == Some(&b'e') {
+            let signed = matches!(bytes.get(end + 1), Some(b'+' | b'-'));
+            let start = end + 1 + usize::from(signed);
+            if digits(start) > start {
+                end = digits(start);
+            }
+        }
+        &rest[..sign + end]
+    }
+
+    /// An integer that fits `T`.
+    fn integer<T: FromStr>(&mut self, expected: &str) -> Result<T> {
+        let rest = self.rest();
+        let sign = usize::from(rest.starts_with('-'));
+        let digits = rest[sign..].find(|c: char| !c.is_ascii_digit());
+        let end = digits.map_or(rest.len(), |d| d + sign);
+        match rest[..end].parse() {
+            Ok(n) => {
+                self.advance(end);
+                Ok(n)
+            }
+            Err(_) => self.unexpected(expected),
+        }
+    }
+
+    fn float(&mut self) -> Result<Float> {
+        let digits = self.digits();
+        match digits.parse::<f64>() {
+            Ok(x) => {
+                self.advance(digits.len());
+                Ok(x.into())
+            }
+            Err(_) => self.unexpected("a number"),
+        }
+    }
+
+    fn symbol(&mut self) -> Result<()> {
+        let start = self.at;
+        let name = self.run(is_symbol_char);
+        if !super::is_symbol(name) {
+            return self.unexpected("a symbol of letters, digits and `_`");
+        }
+        self.advance(name.len());
+        self.expect("<=")?;
+        let max = self.integer("a bound of 32 bits")?;
+        let symbol = Sym::new(name, max);
+        match self.symbols.insert(name.into(), symbol) {
+            None => Ok(()),
+            Some(_) => self.error(start, format!("found symbol {name} a second time")),
+        }
+    }
+
+    fn dim(&mut self) -> Result<Dim> {
+        let start = self.at;
+        let (mut sum, mut factors) = (Dim::default(), 0);
+        let mut sign = if self.eat("-") { -1 } else { 1 };
+        loop {
+            let mut term = Dim::from(sign);
+            loop {
+                factors += 1;
+                if factors > MAX_FACTORS {
+                    return self.error(start, format!("found a dim of over {MAX_FACTORS} factors"));
+                }
+                term = term * self.factor()?;
+                if !self.eat("*") {
+                    break;
+                }
+            }
+            sum = sum + term;
+            sign = match self.peek() {
+                Some('+') => 1,
+                Some('-') => -1,
+                _ => return Ok(sum),
+            };
+            self.advance(1);
+        }
+    }
+
+    fn factor(&mut self) -> Result<Dim> {
+        if self.peek().is_some_and(|c| c.is_ascii_digit()) {
+            let start = self.at;
+            return match self.integer::<i64>("a number of 64 bits")? {
+                n if n <= MAX_SIZE => Ok(n.into()),
+                n => self.error(start, format!("found {n}, expected at most {MAX_SIZE}")),
+            };
+        }
+        let name = self.run(is_symbol_char);
+        match self.symbols.get(name) {
+            Some(symbol) => {
+                let dim = symbol.into();
+                self.advance(name.len());
+                Ok(dim)
+            }
+            None => self.unexpected("a number or a symbol declared by `sym`"),
+        }
+    }
+
+    fn dims(&mut self) -> Result<Vec<Dim>> {
+        let start = self.at;
+        self.expect("[")?;
+        let dims = self.list("]", Self::dim)?;
+        match oversize(&dims) {
+            None => Ok(dims),
+            Some(why) => self.error(start, why),
+        }
+    }
+
+    fn dtype(&mut self) -> Result<DType> {
+        let name = self.run(is_symbol_char);
+        match DType::ALL.into_iter().find(|d| d.name() == name) {
+            Some(dtype) => {
+                self.advance(name.len());
+                Ok(dtype)
+            }
+            None => self.unexpected("an element type: f32, f16, bf16, i32 or bool"),
+        }
+    }
+
+    fn ty(&mut self) -> Result<Type> {
+        let dtype = self.dtype()?;
+        let start = self.at;
+        let shape = self.dims()?;
+        if shape.iter().any(|d| d.known().is_some_and(|k| k < 0)) {
+            return self.error(start, "found a negative size");
+        }
+        Ok(Type { dtype, shape })
+    }
+
+    fn attr(&mut self) -> Result<Attr> {
+        let digits = self.digits();
+        if self.peek() == Some('[') {
+            return self.dims().map(Attr::Dims);
+        }
+        if digits.is_empty() {
+            let dtype = self.dtype()?;
+            return match self.peek() {
+                Some('[') => {
+                    let shape = self.dims()?;
+                    Ok(Attr::Type(Type { dtype, shape }))
+                }
+                _ => Ok(Attr::DType(dtype)),
+            };
+        }
+        if digits.contains(['.', 'e', 'i', 'N']) {
+            return self.float().map(Attr::Float);
+        }
+        self.integer("a number of 64 bits").map(Attr::Int)
+    }
+
+    /// The op with the attributes that follow its arguments, in any order.
+    fn attrs(&mut self, kind: OpKind) -> Result<Op> {
+        let start = self.at;
+        let names = kind.attr_names();
+        let mut given: Vec<Option<Attr>> = vec![None; names.len()];
+        if !names.is_empty() {
+            self.expect("{")?;
+            self.list("}", |p| {
+                let at = p.at;
+                let name = p.run(is_symbol_char);
+                let Some(i) = names.iter().position(|n| *n == name) else {
+                    return p.unexpected(&format!(
+                        "an attribute of {}: {}",
+                        kind.name(),
+                        names.join(", ")
+                    ));
+                };
+                p.advance(name.len());
+                p.expect("=")?;
+                let attr = p.attr()?;
+                match given[i].replace(attr) {
+                    None => Ok(()),
+                    Some(_) => p.error(at, format!("found attribute {name} a second time")),
+                }
+            })?;
+        }
+        if let Some(i) = given.iter().position(Option::is_none) {
+            let why = format!("found no attribute {} of {}", names[i], kind.name());
+            return self.error(start, why);
+        }
+        let given: Vec<Attr> = given.into_iter().flatten().collect();
+        match kind.build(&given) {
+            Some(op) => Ok(op),
+            None => {
+                let why = format!(
+                    "found {given:?}, expected other kinds of {} for {}",
+                    names.join(", "),
+                    kind.name()
+                );
+                self.error(start, why)
+            }
+        }
+    }
+
+    fn term(&mut self, scope: &mut Scope, depth: usize) -> Result<Value> {
+        let start = self.at;
+        if depth > MAX_DEPTH {
+            return self.error(start, format!("found terms nested over {MAX_DEPTH} deep"));
+        }
+        if self.peek() == Some('%') {
+            let label = self.label()?;
+            return match scope.labels.get(label) {
+                Some(v) => Ok(*v),
+                None => self.error(start, format!("found %{label}, expected an earlier value")),
+            };
+        }
+        if !self.digits().is_empty() {
+            let x = self.float()?;
+            return Ok(scope.graph.constant(x.get()));
+        }
+        let name = self.name("a value: a number, %label, input or op")?;
+        if self.peek() != Some('(') {
+            return match scope.inputs.get(&name) {
+                Some(v) => Ok(*v),
+                None => self.error(start, format!("found {name}, expected an input's name")),
+            };
+        }
+        let Some(kind) = OpKind::named(&name) else {
+            return self.error(start, format!("found {name}, expected an op's name"));
+        };
+        self.expect("(")?;
+        let args = self.list(")", |p| p.term(scope, depth + 1))?;
+        let op = self.attrs(kind)?;
+        match scope.graph.add(op, &args) {
+            Ok(v) => match oversize(&scope.graph.ty(v).shape) {
+                None => Ok(v),
+                Some(why) => self.error(start, why),
+            },
+            Err(refused) => self.error(start, refused),
+        }
+    }
+
+    /// What follows a `%`.
+    fn label(&mut self) -> Result<&'a str> {
+        self.expect("%")?;
+        let label = self.run(is_symbol_char);
+        if label.is_empty() {
+            return self.unexpected("a label of letters, digits and `_`");
+        }
+        self.advance(label.len());
+        Ok(label)
+    }
+
+    /// `name: type`.
+    fn typed_name(&mut self) -> Result<(Name, Type)> {
+        let name = self.name("a name")?;
+        self.expect(":")?;
+        Ok((name, self.ty()?))
+    }
+
+    /// From the inputs' opening parenthesis on.
+    fn graph(&mut self) -> Result<Graph> {
+        let mut scope = Scope {
+            graph: Graph::new(),
+            inputs: HashMap::new(),
+            labels: HashMap::new(),
+        };
+        self.expect("(")?;
+        self.list(")", |p| {
+            let role = match () {
+                () if p.eat_word("weight") => Role::Weight,
+                () if p.eat_word("state") => Role::State,
+                () => Role::Data,
+            };
+            let start = p.at;
+            let (name, ty) = p.typed_name()?;
+            if scope.inputs.contains_key(&name) {
+                return p.error(start, format!("found input {name} a second time"));
+            }
+            let v = scope.graph.input(name.clone(), role, ty);
+            scope.inputs.insert(name, v);
+            Ok(())
+        })?;
+        self.expect("{")?;
+        while !self.eat_word("return") {
+            if self.peek() != Some('%') {
+                return self.unexpected("`%` or `return`");
+            }
+            self.definition(&mut scope)?;
+        }
+        scope.graph.outputs = self.list("}", |p| p.term(&mut scope, 0))?;
+        Ok(scope.graph)
+    }
+
+    /// `%label: type = term`, the type optional.
+    fn definition(&mut self, scope: &mut Scope) -> Result<()> {
+        let start = self.at;
+        let label = self.label()?;
+        let typed = self.eat(":");
+        let type_start = self.at;
+        let says = match typed {
+            true => Some(self.ty()?),
+            false => None,
+        };
+        self.expect("=")?;
+        let v = self.term(scope, 0)?;
+        let is = scope.graph.ty(v);
+        if let Some(says) = says.filter(|says| says != is) {
+            let why = format!("found type {says}, expected {is}, which the op gives");
+            return self.error(type_start, why);
+        }
+        match scope.labels.insert(label.into(), v) {
+            None => Ok(()),
+            Some(_) => self.error(start, format!("found %{label} a second time")),
+        }
+    }
+
+    fn operand(&mut self) -> Result<Operand> {
+        let expected = "a name";
+        match self.peek() {
+            Some('#') => {
+                self.advance(1);
+                let call = self.integer("the number of a call")?;
+                self.expect(".")?;
+                let output = self.integer("the number of an output")?;
+                Ok(Operand::Result { call, output })
+            }
+            Some('@') => {
+                self.advance(1);
+                self.name(expected).map(Operand::Weight)
+            }
+            Some('!') => {
+                self.advance(1);
+                self.name(expected).map(Operand::Constant)
+            }
+            Some('$') => {
+                self.advance(1);
+                self.name(expected).map(Operand::State)
+            }
+            _ => self
+                .name("an operand: name, @weight, !constant, $state or #call.output")
+                .map(Operand::Input),
+        }
+    }
+
+    fn item(&mut self, program: &mut Program) -> Result<()> {
+        let word = self.run(is_name_char);
+        if !ITEMS.contains(&word) {
+            return self.unexpected(&format!("one of {}", ITEMS.join(", ")));
+        }
+        self.advance(word.len());
+        let start = self.at;
+        match word {
+            "sym" => self.symbol(),
+            "input" => {
+                let (name, ty) = self.typed_name()?;
+                self.put(start, &mut program.inputs, name, ty)
+            }
+            "weight" => {
+                let (name, ty) = self.typed_name()?;
+                self.put(start, &mut program.weights, name, ty)
+            }
+            "state" => {
+                let (name, ty) = self.typed_name()?;
+                self.put(start, &mut program.states, name, ty)
+            }
+            "constant" => {
+                let (name, ty) = self.typed_name()?;
+                self.expect("=")?;
+                self.expect("[")?;
+                let data = self.list("]", Self::float)?;
+                if ty.numel().size() != Some(data.len()) {
+                    let why = format!("found {} numbers, expected a {ty} of them", data.len());
+                    return self.error(start, why);
+                }
+                self.put(start, &mut program.constants, name, Constant { ty, data })
+            }
+            "graph" => {
+                let name = self.name("a name of the graph")?;
+                let graph = self.graph()?;
+                self.put(start, &mut program.graphs, name, graph)
+            }
+            "call" => {
+                let graph = self.name("a graph's name")?;
+                self.expect("(")?;
+                let args = self.list(")", Self::operand)?;
+                let mut updates = vec![];
+                if self.eat_word("updates") {
+                    loop {
+                        let output = self.integer("the number of an output")?;
+                        self.expect("->")?;
+                        updates.push((output, self.name("a state's name")?));
+                        if !self.eat(",") {
+                            break;
+                        }
+                    }
+                }
+                program.calls.push(Call {
+                    graph,
+                    args,
+                    updates,
+                });
+                Ok(())
+            }
+            _ => {
+                let name = self.name("a name of the output")?;
+                self.expect("=")?;
+                let operand = self.operand()?;
+                self.put(start, &mut program.outputs, name, operand)
+            }
+        }
+    }
+
+    fn put<T>(&self, at: usize, map: &mut IndexMap<Name, T>, name: Name, value: T) -> Result<()> {
+        match map.contains_key(&name) {
+            true => self.error(at, format!("found {name} a second time")),
+            false => {
+                map.insert(name, value);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// What a program's lines start with.
+const ITEMS: [&str; 8] = [
+    "sym", "input", "weight", "state", "constant", "graph", "call", "output",
+];
+
+/// What is too large about a shape, if anything: multiplying its dims out must stay cheap.
+fn oversize(shape: &[Dim]) -> Option<String> {
+    let terms = shape.iter().map(|d| d.terms().count().max(1));
+    let terms = terms.fold(1usize, usize::saturating_mul);
+    if shape.len() > MAX_RANK {
+        Some(format!(
+            "found rank {}, expected at most {MAX_RANK}",
+            shape.len()
+        ))
+    } else if terms > MAX_TERMS {
+        let why = "terms in the number of elements, expected at most";
+        Some(format!("found {terms} {why} {MAX_TERMS}"))
+    } else {
+        None
+    }
+}
