@@ -1,4 +1,5 @@
 //! The text form: it reads back, its errors say where and what, and no text makes the parser panic.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use ir::{Attr, Graph, Program, Role, Sym, Type, ops};
 use proptest::prelude::*;

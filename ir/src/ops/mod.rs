@@ -128,7 +128,8 @@ macro_rules! composite {
             }
             fn expand(&self, $g: &mut Graph, args: &[Value]) -> Option<Result<Value, TypeError>> {
                 let [$($x),+] = *args else { return None };
-                Some((|| $e)())
+                let mut expansion = || $e;
+                Some(expansion())
             }
             fn flops(&self, _: &[Type], out: &Type) -> Dim {
                 out.numel() * $flops.into()
