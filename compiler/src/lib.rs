@@ -1,3 +1,4 @@
 //! Program to artifact: checkpoints, model families, equality saturation, scheduling, code generation.
 
 pub mod checkpoint;
+pub mod schedule;

@@ -1,0 +1,470 @@
+//! From an extracted graph to kernels: each kernel term becomes one kernel, its body a graph of primitives over the
+//! kernel's operands; views become strides. Decides no fusion (extraction did) and no memory (see `memory`).
+
+use super::view::View;
+use super::{Buffer, Operand, ScheduleError};
+use ir::{DType, Dim, Graph, Node, Op, OpKind, Role, Type, Value, ops};
+use std::collections::HashMap;
+
+/// Code to be generated: what to compute and how operands are addressed, not where they lie. Equal kernels share
+/// their code.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kernel {
+    /// What to compute.
+    pub template: Template,
+    /// One for each operand, in order; the output is the last.
+    pub views: Vec<View>,
+}
+
+/// The three kinds of kernel.
+#[derive(Clone, PartialEq)]
+pub enum Template {
+    /// Elementwise and row-wise work over the rows of the output. Operands: the inputs of `body`, the output.
+    Map {
+        /// One output. Primitives over inputs, in operand order.
+        body: Graph,
+        /// The body's input that gives each output row's index, where rows are scattered.
+        scatter: Option<usize>,
+    },
+    /// `body` of `weights` products. Operands: `x: [M, K]`, the packed weights, the inputs of `body` after the
+    /// accumulators, the output `[M, N]`.
+    Gemm {
+        /// One output; the first inputs are the accumulators.
+        body: Graph,
+        /// How many weights share `x`.
+        weights: usize,
+        /// Columns of each weight.
+        columns: i64,
+        /// Element type of the packed weights.
+        codec: DType,
+    },
+    /// See [`ops::Attention`]. Operands: q, k, v, lo, hi, out.
+    Attention(ops::Attention),
+}
+
+impl std::fmt::Debug for Template {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Template {
+    /// For profiles.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Template::Map { .. } => "map",
+            Template::Gemm { .. } => "gemm",
+            Template::Attention(_) => "attention",
+        }
+    }
+}
+
+/// How a weight lies in the artifact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Packing {
+    /// Row-major.
+    Rows,
+    /// `[K, N]` in panels, see [`ir::abi::PANEL`].
+    Panels,
+}
+
+/// A weights-only term to be computed at compile time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WeightTerm {
+    /// In the extracted graph.
+    pub value: Value,
+    /// Element type that stores it exactly.
+    pub dtype: DType,
+    /// Its layout.
+    pub packing: Packing,
+}
+
+/// One kernel applied to operands.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// What it computes, for people.
+    pub label: String,
+    /// Index into the schedule's kernels.
+    pub kernel: usize,
+    /// One for each view of the kernel.
+    pub operands: Vec<Operand>,
+}
+
+/// Builds the kernels of one graph.
+pub(super) struct Kernels<'a> {
+    graph: &'a Graph,
+    open: Vec<bool>,
+    weights_only: Vec<bool>,
+    storage: Vec<DType>,
+    /// Where each materialised value lies.
+    pub placed: HashMap<Value, Buffer>,
+    pub kernels: Vec<Kernel>,
+    pub steps: Vec<Step>,
+    pub weights: Vec<WeightTerm>,
+    /// Types of the values that kernels write to memory of the step.
+    pub temps: Vec<Type>,
+}
+
+impl<'a> Kernels<'a> {
+    pub fn new(graph: &'a Graph) -> Kernels<'a> {
+        let weights_only = weights_only(graph);
+        let mut placed = HashMap::new();
+        for (i, v) in graph.inputs().iter().enumerate() {
+            if !weights_only[v.index()] {
+                placed.insert(*v, Buffer::Input(i));
+            }
+        }
+        Kernels {
+            graph,
+            open: graph.open(),
+            storage: storage(graph),
+            weights_only,
+            placed,
+            kernels: vec![],
+            steps: vec![],
+            weights: vec![],
+            temps: vec![],
+        }
+    }
+
+    /// Makes the step that computes `v`, unless it is a view, an input or known at compile time.
+    pub fn visit(&mut self, v: Value) -> Result<(), ScheduleError> {
+        let Node::Op { op, args } = self.graph.node(v) else {
+            return Ok(());
+        };
+        if self.open[v.index()] || self.weights_only[v.index()] {
+            return Ok(());
+        }
+        match op {
+            Op::Map(_) => self.map(v, args[0], args[1]),
+            Op::Gemm(_) => self.gemm(v, args),
+            Op::Attention(a) => self.attention(v, a, args),
+            _ if is_view(op) => Ok(()),
+            Op::Const(_) => Ok(()),
+            _ => Err(self.error(v, format!("no kernel computes {} here", op.kind().name()))),
+        }
+    }
+
+    /// Where `v` is to be found as a plain row-major array; copies it if it is a view of something else.
+    pub fn materialise(&mut self, v: Value) -> Result<Buffer, ScheduleError> {
+        if let Some(b) = self.placed.get(&v) {
+            return Ok(*b);
+        }
+        if let Ok((operand, view)) = self.operand(v)
+            && operand.offset == 0
+            && view.is_contiguous()
+            && !matches!(operand.buffer, Buffer::Weight(_))
+        {
+            return Ok(operand.buffer);
+        }
+        let ty = self.graph.ty(v).clone();
+        let mut body = Graph::new();
+        let x = body.input("x", Role::Data, ty.clone());
+        body.outputs = vec![x];
+        let read = self.operand(v)?;
+        let buffer = self.temp(v, &ty);
+        let write = (Operand { buffer, offset: 0 }, self.contiguous(v, &ty)?);
+        let template = Template::Map { body, scatter: None };
+        self.step("copy".into(), template, vec![read, write]);
+        Ok(buffer)
+    }
+
+    fn map(&mut self, v: Value, x: Value, body: Value) -> Result<(), ScheduleError> {
+        let (root, scatter) = match (self.graph.op(body), self.graph.args(body)) {
+            (Some(Op::Scatter(_)), [table, ids, rows]) => (*rows, Some((*table, *ids))),
+            _ => (body, None),
+        };
+        let mut graph = Graph::new();
+        let mut reads = vec![x];
+        let acc = [graph.input("acc.0", Role::Data, self.graph.ty(x).clone())];
+        let out = self.copy_body(&mut graph, root, &acc, &mut reads)?;
+        graph.outputs = vec![out];
+        let mut scatter_input = None;
+        if let Some((_, ids)) = scatter {
+            let position = reads.iter().position(|r| *r == ids).unwrap_or(reads.len());
+            if position == reads.len() {
+                graph.input(format!("read.{position}"), Role::Data, self.graph.ty(ids).clone());
+                reads.push(ids);
+            }
+            scatter_input = Some(position);
+        }
+        let body = graph.lower(|_| false).map_err(|e| self.error(v, e.to_string()))?;
+        let mut operands = reads.iter().map(|r| self.operand(*r)).collect::<Result<Vec<_>, _>>()?;
+        let write = match scatter {
+            Some((table, _)) => {
+                let (operand, view) = self.operand(table)?;
+                let state = matches!(operand.buffer, Buffer::Input(i)
+                    if self.graph.as_input(self.graph.inputs()[i]).is_some_and(|(_, r)| r == Role::State));
+                if !state {
+                    return Err(self.error(v, "rows are scattered into something that is no state".into()));
+                }
+                self.placed.insert(v, operand.buffer);
+                (operand, view)
+            }
+            None => {
+                let ty = self.graph.ty(v).clone();
+                let buffer = self.temp(v, &ty);
+                (Operand { buffer, offset: 0 }, self.contiguous(v, &ty)?)
+            }
+        };
+        operands.push(write);
+        let label = self.label(v, root);
+        self.step(label, Template::Map { body, scatter: scatter_input }, operands);
+        Ok(())
+    }
+
+    fn gemm(&mut self, v: Value, args: &[Value]) -> Result<(), ScheduleError> {
+        let [x, weights @ .., body] = args else {
+            return Err(self.error(v, "gemm without weights".into()));
+        };
+        let mut graph = Graph::new();
+        let mut product = self.graph.ty(v).clone();
+        product.dtype = DType::F32;
+        let acc: Vec<Value> = (0..weights.len())
+            .map(|i| graph.input(format!("acc.{i}"), Role::Data, product.clone()))
+            .collect();
+        let mut reads = vec![];
+        let out = self.copy_body(&mut graph, *body, &acc, &mut reads)?;
+        graph.outputs = vec![out];
+        let lowered = graph.lower(|_| false).map_err(|e| self.error(v, e.to_string()))?;
+        let (x_operand, x_view) = self.operand(*x)?;
+        let x_view = self.rows(v, &x_view)?;
+        let mut operands = vec![(x_operand, x_view)];
+        let codec = self.common_storage(weights);
+        for w in weights {
+            operands.push(self.weight(v, *w, codec, Packing::Panels)?);
+        }
+        let rows = self.graph.ty(v).rows();
+        for r in &reads {
+            let (operand, view) = self.operand(*r)?;
+            let view = self.row_broadcast(v, view, &rows)?;
+            operands.push((operand, view));
+        }
+        let columns = product.last().known().ok_or_else(|| self.error(v, "symbolic columns".into()))?;
+        let ty = self.graph.ty(v).clone();
+        let buffer = self.temp(v, &ty);
+        let flat = Type::new(ty.dtype, [rows, columns.into()]);
+        operands.push((Operand { buffer, offset: 0 }, self.contiguous(v, &flat)?));
+        let template = Template::Gemm { body: lowered, weights: weights.len(), columns, codec };
+        let label = self.label(v, *body);
+        self.step(label, template, operands);
+        Ok(())
+    }
+
+    fn attention(&mut self, v: Value, a: &ops::Attention, args: &[Value]) -> Result<(), ScheduleError> {
+        let mut operands = args.iter().map(|r| self.operand(*r)).collect::<Result<Vec<_>, _>>()?;
+        let ty = self.graph.ty(v).clone();
+        let buffer = self.temp(v, &ty);
+        operands.push((Operand { buffer, offset: 0 }, self.contiguous(v, &ty)?));
+        for (_, view) in operands.iter().take(3) {
+            let head = view.shape.last().and_then(Dim::known);
+            let one = view.shape[1].known() == Some(1);
+            if view.dtype != DType::F32
+                || view.strides[2] != 1
+                || (!one && Some(view.strides[1]) != head)
+            {
+                return Err(self.error(v, "attention reads heads that do not lie side by side".into()));
+            }
+        }
+        self.step("attention".into(), Template::Attention(a.clone()), operands);
+        Ok(())
+    }
+
+    /// Copies the open part of a body, with accumulators replaced and closed values turned into inputs.
+    fn copy_body(
+        &self,
+        out: &mut Graph,
+        root: Value,
+        acc: &[Value],
+        reads: &mut Vec<Value>,
+    ) -> Result<Value, ScheduleError> {
+        let mut made: HashMap<Value, Value> = HashMap::new();
+        // Only what the body itself computes: a closed value is an operand, whatever computes it.
+        let mut stack = vec![root];
+        let mut needed = std::collections::BTreeSet::new();
+        while let Some(v) = stack.pop() {
+            if needed.insert(v) && self.open[v.index()] {
+                stack.extend(self.graph.args(v));
+            }
+        }
+        for v in needed {
+            let new = match self.graph.node(v) {
+                Node::Op { op: Op::Acc(a), .. } => usize::try_from(a.index)
+                    .ok()
+                    .and_then(|i| acc.get(i).copied())
+                    .ok_or_else(|| self.error(v, format!("no accumulator {}", a.index)))?,
+                Node::Op { op: op @ Op::Const(_), .. } => {
+                    out.add(op.clone(), &[]).map_err(|e| self.error(v, e.to_string()))?
+                }
+                Node::Op { op, args } if self.open[v.index()] => {
+                    let args: Vec<Value> = args.iter().map(|a| made[a]).collect();
+                    out.add(op.clone(), &args).map_err(|e| self.error(v, e.to_string()))?
+                }
+                _ => {
+                    let name = format!("read.{}", reads.len());
+                    reads.push(v);
+                    out.input(name, Role::Data, self.graph.ty(v).clone())
+                }
+            };
+            made.insert(v, new);
+        }
+        Ok(made[&root])
+    }
+
+    /// The operand behind a closed value: views are followed to what holds the bytes.
+    fn operand(&mut self, v: Value) -> Result<(Operand, View), ScheduleError> {
+        if let Some(buffer) = self.placed.get(&v) {
+            let operand = Operand { buffer: *buffer, offset: 0 };
+            return Ok((operand, self.contiguous(v, self.graph.ty(v))?));
+        }
+        if self.weights_only[v.index()] {
+            return self.weight(v, v, self.storage[v.index()], Packing::Rows);
+        }
+        match self.graph.node(v) {
+            Node::Op { op, args } if is_view(op) => {
+                let (mut operand, view) = self.operand(args[0])?;
+                let (view, shift) = view
+                    .apply(op)
+                    .ok_or_else(|| self.error(v, format!("{} of {view:?} is no view", op.kind().name())))?;
+                operand.offset += shift * view.dtype.bytes() as i64;
+                Ok((operand, view))
+            }
+            _ => Err(self.error(v, "is needed in memory but nothing computes it".into())),
+        }
+    }
+
+    fn weight(
+        &mut self,
+        user: Value,
+        value: Value,
+        dtype: DType,
+        packing: Packing,
+    ) -> Result<(Operand, View), ScheduleError> {
+        let term = WeightTerm { value, dtype, packing };
+        let index = self.weights.iter().position(|w| *w == term).unwrap_or_else(|| {
+            self.weights.push(term);
+            self.weights.len() - 1
+        });
+        let ty = Type { dtype, shape: self.graph.ty(value).shape.clone() };
+        let operand = Operand { buffer: Buffer::Weight(index), offset: 0 };
+        Ok((operand, self.contiguous(user, &ty)?))
+    }
+
+    fn common_storage(&self, weights: &[Value]) -> DType {
+        let mut kinds = weights.iter().map(|w| self.storage[w.index()]);
+        let first = kinds.next().unwrap_or(DType::F32);
+        if kinds.all(|k| k == first) { first } else { DType::F32 }
+    }
+
+    fn temp(&mut self, v: Value, ty: &Type) -> Buffer {
+        self.temps.push(ty.clone());
+        let buffer = Buffer::Temp(self.temps.len() - 1);
+        self.placed.insert(v, buffer);
+        buffer
+    }
+
+    fn contiguous(&self, v: Value, ty: &Type) -> Result<View, ScheduleError> {
+        View::contiguous(ty).ok_or_else(|| self.error(v, format!("{ty} has symbolic inner axes")))
+    }
+
+    /// `[.., K]` seen as rows.
+    fn rows(&self, v: Value, view: &View) -> Result<View, ScheduleError> {
+        let ty = Type { dtype: view.dtype, shape: view.shape.clone() };
+        let flat = ops::Reshape { shape: vec![ty.rows(), ty.last()] };
+        match view.apply(&flat.into()) {
+            Some((flat, _)) if flat.strides[1] == 1 || flat.shape[1].known() == Some(1) => Ok(flat),
+            _ => Err(self.error(v, format!("reads rows of {view:?}, which are not evenly spaced"))),
+        }
+    }
+
+    /// An operand of a gemm's body as `[M or 1, N or 1]`.
+    fn row_broadcast(&self, v: Value, view: View, rows: &Dim) -> Result<View, ScheduleError> {
+        let ty = Type { dtype: view.dtype, shape: view.shape.clone() };
+        if ty.rows() == *rows || ty.rows().known() == Some(1) {
+            let shape = vec![ty.rows(), ty.last()];
+            if let Some((mut flat, _)) = view.apply(&ops::Reshape { shape }.into()) {
+                for (d, s) in flat.shape.iter().zip(&mut flat.strides) {
+                    if d.known() == Some(1) {
+                        *s = 0;
+                    }
+                }
+                return Ok(flat);
+            }
+        }
+        Err(self.error(v, format!("{ty} does not broadcast over {rows} rows")))
+    }
+
+    fn step(&mut self, label: String, template: Template, operands: Vec<(Operand, View)>) {
+        let (operands, views) = operands.into_iter().unzip();
+        let kernel = Kernel { template, views };
+        let index = self.kernels.iter().position(|k| *k == kernel).unwrap_or_else(|| {
+            self.kernels.push(kernel);
+            self.kernels.len() - 1
+        });
+        self.steps.push(Step { label, kernel: index, operands });
+    }
+
+    /// Names of the ops in a kernel, outermost first.
+    fn label(&self, v: Value, body: Value) -> String {
+        let mut names = vec![self.graph.op(v).map_or("input", |o| o.kind().name())];
+        let mut at = body;
+        while let Some(op) = self.graph.op(at) {
+            if op.kind() == OpKind::Acc {
+                break;
+            }
+            names.push(op.kind().name());
+            match self.graph.args(at).iter().find(|a| self.open[a.index()]) {
+                Some(next) => at = *next,
+                None => break,
+            }
+        }
+        names[1..].reverse();
+        names.join(" ")
+    }
+
+    fn error(&self, v: Value, why: String) -> ScheduleError {
+        ScheduleError::Kernel { value: v.index(), ty: self.graph.ty(v).clone(), why }
+    }
+}
+
+/// Whether the op only changes how bytes are addressed.
+fn is_view(op: &Op) -> bool {
+    op.kind().class() == ir::Class::View || op.kind() == OpKind::Transpose
+}
+
+/// For each value whether it is known at compile time: depends on at least one weight and nothing else.
+fn weights_only(graph: &Graph) -> Vec<bool> {
+    let mut known = vec![false; graph.len()];
+    for v in graph.values() {
+        known[v.index()] = match graph.node(v) {
+            Node::Input { role, .. } => *role == Role::Weight,
+            Node::Op { op, args } => {
+                let constant = |a: &Value| matches!(graph.op(*a), Some(Op::Const(_)));
+                op.kind() != OpKind::Acc
+                    && args.iter().any(|a| known[a.index()])
+                    && args.iter().all(|a| known[a.index()] || constant(a))
+            }
+        };
+    }
+    known
+}
+
+/// For each value the smallest element type that stores it exactly, as far as the ops show.
+fn storage(graph: &Graph) -> Vec<DType> {
+    let mut storage: Vec<DType> = graph.values().map(|v| graph.ty(v).dtype).collect();
+    for v in graph.values() {
+        let Node::Op { op, args } = graph.node(v) else {
+            continue;
+        };
+        let exact = match op {
+            Op::Cast(c) => c.to == DType::F32,
+            Op::Transpose(_) | Op::Reshape(_) | Op::Slice(_) | Op::Concat(_) => true,
+            _ => false,
+        };
+        let of = |a: &Value| storage[a.index()];
+        if exact && args.iter().all(|a| of(a) == of(&args[0]) && of(a).is_float()) {
+            storage[v.index()] = of(&args[0]);
+        }
+    }
+    storage
+}

@@ -1,0 +1,322 @@
+//! From optimized graphs to a plan: kernels, launches, memory. Each unique graph is scheduled once; calls are then
+//! laid out in one flat list, and memory is planned over that list.
+
+mod check;
+mod kernels;
+mod memory;
+mod view;
+
+pub use check::{Access, Accesses, Conflict, check};
+pub use kernels::{Kernel, Packing, Step, Template, WeightTerm};
+pub use memory::{ALIGNMENT, Lifetime, place};
+pub use view::View;
+
+use ir::{
+    Dim, Graph, Name, Operand as Argument, Program, Type,
+    artifact::{Base, Launch, Place, Plan, Port},
+};
+use std::collections::{BTreeSet, HashMap};
+
+/// Where an operand's bytes are, within one graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Buffer {
+    /// The graph's input of that index.
+    Input(usize),
+    /// [`Schedule::weights`] of that index.
+    Weight(usize),
+    /// [`Schedule::temps`] of that index.
+    Temp(usize),
+}
+
+/// An address within one graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Operand {
+    /// Of which memory.
+    pub buffer: Buffer,
+    /// Bytes from its start.
+    pub offset: i64,
+}
+
+/// Why a program cannot be scheduled.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ScheduleError {
+    /// A value that no kernel computes.
+    #[error("value %{value}: {ty}: {why}")]
+    Kernel {
+        /// In the optimized graph.
+        value: usize,
+        /// Its type.
+        ty: Type,
+        /// What is wrong.
+        why: String,
+    },
+    /// A value at the border of a graph or the program that cannot be placed.
+    #[error("{place}: {why}")]
+    Border {
+        /// The call or output.
+        place: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The memory plan failed its check: a bug in the planner.
+    #[error("the memory plan is wrong: {0}")]
+    Memory(#[from] Conflict),
+}
+
+/// One graph as kernels.
+#[derive(Clone, Debug, Default)]
+pub struct Schedule {
+    /// Unique kernels.
+    pub kernels: Vec<Kernel>,
+    /// In execution order.
+    pub steps: Vec<Step>,
+    /// Values that steps write, contiguous.
+    pub temps: Vec<Type>,
+    /// Terms to compute at compile time, from the graph's weights.
+    pub weights: Vec<WeightTerm>,
+    /// Where each of the graph's outputs lies, from its start.
+    pub outputs: Vec<Buffer>,
+}
+
+/// Schedules one graph in the optimizer's normal form.
+///
+/// # Errors
+/// A value that no kernel computes, or whose operands are not addressable.
+pub fn graph(graph: &Graph) -> Result<Schedule, ScheduleError> {
+    let mut k = kernels::Kernels::new(graph);
+    for v in graph.cone(&graph.outputs) {
+        k.visit(v)?;
+    }
+    let outputs = graph.outputs.iter().map(|o| k.materialise(*o)).collect::<Result<_, _>>()?;
+    Ok(Schedule { kernels: k.kernels, steps: k.steps, temps: k.temps, weights: k.weights, outputs })
+}
+
+/// Where a kernel's code is and how many tasks it has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Emitted {
+    /// Offset of the entry in the code.
+    pub entry: u64,
+    /// Tasks, over the program's symbols.
+    pub tasks: Dim,
+    /// Fewest tasks worth giving to another thread.
+    pub grain: u64,
+}
+
+/// Memory of one value of the flat program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Memory {
+    /// Index into the flat list of temps.
+    Temp(usize),
+    Base(Base),
+}
+
+/// Lays the program's calls out as launches and plans memory.
+///
+/// `weight(call, term)` is the offset of a term's bytes in the weights; `emitted(graph, kernel)` what code
+/// generation made of a kernel.
+///
+/// # Errors
+/// Values that cannot cross the program's border, and a memory plan that fails its check.
+pub fn link(
+    program: &Program,
+    schedules: &HashMap<Name, Schedule>,
+    weight: &dyn Fn(usize, usize) -> u64,
+    emitted: &dyn Fn(&Name, usize) -> Emitted,
+) -> Result<Plan, ScheduleError> {
+    let mut flat = Flat::default();
+    let index = |i: Option<usize>| i.and_then(|i| u32::try_from(i).ok()).unwrap_or(u32::MAX);
+    for (c, call) in program.calls.iter().enumerate() {
+        let schedule = &schedules[&call.graph];
+        let first_temp = flat.temps.len();
+        flat.temps.extend(schedule.temps.iter().cloned());
+        let inputs: Vec<Memory> = call
+            .args
+            .iter()
+            .map(|a| match a {
+                Argument::Input(n) => Memory::Base(Base::Input(index(program.inputs.get_index_of(n)))),
+                Argument::State(n) => Memory::Base(Base::State(index(program.states.get_index_of(n)))),
+                Argument::Weight(_) | Argument::Constant(_) => Memory::Base(Base::Weights),
+                Argument::Result { call, output } => flat.results[*call][*output],
+            })
+            .collect();
+        let locate = |o: &Operand| match o.buffer {
+            Buffer::Input(i) => (inputs[i], o.offset),
+            Buffer::Temp(i) => (Memory::Temp(first_temp + i), o.offset),
+            Buffer::Weight(w) => (Memory::Base(Base::Weights), o.offset + weight(c, w) as i64),
+        };
+        for (output, state) in &call.updates {
+            let wanted = Memory::Base(Base::State(index(program.states.get_index_of(state))));
+            let (found, _) = locate(&Operand { buffer: schedule.outputs[*output], offset: 0 });
+            if found != wanted {
+                return Err(ScheduleError::Border {
+                    place: format!("call {c} of {}", call.graph),
+                    why: format!("output {output} does not update state {state} in place"),
+                });
+            }
+        }
+        for step in &schedule.steps {
+            let e = emitted(&call.graph, step.kernel);
+            flat.launches.push(Flight {
+                name: format!("{}.{c}: {}", call.graph, step.label).into(),
+                emitted: e,
+                operands: step.operands.iter().map(locate).collect(),
+            });
+        }
+        let outputs = schedule.outputs.iter().map(|b| locate(&Operand { buffer: *b, offset: 0 }).0);
+        flat.results.push(outputs.collect());
+    }
+    flat.plan(program)
+}
+
+/// The program's calls, one after another.
+#[derive(Default)]
+struct Flat {
+    temps: Vec<Type>,
+    results: Vec<Vec<Memory>>,
+    launches: Vec<Flight>,
+}
+
+/// A launch whose memory is not planned yet; the last operand is the one it writes.
+struct Flight {
+    name: Name,
+    emitted: Emitted,
+    operands: Vec<(Memory, i64)>,
+}
+
+impl Flat {
+    fn plan(self, program: &Program) -> Result<Plan, ScheduleError> {
+        // A temp that is an output of the program lives in the output's own memory.
+        let mut output_of: HashMap<usize, u32> = HashMap::new();
+        for (i, (name, operand)) in program.outputs.iter().enumerate() {
+            let memory = match operand {
+                Argument::Result { call, output } => Some(self.results[*call][*output]),
+                _ => None,
+            };
+            match memory {
+                Some(Memory::Temp(t)) if !output_of.contains_key(&t) => {
+                    output_of.insert(t, u32::try_from(i).unwrap_or(u32::MAX));
+                }
+                _ => {
+                    return Err(ScheduleError::Border {
+                        place: format!("output {name}"),
+                        why: format!("{operand} is not computed by a kernel of its own"),
+                    });
+                }
+            }
+        }
+        let size = |t: &Type| {
+            u64::try_from(t.numel().bound()).unwrap_or(0) * t.dtype.bytes() as u64
+        };
+        let mut lifetimes: Vec<Lifetime> = self
+            .temps
+            .iter()
+            .map(|t| Lifetime { size: size(t), first: usize::MAX, last: 0 })
+            .collect();
+        for (i, launch) in self.launches.iter().enumerate() {
+            for (memory, _) in &launch.operands {
+                if let Memory::Temp(t) = memory {
+                    lifetimes[*t].first = lifetimes[*t].first.min(i);
+                    lifetimes[*t].last = i;
+                }
+            }
+        }
+        let arena_temps: Vec<usize> = (0..self.temps.len())
+            .filter(|t| !output_of.contains_key(t) && lifetimes[*t].first != usize::MAX)
+            .collect();
+        let chosen: Vec<Lifetime> = arena_temps.iter().map(|t| lifetimes[*t]).collect();
+        let (offsets, arena) = place(&chosen);
+        let mut at: HashMap<usize, Place> = HashMap::new();
+        for (t, offset) in arena_temps.iter().zip(offsets) {
+            at.insert(*t, Place { base: Base::Arena, offset });
+        }
+        for (t, i) in &output_of {
+            at.insert(*t, Place { base: Base::Output(*i), offset: 0 });
+        }
+        let launches: Vec<Launch> = self
+            .launches
+            .iter()
+            .map(|l| Launch {
+                name: l.name.clone(),
+                entry: l.emitted.entry,
+                tasks: l.emitted.tasks.clone(),
+                grain: l.emitted.grain,
+                operands: l
+                    .operands
+                    .iter()
+                    .map(|(memory, shift)| {
+                        let start = match memory {
+                            Memory::Temp(t) => at[t],
+                            Memory::Base(base) => Place { base: *base, offset: 0 },
+                        };
+                        Place { offset: start.offset.saturating_add_signed(*shift), ..start }
+                    })
+                    .collect(),
+            })
+            .collect();
+        self.verify(&at, arena)?;
+        let port = |(name, ty): (&Name, &Type)| Port { name: name.clone(), ty: ty.clone() };
+        let outputs = program.outputs.iter().map(|(name, operand)| {
+            let ty = program.ty(operand).cloned();
+            Port { name: name.clone(), ty: ty.unwrap_or_else(|| Type::scalar(ir::DType::F32)) }
+        });
+        let mut plan = Plan {
+            symbols: vec![],
+            inputs: program.inputs.iter().map(port).collect(),
+            outputs: outputs.collect(),
+            states: program.states.iter().map(port).collect(),
+            arena,
+            launches,
+        };
+        plan.symbols = symbols(program).into_iter().collect();
+        Ok(plan)
+    }
+
+    /// Hands the plan to the checker as reads and writes of identified values.
+    fn verify(&self, at: &HashMap<usize, Place>, arena: u64) -> Result<(), ScheduleError> {
+        // Values are numbered: temps by index, then one number per version of a state.
+        let mut version: HashMap<Base, usize> = HashMap::new();
+        let mut next = self.temps.len();
+        let mut accesses = vec![Accesses { launch: "start".into(), ..Accesses::default() }];
+        let bytes = |t: usize| {
+            u64::try_from(self.temps[t].numel().bound()).unwrap_or(0) * self.temps[t].dtype.bytes() as u64
+        };
+        for l in &self.launches {
+            let mut a = Accesses { launch: l.name.to_string(), ..Accesses::default() };
+            for (i, (memory, _)) in l.operands.iter().enumerate() {
+                let writes = i + 1 == l.operands.len();
+                let access = match memory {
+                    Memory::Temp(t) => {
+                        let place = at[t];
+                        Access { value: *t, base: place.base, offset: place.offset, size: bytes(*t) }
+                    }
+                    Memory::Base(Base::Weights) => continue,
+                    Memory::Base(base) => {
+                        let value = *version.entry(*base).or_insert_with(|| {
+                            next += 1;
+                            let first = Access { value: next, base: *base, offset: 0, size: 1 };
+                            accesses[0].writes.push(first);
+                            next
+                        });
+                        if writes {
+                            next += 1;
+                            version.insert(*base, next);
+                        }
+                        let value = if writes { next } else { value };
+                        Access { value, base: *base, offset: 0, size: 1 }
+                    }
+                };
+                if writes { a.writes.push(access) } else { a.reads.push(access) }
+            }
+            accesses.push(a);
+        }
+        check(&accesses, arena).map_err(|mut c| ScheduleError::Memory(c.remove(0)))
+    }
+}
+
+/// Every symbol of the program, in order of name: the order in which kernels read their values.
+pub fn symbols(program: &Program) -> BTreeSet<ir::Sym> {
+    let borders = program.inputs.values().chain(program.states.values());
+    borders
+        .flat_map(|t| t.shape.iter().flat_map(|d| d.symbols().cloned()))
+        .collect()
+}
