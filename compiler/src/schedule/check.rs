@@ -101,5 +101,9 @@ pub fn check(launches: &[Accesses], arena: u64) -> Result<(), Vec<Conflict>> {
             }
         }
     }
-    if conflicts.is_empty() { Ok(()) } else { Err(conflicts) }
+    if conflicts.is_empty() {
+        Ok(())
+    } else {
+        Err(conflicts)
+    }
 }

@@ -164,7 +164,10 @@ impl<'a> Kernels<'a> {
         let read = self.operand(v)?;
         let buffer = self.temp(v, &ty);
         let write = (Operand { buffer, offset: 0 }, self.contiguous(v, &ty)?);
-        let template = Template::Map { body, scatter: None };
+        let template = Template::Map {
+            body,
+            scatter: None,
+        };
         self.step("copy".into(), template, vec![read, write]);
         Ok(buffer)
     }
@@ -183,20 +186,32 @@ impl<'a> Kernels<'a> {
         if let Some((_, ids)) = scatter {
             let position = reads.iter().position(|r| *r == ids).unwrap_or(reads.len());
             if position == reads.len() {
-                graph.input(format!("read.{position}"), Role::Data, self.graph.ty(ids).clone());
+                graph.input(
+                    format!("read.{position}"),
+                    Role::Data,
+                    self.graph.ty(ids).clone(),
+                );
                 reads.push(ids);
             }
             scatter_input = Some(position);
         }
-        let body = graph.lower(|_| false).map_err(|e| self.error(v, e.to_string()))?;
-        let mut operands = reads.iter().map(|r| self.operand(*r)).collect::<Result<Vec<_>, _>>()?;
+        let body = graph
+            .lower(|_| false)
+            .map_err(|e| self.error(v, e.to_string()))?;
+        let mut operands = reads
+            .iter()
+            .map(|r| self.operand(*r))
+            .collect::<Result<Vec<_>, _>>()?;
         let write = match scatter {
             Some((table, _)) => {
                 let (operand, view) = self.operand(table)?;
                 let state = matches!(operand.buffer, Buffer::Input(i)
                     if self.graph.as_input(self.graph.inputs()[i]).is_some_and(|(_, r)| r == Role::State));
                 if !state {
-                    return Err(self.error(v, "rows are scattered into something that is no state".into()));
+                    return Err(self.error(
+                        v,
+                        "rows are scattered into something that is no state".into(),
+                    ));
                 }
                 self.placed.insert(v, operand.buffer);
                 (operand, view)
@@ -209,7 +224,14 @@ impl<'a> Kernels<'a> {
         };
         operands.push(write);
         let label = self.label(v, root);
-        self.step(label, Template::Map { body, scatter: scatter_input }, operands);
+        self.step(
+            label,
+            Template::Map {
+                body,
+                scatter: scatter_input,
+            },
+            operands,
+        );
         Ok(())
     }
 
@@ -226,7 +248,9 @@ impl<'a> Kernels<'a> {
         let mut reads = vec![];
         let out = self.copy_body(&mut graph, *body, &acc, &mut reads)?;
         graph.outputs = vec![out];
-        let lowered = graph.lower(|_| false).map_err(|e| self.error(v, e.to_string()))?;
+        let lowered = graph
+            .lower(|_| false)
+            .map_err(|e| self.error(v, e.to_string()))?;
         let (x_operand, x_view) = self.operand(*x)?;
         let x_view = self.rows(v, &x_view)?;
         let mut operands = vec![(x_operand, x_view)];
@@ -240,19 +264,35 @@ impl<'a> Kernels<'a> {
             let view = self.row_broadcast(v, view, &rows)?;
             operands.push((operand, view));
         }
-        let columns = product.last().known().ok_or_else(|| self.error(v, "symbolic columns".into()))?;
+        let columns = product
+            .last()
+            .known()
+            .ok_or_else(|| self.error(v, "symbolic columns".into()))?;
         let ty = self.graph.ty(v).clone();
         let buffer = self.temp(v, &ty);
         let flat = Type::new(ty.dtype, [rows, columns.into()]);
         operands.push((Operand { buffer, offset: 0 }, self.contiguous(v, &flat)?));
-        let template = Template::Gemm { body: lowered, weights: weights.len(), columns, codec };
+        let template = Template::Gemm {
+            body: lowered,
+            weights: weights.len(),
+            columns,
+            codec,
+        };
         let label = self.label(v, *body);
         self.step(label, template, operands);
         Ok(())
     }
 
-    fn attention(&mut self, v: Value, a: &ops::Attention, args: &[Value]) -> Result<(), ScheduleError> {
-        let mut operands = args.iter().map(|r| self.operand(*r)).collect::<Result<Vec<_>, _>>()?;
+    fn attention(
+        &mut self,
+        v: Value,
+        a: &ops::Attention,
+        args: &[Value],
+    ) -> Result<(), ScheduleError> {
+        let mut operands = args
+            .iter()
+            .map(|r| self.operand(*r))
+            .collect::<Result<Vec<_>, _>>()?;
         let ty = self.graph.ty(v).clone();
         let buffer = self.temp(v, &ty);
         operands.push((Operand { buffer, offset: 0 }, self.contiguous(v, &ty)?));
@@ -263,7 +303,10 @@ impl<'a> Kernels<'a> {
                 || view.strides[2] != 1
                 || (!one && Some(view.strides[1]) != head)
             {
-                return Err(self.error(v, "attention reads heads that do not lie side by side".into()));
+                return Err(self.error(
+                    v,
+                    "attention reads heads that do not lie side by side".into(),
+                ));
             }
         }
         self.step("attention".into(), Template::Attention(a.clone()), operands);
@@ -293,12 +336,16 @@ impl<'a> Kernels<'a> {
                     .ok()
                     .and_then(|i| acc.get(i).copied())
                     .ok_or_else(|| self.error(v, format!("no accumulator {}", a.index)))?,
-                Node::Op { op: op @ Op::Const(_), .. } => {
-                    out.add(op.clone(), &[]).map_err(|e| self.error(v, e.to_string()))?
-                }
+                Node::Op {
+                    op: op @ Op::Const(_),
+                    ..
+                } => out
+                    .add(op.clone(), &[])
+                    .map_err(|e| self.error(v, e.to_string()))?,
                 Node::Op { op, args } if self.open[v.index()] => {
                     let args: Vec<Value> = args.iter().map(|a| made[a]).collect();
-                    out.add(op.clone(), &args).map_err(|e| self.error(v, e.to_string()))?
+                    out.add(op.clone(), &args)
+                        .map_err(|e| self.error(v, e.to_string()))?
                 }
                 _ => {
                     let name = format!("read.{}", reads.len());
@@ -314,7 +361,10 @@ impl<'a> Kernels<'a> {
     /// The operand behind a closed value: views are followed to what holds the bytes.
     fn operand(&mut self, v: Value) -> Result<(Operand, View), ScheduleError> {
         if let Some(buffer) = self.placed.get(&v) {
-            let operand = Operand { buffer: *buffer, offset: 0 };
+            let operand = Operand {
+                buffer: *buffer,
+                offset: 0,
+            };
             return Ok((operand, self.contiguous(v, self.graph.ty(v))?));
         }
         if self.weights_only[v.index()] {
@@ -323,9 +373,9 @@ impl<'a> Kernels<'a> {
         match self.graph.node(v) {
             Node::Op { op, args } if is_view(op) => {
                 let (mut operand, view) = self.operand(args[0])?;
-                let (view, shift) = view
-                    .apply(op)
-                    .ok_or_else(|| self.error(v, format!("{} of {view:?} is no view", op.kind().name())))?;
+                let (view, shift) = view.apply(op).ok_or_else(|| {
+                    self.error(v, format!("{} of {view:?} is no view", op.kind().name()))
+                })?;
                 operand.offset += shift * view.dtype.bytes() as i64;
                 Ok((operand, view))
             }
@@ -340,20 +390,38 @@ impl<'a> Kernels<'a> {
         dtype: DType,
         packing: Packing,
     ) -> Result<(Operand, View), ScheduleError> {
-        let term = WeightTerm { value, dtype, packing };
-        let index = self.weights.iter().position(|w| *w == term).unwrap_or_else(|| {
-            self.weights.push(term);
-            self.weights.len() - 1
-        });
-        let ty = Type { dtype, shape: self.graph.ty(value).shape.clone() };
-        let operand = Operand { buffer: Buffer::Weight(index), offset: 0 };
+        let term = WeightTerm {
+            value,
+            dtype,
+            packing,
+        };
+        let index = self
+            .weights
+            .iter()
+            .position(|w| *w == term)
+            .unwrap_or_else(|| {
+                self.weights.push(term);
+                self.weights.len() - 1
+            });
+        let ty = Type {
+            dtype,
+            shape: self.graph.ty(value).shape.clone(),
+        };
+        let operand = Operand {
+            buffer: Buffer::Weight(index),
+            offset: 0,
+        };
         Ok((operand, self.contiguous(user, &ty)?))
     }
 
     fn common_storage(&self, weights: &[Value]) -> DType {
         let mut kinds = weights.iter().map(|w| self.storage[w.index()]);
         let first = kinds.next().unwrap_or(DType::F32);
-        if kinds.all(|k| k == first) { first } else { DType::F32 }
+        if kinds.all(|k| k == first) {
+            first
+        } else {
+            DType::F32
+        }
     }
 
     fn temp(&mut self, v: Value, ty: &Type) -> Buffer {
@@ -369,17 +437,28 @@ impl<'a> Kernels<'a> {
 
     /// `[.., K]` seen as rows.
     fn rows(&self, v: Value, view: &View) -> Result<View, ScheduleError> {
-        let ty = Type { dtype: view.dtype, shape: view.shape.clone() };
-        let flat = ops::Reshape { shape: vec![ty.rows(), ty.last()] };
+        let ty = Type {
+            dtype: view.dtype,
+            shape: view.shape.clone(),
+        };
+        let flat = ops::Reshape {
+            shape: vec![ty.rows(), ty.last()],
+        };
         match view.apply(&flat.into()) {
             Some((flat, _)) if flat.strides[1] == 1 || flat.shape[1].known() == Some(1) => Ok(flat),
-            _ => Err(self.error(v, format!("reads rows of {view:?}, which are not evenly spaced"))),
+            _ => Err(self.error(
+                v,
+                format!("reads rows of {view:?}, which are not evenly spaced"),
+            )),
         }
     }
 
     /// An operand of a gemm's body as `[M or 1, N or 1]`.
     fn row_broadcast(&self, v: Value, view: View, rows: &Dim) -> Result<View, ScheduleError> {
-        let ty = Type { dtype: view.dtype, shape: view.shape.clone() };
+        let ty = Type {
+            dtype: view.dtype,
+            shape: view.shape.clone(),
+        };
         if ty.rows() == *rows || ty.rows().known() == Some(1) {
             let shape = vec![ty.rows(), ty.last()];
             if let Some((mut flat, _)) = view.apply(&ops::Reshape { shape }.into()) {
@@ -397,11 +476,19 @@ impl<'a> Kernels<'a> {
     fn step(&mut self, label: String, template: Template, operands: Vec<(Operand, View)>) {
         let (operands, views) = operands.into_iter().unzip();
         let kernel = Kernel { template, views };
-        let index = self.kernels.iter().position(|k| *k == kernel).unwrap_or_else(|| {
-            self.kernels.push(kernel);
-            self.kernels.len() - 1
+        let index = self
+            .kernels
+            .iter()
+            .position(|k| *k == kernel)
+            .unwrap_or_else(|| {
+                self.kernels.push(kernel);
+                self.kernels.len() - 1
+            });
+        self.steps.push(Step {
+            label,
+            kernel: index,
+            operands,
         });
-        self.steps.push(Step { label, kernel: index, operands });
     }
 
     /// Names of the ops in a kernel, outermost first.
@@ -423,7 +510,11 @@ impl<'a> Kernels<'a> {
     }
 
     fn error(&self, v: Value, why: String) -> ScheduleError {
-        ScheduleError::Kernel { value: v.index(), ty: self.graph.ty(v).clone(), why }
+        ScheduleError::Kernel {
+            value: v.index(),
+            ty: self.graph.ty(v).clone(),
+            why,
+        }
     }
 }
 
@@ -462,7 +553,11 @@ fn storage(graph: &Graph) -> Vec<DType> {
             _ => false,
         };
         let of = |a: &Value| storage[a.index()];
-        if exact && args.iter().all(|a| of(a) == of(&args[0]) && of(a).is_float()) {
+        if exact
+            && args
+                .iter()
+                .all(|a| of(a) == of(&args[0]) && of(a).is_float())
+        {
             storage[v.index()] = of(&args[0]);
         }
     }

@@ -12,8 +12,8 @@ pub use memory::{ALIGNMENT, Lifetime, place};
 pub use view::View;
 
 use ir::{
-    Dim, Graph, Name, Operand as Argument, Program, Type,
-    artifact::{Base, Launch, Place, Plan, Port},
+    Graph, Name, Operand as Argument, Program, Type,
+    artifact::{Base, Launch, Place, Plan, Port, Tasks},
 };
 use std::collections::{BTreeSet, HashMap};
 
@@ -87,8 +87,18 @@ pub fn graph(graph: &Graph) -> Result<Schedule, ScheduleError> {
     for v in graph.cone(&graph.outputs) {
         k.visit(v)?;
     }
-    let outputs = graph.outputs.iter().map(|o| k.materialise(*o)).collect::<Result<_, _>>()?;
-    Ok(Schedule { kernels: k.kernels, steps: k.steps, temps: k.temps, weights: k.weights, outputs })
+    let outputs = graph
+        .outputs
+        .iter()
+        .map(|o| k.materialise(*o))
+        .collect::<Result<_, _>>()?;
+    Ok(Schedule {
+        kernels: k.kernels,
+        steps: k.steps,
+        temps: k.temps,
+        weights: k.weights,
+        outputs,
+    })
 }
 
 /// Where a kernel's code is and how many tasks it has.
@@ -96,8 +106,8 @@ pub fn graph(graph: &Graph) -> Result<Schedule, ScheduleError> {
 pub struct Emitted {
     /// Offset of the entry in the code.
     pub entry: u64,
-    /// Tasks, over the program's symbols.
-    pub tasks: Dim,
+    /// How many tasks.
+    pub tasks: Tasks,
     /// Fewest tasks worth giving to another thread.
     pub grain: u64,
 }
@@ -133,8 +143,12 @@ pub fn link(
             .args
             .iter()
             .map(|a| match a {
-                Argument::Input(n) => Memory::Base(Base::Input(index(program.inputs.get_index_of(n)))),
-                Argument::State(n) => Memory::Base(Base::State(index(program.states.get_index_of(n)))),
+                Argument::Input(n) => {
+                    Memory::Base(Base::Input(index(program.inputs.get_index_of(n))))
+                }
+                Argument::State(n) => {
+                    Memory::Base(Base::State(index(program.states.get_index_of(n))))
+                }
                 Argument::Weight(_) | Argument::Constant(_) => Memory::Base(Base::Weights),
                 Argument::Result { call, output } => flat.results[*call][*output],
             })
@@ -146,7 +160,10 @@ pub fn link(
         };
         for (output, state) in &call.updates {
             let wanted = Memory::Base(Base::State(index(program.states.get_index_of(state))));
-            let (found, _) = locate(&Operand { buffer: schedule.outputs[*output], offset: 0 });
+            let (found, _) = locate(&Operand {
+                buffer: schedule.outputs[*output],
+                offset: 0,
+            });
             if found != wanted {
                 return Err(ScheduleError::Border {
                     place: format!("call {c} of {}", call.graph),
@@ -162,7 +179,13 @@ pub fn link(
                 operands: step.operands.iter().map(locate).collect(),
             });
         }
-        let outputs = schedule.outputs.iter().map(|b| locate(&Operand { buffer: *b, offset: 0 }).0);
+        let outputs = schedule.outputs.iter().map(|b| {
+            locate(&Operand {
+                buffer: *b,
+                offset: 0,
+            })
+            .0
+        });
         flat.results.push(outputs.collect());
     }
     flat.plan(program)
@@ -204,13 +227,16 @@ impl Flat {
                 }
             }
         }
-        let size = |t: &Type| {
-            u64::try_from(t.numel().bound()).unwrap_or(0) * t.dtype.bytes() as u64
-        };
+        let size =
+            |t: &Type| u64::try_from(t.numel().bound()).unwrap_or(0) * t.dtype.bytes() as u64;
         let mut lifetimes: Vec<Lifetime> = self
             .temps
             .iter()
-            .map(|t| Lifetime { size: size(t), first: usize::MAX, last: 0 })
+            .map(|t| Lifetime {
+                size: size(t),
+                first: usize::MAX,
+                last: 0,
+            })
             .collect();
         for (i, launch) in self.launches.iter().enumerate() {
             for (memory, _) in &launch.operands {
@@ -227,10 +253,22 @@ impl Flat {
         let (offsets, arena) = place(&chosen);
         let mut at: HashMap<usize, Place> = HashMap::new();
         for (t, offset) in arena_temps.iter().zip(offsets) {
-            at.insert(*t, Place { base: Base::Arena, offset });
+            at.insert(
+                *t,
+                Place {
+                    base: Base::Arena,
+                    offset,
+                },
+            );
         }
         for (t, i) in &output_of {
-            at.insert(*t, Place { base: Base::Output(*i), offset: 0 });
+            at.insert(
+                *t,
+                Place {
+                    base: Base::Output(*i),
+                    offset: 0,
+                },
+            );
         }
         let launches: Vec<Launch> = self
             .launches
@@ -246,18 +284,30 @@ impl Flat {
                     .map(|(memory, shift)| {
                         let start = match memory {
                             Memory::Temp(t) => at[t],
-                            Memory::Base(base) => Place { base: *base, offset: 0 },
+                            Memory::Base(base) => Place {
+                                base: *base,
+                                offset: 0,
+                            },
                         };
-                        Place { offset: start.offset.saturating_add_signed(*shift), ..start }
+                        Place {
+                            offset: start.offset.saturating_add_signed(*shift),
+                            ..start
+                        }
                     })
                     .collect(),
             })
             .collect();
         self.verify(&at, arena)?;
-        let port = |(name, ty): (&Name, &Type)| Port { name: name.clone(), ty: ty.clone() };
+        let port = |(name, ty): (&Name, &Type)| Port {
+            name: name.clone(),
+            ty: ty.clone(),
+        };
         let outputs = program.outputs.iter().map(|(name, operand)| {
             let ty = program.ty(operand).cloned();
-            Port { name: name.clone(), ty: ty.unwrap_or_else(|| Type::scalar(ir::DType::F32)) }
+            Port {
+                name: name.clone(),
+                ty: ty.unwrap_or_else(|| Type::scalar(ir::DType::F32)),
+            }
         });
         let mut plan = Plan {
             symbols: vec![],
@@ -276,24 +326,41 @@ impl Flat {
         // Values are numbered: temps by index, then one number per version of a state.
         let mut version: HashMap<Base, usize> = HashMap::new();
         let mut next = self.temps.len();
-        let mut accesses = vec![Accesses { launch: "start".into(), ..Accesses::default() }];
+        let mut accesses = vec![Accesses {
+            launch: "start".into(),
+            ..Accesses::default()
+        }];
         let bytes = |t: usize| {
-            u64::try_from(self.temps[t].numel().bound()).unwrap_or(0) * self.temps[t].dtype.bytes() as u64
+            u64::try_from(self.temps[t].numel().bound()).unwrap_or(0)
+                * self.temps[t].dtype.bytes() as u64
         };
         for l in &self.launches {
-            let mut a = Accesses { launch: l.name.to_string(), ..Accesses::default() };
+            let mut a = Accesses {
+                launch: l.name.to_string(),
+                ..Accesses::default()
+            };
             for (i, (memory, _)) in l.operands.iter().enumerate() {
                 let writes = i + 1 == l.operands.len();
                 let access = match memory {
                     Memory::Temp(t) => {
                         let place = at[t];
-                        Access { value: *t, base: place.base, offset: place.offset, size: bytes(*t) }
+                        Access {
+                            value: *t,
+                            base: place.base,
+                            offset: place.offset,
+                            size: bytes(*t),
+                        }
                     }
                     Memory::Base(Base::Weights) => continue,
                     Memory::Base(base) => {
                         let value = *version.entry(*base).or_insert_with(|| {
                             next += 1;
-                            let first = Access { value: next, base: *base, offset: 0, size: 1 };
+                            let first = Access {
+                                value: next,
+                                base: *base,
+                                offset: 0,
+                                size: 1,
+                            };
                             accesses[0].writes.push(first);
                             next
                         });
@@ -302,10 +369,19 @@ impl Flat {
                             version.insert(*base, next);
                         }
                         let value = if writes { next } else { value };
-                        Access { value, base: *base, offset: 0, size: 1 }
+                        Access {
+                            value,
+                            base: *base,
+                            offset: 0,
+                            size: 1,
+                        }
                     }
                 };
-                if writes { a.writes.push(access) } else { a.reads.push(access) }
+                if writes {
+                    a.writes.push(access)
+                } else {
+                    a.reads.push(access)
+                }
             }
             accesses.push(a);
         }

@@ -27,15 +27,23 @@ impl View {
             }
         }
         let (dtype, shape) = (ty.dtype, ty.shape.clone());
-        Some(View { dtype, shape, strides })
+        Some(View {
+            dtype,
+            shape,
+            strides,
+        })
     }
 
     /// Whether the elements lie one after another in row-major order.
     pub fn is_contiguous(&self) -> bool {
-        let ty = Type { dtype: self.dtype, shape: self.shape.clone() };
+        let ty = Type {
+            dtype: self.dtype,
+            shape: self.shape.clone(),
+        };
         View::contiguous(&ty).is_some_and(|c| {
             let axes = self.shape.iter().zip(self.strides.iter().zip(&c.strides));
-            axes.into_iter().all(|(d, (a, b))| a == b || d.known() == Some(1))
+            axes.into_iter()
+                .all(|(d, (a, b))| a == b || d.known() == Some(1))
         })
     }
 
@@ -96,9 +104,9 @@ impl View {
                     return None;
                 }
             }
-            let joined = old[i..ie].windows(2).all(|w| {
-                w[1].0.known().is_some_and(|n| w[0].1 == n * w[1].1)
-            });
+            let joined = old[i..ie]
+                .windows(2)
+                .all(|w| w[1].0.known().is_some_and(|n| w[0].1 == n * w[1].1));
             if !joined {
                 return None;
             }
@@ -123,7 +131,11 @@ impl View {
             .iter()
             .map(|d| if *d == one { Some(0) } else { made.next() })
             .collect::<Option<Vec<i64>>>()?;
-        Some(View { dtype: self.dtype, shape: shape.clone(), strides })
+        Some(View {
+            dtype: self.dtype,
+            shape: shape.clone(),
+            strides,
+        })
     }
 }
 
@@ -137,7 +149,11 @@ mod tests {
         let t = Dim::from(&Sym::new("T", 64));
         let ty = Type::new(DType::F32, [t.clone(), 96.into()]);
         let base = View::contiguous(&ty).expect("contiguous");
-        let slice = ops::Slice { axis: 1, start: 32, end: 96 };
+        let slice = ops::Slice {
+            axis: 1,
+            start: 32,
+            end: 96,
+        };
         let (part, offset) = base.apply(&slice.into()).expect("a slice is a view");
         assert_eq!((offset, part.is_contiguous()), (32, false));
         let heads = |shape: Vec<Dim>| Op::from(ops::Reshape { shape });

@@ -16,7 +16,7 @@ mod plan;
 mod writer;
 
 pub use header::{HEADER_BYTES, Header, PAGE, Section, Sections};
-pub use plan::{Base, Launch, Place, Plan, PlanError, Port};
+pub use plan::{Base, Launch, Place, Plan, PlanError, Port, Tasks};
 pub use writer::Writer;
 
 use crate::{Description, Target};

@@ -27,6 +27,25 @@ pub struct Place {
     pub offset: u64,
 }
 
+/// How many independent tasks a launch has: `ceil(rows / rows_per_task) * columns`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Tasks {
+    /// Rows of this step, over the plan's symbols.
+    pub rows: Dim,
+    /// Rows that one task covers, at least 1.
+    pub rows_per_task: u64,
+    /// Tasks side by side for each block of rows; the block of rows varies fastest.
+    pub columns: u64,
+}
+
+impl Tasks {
+    /// The number of tasks with each symbol at `at` of it.
+    pub fn count(&self, at: &dyn Fn(&Sym) -> i64) -> u64 {
+        let rows = u64::try_from(self.rows.eval(at)).unwrap_or(0);
+        rows.div_ceil(self.rows_per_task.max(1)) * self.columns
+    }
+}
+
 /// One kernel run over its tasks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Launch {
@@ -34,8 +53,8 @@ pub struct Launch {
     pub name: Name,
     /// Offset of the kernel's entry in the code.
     pub entry: u64,
-    /// Tasks of this step, over the plan's symbols.
-    pub tasks: Dim,
+    /// How many tasks.
+    pub tasks: Tasks,
     /// Fewest tasks worth giving to another thread.
     pub grain: u64,
     /// Addresses of the operands, in the kernel's order.
