@@ -1,3 +1,19 @@
-//! Skeleton.
+//! Artifact to outputs: loading, sessions, generation. Depends on `ir` alone; no compiler inside.
+//!
+//! [`Model`] is immutable and shared; a [`Session`] holds what changes between steps.
+
+mod batch;
+pub mod devices;
+mod encode;
+mod error;
+mod generate;
 pub mod kernels;
+mod model;
 pub mod pool;
+mod session;
+
+pub use encode::{EncoderInput, Outputs, Rows};
+pub use error::Error;
+pub use generate::{Finish, Generation};
+pub use model::Model;
+pub use session::{Chunk, Logits, Options, Select, Session};

@@ -52,7 +52,8 @@ impl Section {
     /// # Errors
     /// [`ArtifactError::Digest`].
     pub fn check(&self, part: &'static str, bytes: &[u8]) -> Result<(), ArtifactError> {
-        compare(part, blake3::hash(bytes), &self.digest)
+        let found = blake3::Hasher::new().update_rayon(bytes).finalize();
+        compare(part, found, &self.digest)
     }
 }
 

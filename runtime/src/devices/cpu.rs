@@ -1,0 +1,257 @@
+//! The processor this runs on: what it has, executable memory for checked code, and the launches of a step.
+
+use super::{memory::Buffer, polynomial::Polynomial};
+use crate::{Error, kernels, model::Model, pool::Pool};
+use ir::{
+    Target,
+    abi::{Env, KernelFn, SCRATCH_BYTES},
+    artifact::{ArtifactError, Base, Port, Section},
+};
+use memmap2::{Mmap, MmapMut};
+use std::sync::Arc;
+
+/// This machine: its architecture, and those of [`Target::known_features`] that it has.
+pub fn host() -> Target {
+    let features = Target::known_features().filter(|f| has(f)).map(str::to_string);
+    Target { arch: std::env::consts::ARCH.into(), features: features.collect() }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has(feature: &str) -> bool {
+    /// The macro wants literals, so each name is listed.
+    macro_rules! detect {
+        ($($name:tt)*) => { match feature { $($name => is_x86_feature_detected!($name),)* _ => false } };
+    }
+    detect!("sse3" "ssse3" "sse4.1" "sse4.2" "popcnt" "avx" "avx2" "bmi1" "bmi2" "f16c" "fma" "lzcnt"
+        "avx512f" "avx512bw" "avx512cd" "avx512dq" "avx512vl" "avx512vnni" "avx512bf16" "avxvnni")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has(_: &str) -> bool {
+    false
+}
+
+/// Machine code in memory of its own, readable and executable, never writable again.
+#[derive(Debug)]
+pub(crate) struct Code(Mmap);
+
+impl Code {
+    /// Copies `bytes`, checks the copy and makes it executable.
+    ///
+    /// # Errors
+    /// A digest that does not match, or no memory; `origin` is the artifact's name.
+    pub fn load(origin: &str, bytes: &[u8], section: &Section) -> Result<Code, Error> {
+        let failed = |source| Error::Io { what: format!("{} bytes of memory for code", bytes.len()), source };
+        let mut memory = MmapMut::map_anon(bytes.len().max(1)).map_err(failed)?;
+        memory[..bytes.len()].copy_from_slice(bytes);
+        section
+            .check("code", &memory[..bytes.len()])
+            .map_err(|source: ArtifactError| Error::Artifact { origin: origin.into(), source })?;
+        memory.make_exec().map(Code).map_err(failed)
+    }
+
+    /// Address of the kernel at `entry`.
+    fn kernel(&self, entry: u64) -> KernelFn {
+        let entry = &self.0[entry as usize];
+        // SAFETY: the code has been checked against its digest and the compiler promises a kernel at each entry of
+        // the plan; `Model` keeps the mapping as long as an `Engine` that calls it.
+        unsafe { std::mem::transmute::<*const u8, KernelFn>(entry) }
+    }
+}
+
+/// A launch whose addresses are known. Its operands are `args[first..]`.
+#[derive(Debug)]
+struct Launch {
+    kernel: KernelFn,
+    first: usize,
+    tasks: Polynomial,
+    grain: u64,
+}
+
+/// A plan with memory of its own, ready to run. Not safe for arbitrary inputs: token ids, positions, rows and
+/// intervals become addresses, so the session checks them before they get here.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    model: Arc<Model>,
+    pool: Pool,
+    /// Largest value of each of the plan's symbols that the memory has room for.
+    capacity: Box<[i64]>,
+    dims: Box<[i64]>,
+    inputs: Vec<Buffer>,
+    outputs: Vec<(Buffer, Polynomial)>,
+    args: Box<[*mut u8]>,
+    launches: Vec<Launch>,
+    envs: Envs,
+    /// Held for their addresses: arena, states, scratch.
+    _memory: Vec<Buffer>,
+}
+
+/// One [`Env`] a thread.
+#[derive(Debug)]
+struct Envs(Box<[Env]>);
+
+// SAFETY: an `Env` is read only; the scratch memory it points to is used only by the thread whose number it has, and
+// the table and dims are not written while kernels run.
+unsafe impl Sync for Envs {}
+// SAFETY: as above; what it points to is owned by the `Engine` or static.
+unsafe impl Send for Envs {}
+// SAFETY: the addresses in `args` and `envs` are of memory that the engine owns or that its model holds read-only, and
+// they are used only under `&mut self`.
+unsafe impl Send for Engine {}
+// SAFETY: `&self` gives outputs to read, which only `&mut self` changes.
+unsafe impl Sync for Engine {}
+
+/// Operands and environments as the threads of a region share them.
+struct Shared<'a> {
+    kernel: KernelFn,
+    args: *const *mut u8,
+    envs: &'a [Env],
+}
+// SAFETY: see `Envs`; `args` is not written after it is made.
+unsafe impl Sync for Shared<'_> {}
+
+impl Shared<'_> {
+    fn run(&self, thread: usize, begin: u64, end: u64) {
+        // SAFETY: the kernel is the compiler's and its operands are what its plan names, of the sizes the plan says
+        // for symbols up to their capacity; the session vouches for the inputs. Tasks are independent, and `thread`
+        // differs between threads, so nothing is written twice at a time.
+        unsafe { (self.kernel)(self.args, &self.envs[thread], begin, end) }
+    }
+}
+
+impl Engine {
+    /// Memory for a step in which symbol `i` of the plan is at most `capacity[i]`, and the addresses of everything.
+    ///
+    /// # Errors
+    /// No memory, or a symbol that the plan does not declare.
+    pub fn new(model: &Arc<Model>, threads: usize, capacity: &[i64]) -> Result<Engine, Error> {
+        let plan = &model.manifest().plan;
+        let resolve = |dim| {
+            Polynomial::new(dim, &plan.symbols).map_err(|symbol| Error::Plan {
+                what: "symbol",
+                name: symbol.name.to_string(),
+                known: "those that the plan declares".into(),
+            })
+        };
+        let port = |kind: &str, port: &Port| {
+            let elements = resolve(&port.ty.numel())?;
+            let bytes = elements.at(capacity).saturating_mul(port.ty.dtype.bytes() as u64);
+            Ok::<_, Error>((Buffer::zeroed(&format!("{kind} {}", port.name), bytes)?, elements))
+        };
+        let ports = |kind, list: &[Port]| list.iter().map(|p| port(kind, p)).collect::<Result<Vec<_>, _>>();
+        let inputs: Vec<Buffer> = ports("input", &plan.inputs)?.into_iter().map(|p| p.0).collect();
+        let outputs = ports("output", &plan.outputs)?;
+        let states: Vec<Buffer> = ports("state", &plan.states)?.into_iter().map(|p| p.0).collect();
+        let arena = Buffer::zeroed("values within a step", plan.arena)?;
+
+        let (mut args, mut launches) = (vec![], vec![]);
+        for launch in &plan.launches {
+            launches.push(Launch {
+                kernel: model.code().kernel(launch.entry),
+                first: args.len(),
+                tasks: resolve(&launch.tasks)?,
+                grain: launch.grain,
+            });
+            args.extend(launch.operands.iter().map(|place| {
+                let base = match place.base {
+                    Base::Arena => arena.address(),
+                    Base::Weights => model.weights().cast_mut(),
+                    Base::Input(i) => inputs[i as usize].address(),
+                    Base::Output(i) => outputs[i as usize].0.address(),
+                    Base::State(i) => states[i as usize].address(),
+                };
+                base.wrapping_add(place.offset as usize)
+            }));
+        }
+
+        let pool = Pool::new(threads);
+        let scratch = Buffer::zeroed("scratch", (pool.threads() * SCRATCH_BYTES) as u64)?;
+        let dims: Box<[i64]> = vec![0; capacity.len()].into();
+        let env = |thread: usize| Env {
+            table: kernels::table(),
+            dims: dims.as_ptr(),
+            scratch: scratch.address().wrapping_add(thread * SCRATCH_BYTES),
+        };
+        let envs = Envs((0..pool.threads()).map(env).collect());
+        let mut memory = states;
+        memory.extend([arena, scratch]);
+        Ok(Engine {
+            model: Arc::clone(model),
+            pool,
+            capacity: capacity.into(),
+            dims,
+            inputs,
+            outputs,
+            args: args.into(),
+            launches,
+            envs,
+            _memory: memory,
+        })
+    }
+
+    /// The model that runs.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// Threads that run it.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+
+    /// Input `i` of the plan, with room for the largest step.
+    pub fn input(&mut self, i: usize) -> &mut [i32] {
+        let buffer = &self.inputs[i];
+        // SAFETY: the memory is the buffer's, aligned to pages; kernels that read it run only under `&mut self`.
+        unsafe { std::slice::from_raw_parts_mut(buffer.address().cast(), buffer.len() / size_of::<i32>()) }
+    }
+
+    /// Runs one step with symbol `i` of the plan at `dims[i]`. Allocates nothing.
+    ///
+    /// # Panics
+    /// Where a value is beyond the capacity the engine was made for.
+    pub fn run(&mut self, dims: &[i64]) {
+        let fits = dims.iter().zip(&self.capacity).all(|(d, c)| (0..=*c).contains(d));
+        assert!(fits && dims.len() == self.capacity.len(), "{dims:?} is beyond {:?}", self.capacity);
+        self.dims.copy_from_slice(dims);
+        for launch in &self.launches {
+            let shared = Shared {
+                kernel: launch.kernel,
+                args: self.args[launch.first..].as_ptr(),
+                envs: &self.envs.0,
+            };
+            let tasks = launch.tasks.at(dims);
+            self.pool.run(tasks, launch.grain, &|thread, begin, end| shared.run(thread, begin, end));
+        }
+    }
+
+    /// Output `i` of the plan as the last step left it.
+    pub fn output(&self, i: usize) -> &[f32] {
+        let (buffer, elements) = &self.outputs[i];
+        let len = elements.at(&self.dims) as usize;
+        assert!(len <= buffer.len() / size_of::<f32>(), "an output outgrew its capacity");
+        // SAFETY: the memory is the buffer's and long enough; kernels that write it run only under `&mut self`.
+        unsafe { std::slice::from_raw_parts(buffer.address().cast(), len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn every_feature_that_targets_speak_of_can_be_detected() {
+        let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+        let flags: Vec<&str> = flags.lines().find(|l| l.starts_with("flags")).unwrap().split(' ').collect();
+        for feature in Target::known_features() {
+            // The kernel's names for the same bits.
+            let flag = match feature {
+                "sse3" => "pni".into(),
+                "lzcnt" => "abm".into(),
+                f => f.replace('.', "_"),
+            };
+            assert_eq!(host().has(feature), flags.contains(&&*flag), "{feature}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Memory that generated code may touch: zeroed pages of our own, and an artifact's bytes wherever they are. Knows
+//! nothing of what they mean.
+
+use crate::Error;
+use memmap2::{Mmap, MmapOptions, MmapRaw};
+use std::{fs::File, ops::Deref, path::Path};
+
+/// Page-aligned memory, zero at first; pages never touched cost nothing. Kernels on several threads write to it while
+/// others read, so it is reached by address only.
+#[derive(Debug)]
+pub(crate) struct Buffer {
+    pages: MmapRaw,
+    bytes: usize,
+}
+
+impl Buffer {
+    /// `bytes` of zeros for `what`.
+    pub fn zeroed(what: &str, bytes: u64) -> Result<Buffer, Error> {
+        let len = usize::try_from(bytes).unwrap_or(usize::MAX);
+        // At least a byte, since the system maps nothing less; without swap reserved, since most of it stays untouched.
+        let pages = MmapOptions::new().len(len.max(1)).no_reserve_swap().map_anon();
+        match pages {
+            Ok(pages) => Ok(Buffer { pages: pages.into(), bytes: len }),
+            Err(source) => {
+                let what = format!("{bytes} bytes of memory for {what}");
+                Err(Error::Io { what, source })
+            }
+        }
+    }
+
+    /// Page-aligned memory that holds `bytes`.
+    pub fn copied(what: &str, bytes: &[u8]) -> Result<Buffer, Error> {
+        let buffer = Buffer::zeroed(what, bytes.len() as u64)?;
+        // SAFETY: the buffer has that many bytes and is new, so nobody else reaches it.
+        unsafe { buffer.address().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        Ok(buffer)
+    }
+
+    /// First byte.
+    pub fn address(&self) -> *mut u8 {
+        self.pages.as_mut_ptr()
+    }
+
+    /// As asked for.
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// An artifact's bytes: a mapped file, memory, or a part of the program itself.
+#[derive(Debug)]
+pub enum Bytes {
+    /// Of a file, or of memory mapped by the caller.
+    Mapped(Mmap),
+    /// Owned.
+    Owned(Vec<u8>),
+    /// Built into the program.
+    Static(&'static [u8]),
+}
+
+impl Bytes {
+    /// Maps a file for reading.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with the path.
+    pub fn map(path: &Path) -> Result<Bytes, Error> {
+        let failed = |source| Error::Io { what: path.display().to_string(), source };
+        let file = File::open(path).map_err(failed)?;
+        let metadata = file.metadata().map_err(failed)?;
+        if !metadata.is_file() {
+            return Err(failed(std::io::Error::other("not a file")));
+        }
+        if metadata.len() == 0 {
+            return Ok(Bytes::Owned(vec![]));
+        }
+        // SAFETY: artifacts are written under another name and renamed, never changed in place. One that is changed
+        // in place nevertheless gives wrong numbers: code and plan are copied before they are checked and used, and
+        // weights are only ever numbers.
+        let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
+        // Reading ahead is a hint; the checks read everything anyway.
+        #[cfg(unix)]
+        let _ = map.advise(memmap2::Advice::WillNeed);
+        Ok(Bytes::Mapped(map))
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        match self {
+            Bytes::Mapped(map) => map,
+            Bytes::Owned(bytes) => bytes,
+            Bytes::Static(bytes) => bytes,
+        }
+    }
+}
+
+impl From<Mmap> for Bytes {
+    fn from(map: Mmap) -> Bytes {
+        Bytes::Mapped(map)
+    }
+}
+impl From<Vec<u8>> for Bytes {
+    fn from(bytes: Vec<u8>) -> Bytes {
+        Bytes::Owned(bytes)
+    }
+}
+impl From<&'static [u8]> for Bytes {
+    fn from(bytes: &'static [u8]) -> Bytes {
+        Bytes::Static(bytes)
+    }
+}

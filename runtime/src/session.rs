@@ -1,0 +1,403 @@
+//! A session: a model's memory between steps. Numbers the rows of the cache, cuts what it is given into steps of the
+//! size the plan was made for, and refuses what the model cannot take before anything runs. Knows no devices.
+
+use crate::{
+    Error,
+    batch::{Batch, Feed, Limits, Token},
+    devices::cpu::Engine,
+    model::Model,
+    pool,
+};
+use ir::{DType, Dim, Positions, Task, Type, artifact::Plan, feed};
+use std::sync::Arc;
+
+/// How a session is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Threads, the calling one included; by default one a core. Results do not depend on it.
+    pub threads: Option<usize>,
+    /// Sequences that a decoder keeps at once. Encoders keep none.
+    pub sequences: usize,
+    /// Tokens that a sequence may have; by default what the model allows. Memory is used as sequences grow.
+    pub context: Option<usize>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { threads: None, sequences: 1, context: None }
+    }
+}
+
+/// New tokens of one sequence.
+#[derive(Clone, Copy, Debug)]
+pub struct Chunk<'a> {
+    /// Which, from 0.
+    pub sequence: usize,
+    /// Appended to what the sequence already has.
+    pub tokens: &'a [u32],
+    /// Position of each as the model counts; by default its index in the sequence.
+    pub positions: Option<&'a [i32]>,
+}
+
+/// Whose logits are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Select {
+    /// The last token's of each chunk.
+    Last,
+    /// Every token's.
+    All,
+}
+
+/// Logits of the selected tokens, one row each, chunk after chunk.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Logits<'a> {
+    /// Row-major `[rows, vocabulary]`.
+    pub data: &'a [f32],
+    /// Elements of a row.
+    pub vocabulary: usize,
+}
+
+impl<'a> Logits<'a> {
+    /// The rows in order.
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = &'a [f32]> + use<'a> {
+        self.data.chunks_exact(self.vocabulary.max(1))
+    }
+
+    /// Row `i`.
+    ///
+    /// # Panics
+    /// Beyond the selected tokens.
+    pub fn row(&self, i: usize) -> &'a [f32] {
+        &self.data[i * self.vocabulary..][..self.vocabulary]
+    }
+}
+
+/// What counts an output's rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Per {
+    Token,
+    Selected,
+    Sequence,
+}
+
+/// An output of the plan.
+#[derive(Debug)]
+pub(crate) struct Output {
+    pub name: ir::Name,
+    pub per: Per,
+    /// Elements of a row.
+    pub width: usize,
+}
+
+/// The symbols a session gives values to.
+const SYMBOLS: [&str; 4] = [feed::T, feed::L, feed::B, feed::R];
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Session {
+    engine: Engine,
+    pub(crate) batch: Batch,
+    /// For each of the plan's inputs.
+    feeds: Vec<Feed>,
+    pub(crate) outputs: Vec<Output>,
+    /// For each of the plan's symbols, its index in [`SYMBOLS`].
+    symbols: Vec<usize>,
+    /// Scratch for the symbols' values.
+    dims: Vec<i64>,
+    context: usize,
+    /// Tokens of each sequence.
+    lengths: Vec<usize>,
+    /// Lengths after the step that is being prepared.
+    staged: Vec<usize>,
+    /// Logits of a step that took several runs.
+    gathered: Vec<f32>,
+}
+
+impl Session {
+    /// Memory and threads to run `model`.
+    ///
+    /// # Errors
+    /// An option beyond what the model allows, no memory, or a plan that wants what no session gives.
+    pub fn new(model: &Arc<Model>, options: Options) -> Result<Session, Error> {
+        let (plan, description) = (&model.manifest().plan, model.description());
+        let at_most = |option, found: usize, limit: usize| match found {
+            1.. if found <= limit => Ok(found),
+            _ => Err(Error::Options { option, found, limit }),
+        };
+        let context = options.context.unwrap_or(description.context);
+        let context = at_most("context", context, description.context)?;
+        let max = |name| plan.symbols.iter().find(|s| &*s.name == name).map(|s| s.max as usize);
+        // Rows of the cache are i32.
+        let rows = max(feed::R).unwrap_or(usize::MAX).min(i32::MAX as usize);
+        let sequences = at_most("sequences", options.sequences, rows / context)?;
+        let threads = options.threads.unwrap_or_else(pool::default_threads);
+        let threads = at_most("threads", threads, MAX_THREADS)?;
+
+        let limits = Limits {
+            tokens: max(feed::T).unwrap_or(context),
+            selected: max(feed::L).unwrap_or(usize::MAX),
+            sequences: max(feed::B).unwrap_or(usize::MAX),
+        };
+        let symbols = symbols(plan)?;
+        let capacity = |i: &usize| match SYMBOLS[*i] {
+            feed::R => (sequences * context) as i64,
+            name => max(name).unwrap_or(0) as i64,
+        };
+        let capacity: Vec<i64> = symbols.iter().map(capacity).collect();
+        Ok(Session {
+            feeds: feeds(plan)?,
+            outputs: outputs(plan)?,
+            engine: Engine::new(model, threads, &capacity)?,
+            batch: Batch::new(limits),
+            dims: vec![0; symbols.len()],
+            symbols,
+            context,
+            lengths: vec![0; sequences],
+            staged: vec![0; sequences],
+            gathered: vec![],
+        })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        self.engine.model()
+    }
+
+    /// Threads that run it: what was asked for, or what the system gave.
+    pub fn threads(&self) -> usize {
+        self.engine.threads()
+    }
+
+    /// Tokens that a sequence may have.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// Tokens that `sequence` has.
+    ///
+    /// # Errors
+    /// No such sequence.
+    pub fn length(&self, sequence: usize) -> Result<usize, Error> {
+        let sequences = self.lengths.len();
+        self.lengths.get(sequence).copied().ok_or(Error::Sequence { sequence, sequences })
+    }
+
+    /// Forgets all tokens of `sequence`.
+    ///
+    /// # Errors
+    /// No such sequence.
+    pub fn reset(&mut self, sequence: usize) -> Result<(), Error> {
+        self.truncate(sequence, 0)
+    }
+
+    /// Forgets all but the first `len` tokens of `sequence`; nothing where it has no more.
+    ///
+    /// # Errors
+    /// No such sequence.
+    pub fn truncate(&mut self, sequence: usize, len: usize) -> Result<(), Error> {
+        self.lengths[sequence] = self.length(sequence)?.min(len);
+        Ok(())
+    }
+
+    /// Runs new tokens of any number of sequences, a whole prompt or one token each, and appends them.
+    ///
+    /// # Errors
+    /// A batch or chunk without tokens, an unknown sequence or token, a full context, a position out of range, or a
+    /// model that is no decoder. Then nothing has been appended.
+    pub fn step(&mut self, batch: &[Chunk<'_>], select: Select) -> Result<Logits<'_>, Error> {
+        let logits = self.decoder("a step of generation")?;
+        self.check(batch)?;
+        self.staged.copy_from_slice(&self.lengths);
+        self.gathered.clear();
+        self.batch.clear();
+        for chunk in batch {
+            let first = chunk.sequence * self.context;
+            let mut begun = false;
+            for (i, token) in chunk.tokens.iter().enumerate() {
+                let selected = select == Select::All || i + 1 == chunk.tokens.len();
+                if !self.batch.fits(1, selected.into(), (!begun).into()) {
+                    self.run();
+                    self.gathered.extend_from_slice(self.engine.output(logits));
+                    self.batch.clear();
+                    begun = false;
+                }
+                if !begun {
+                    self.batch.begin();
+                    begun = true;
+                }
+                let slot = self.staged[chunk.sequence];
+                self.staged[chunk.sequence] = slot + 1;
+                let row = (first + slot) as i32;
+                self.batch.push(Token {
+                    id: *token as i32,
+                    position: chunk.positions.map_or(slot as i32, |p| p[i]),
+                    token_type: 0,
+                    lo: first as i32,
+                    hi: row + 1,
+                    row,
+                    selected,
+                });
+            }
+        }
+        self.run();
+        self.lengths.copy_from_slice(&self.staged);
+        let last = self.engine.output(logits);
+        let data = if self.gathered.is_empty() {
+            last
+        } else {
+            self.gathered.extend_from_slice(last);
+            &self.gathered
+        };
+        Ok(Logits { data, vocabulary: self.outputs[logits].width })
+    }
+
+    /// Index of the output `logits` of a decoder.
+    fn decoder(&self, wanted: &'static str) -> Result<usize, Error> {
+        let decodes = self.model().description().task == Task::CausalLm;
+        let logits = self.outputs.iter().position(|o| &*o.name == "logits" && o.per == Per::Selected);
+        logits.filter(|_| decodes).ok_or_else(|| self.refuse(wanted))
+    }
+
+    pub(crate) fn refuse(&self, wanted: &'static str) -> Error {
+        let outputs = &self.model().manifest().plan.outputs;
+        let gives: Vec<String> = outputs.iter().map(|o| format!("{}: {}", o.name, o.ty)).collect();
+        let architecture = self.model().description().architecture.clone();
+        Error::Task { wanted, architecture, gives: gives.join(", ") }
+    }
+
+    /// Refuses a batch that cannot run, before any of it does.
+    fn check(&mut self, batch: &[Chunk<'_>]) -> Result<(), Error> {
+        if batch.is_empty() {
+            return Err(Error::Input { sequence: 0, why: "the batch is empty".into() });
+        }
+        self.staged.copy_from_slice(&self.lengths);
+        for chunk in batch {
+            let sequence = chunk.sequence;
+            let (count, start) = (chunk.tokens.len(), self.length(sequence)?);
+            let wrong = |why| Err(Error::Input { sequence, why });
+            if count == 0 {
+                return wrong("the prompt is empty; give at least one token".into());
+            }
+            self.staged[sequence] += count;
+            if self.staged[sequence] > self.context {
+                let length = self.staged[sequence];
+                return Err(Error::Context { sequence, length, context: self.context });
+            }
+            if let Some(positions) = chunk.positions.filter(|p| p.len() != count) {
+                return wrong(format!("{} positions for {count} tokens", positions.len()));
+            }
+            for (i, token) in chunk.tokens.iter().enumerate() {
+                self.check_token(sequence, start + i, *token)?;
+            }
+            for position in chunk.positions.unwrap_or_default() {
+                self.check_position(sequence, *position)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_token(&self, sequence: usize, position: usize, token: u32) -> Result<(), Error> {
+        let vocabulary = self.model().description().vocabulary;
+        match (token as usize) < vocabulary {
+            true => Ok(()),
+            false => Err(Error::Token { sequence, token, position, vocabulary }),
+        }
+    }
+
+    pub(crate) fn check_position(&self, sequence: usize, position: i32) -> Result<(), Error> {
+        let description = self.model().description();
+        let limit = match description.positions {
+            Positions::Index => description.context as i64,
+            Positions::NonPadding { pad } => description.context as i64 + i64::from(pad) + 1,
+        };
+        match (0..limit).contains(&position.into()) {
+            true => Ok(()),
+            false => {
+                let why = format!("position {position} is out of range, the model has 0 to {}", limit - 1);
+                Err(Error::Input { sequence, why })
+            }
+        }
+    }
+
+    /// Runs the batch. The engine counts on what [`Session::check`] and the encoder's checks have established.
+    pub(crate) fn run(&mut self) {
+        for (i, feed) in self.feeds.iter().enumerate() {
+            let values = self.batch.column(*feed);
+            self.engine.input(i)[..values.len()].copy_from_slice(values);
+        }
+        for (value, symbol) in self.dims.iter_mut().zip(&self.symbols) {
+            *value = match SYMBOLS[*symbol] {
+                feed::T => self.batch.tokens(),
+                feed::L => self.batch.selected(),
+                feed::B => self.batch.sequences(),
+                _ => self.lengths.len() * self.context,
+            } as i64;
+        }
+        self.engine.run(&self.dims);
+    }
+
+    /// Output `i` of the last run.
+    pub(crate) fn output(&self, i: usize) -> &[f32] {
+        self.engine.output(i)
+    }
+}
+
+/// More threads than any machine has cores.
+const MAX_THREADS: usize = 1024;
+
+/// Which of [`SYMBOLS`] each of the plan's is.
+fn symbols(plan: &Plan) -> Result<Vec<usize>, Error> {
+    let known = |name: &str| SYMBOLS.iter().position(|s| *s == name);
+    let index = |s: &ir::Sym| {
+        known(&s.name).ok_or_else(|| Error::Plan {
+            what: "symbol",
+            name: s.name.to_string(),
+            known: SYMBOLS.join(", "),
+        })
+    };
+    plan.symbols.iter().map(index).collect()
+}
+
+/// What to feed to each of the plan's inputs.
+fn feeds(plan: &Plan) -> Result<Vec<Feed>, Error> {
+    let known = |name: &str, ty: &Type| {
+        let symbol = leading(ty).filter(|_| ty.dtype == DType::I32 && ty.shape.len() == 1)?;
+        Feed::named(name, symbol)
+    };
+    let feed = |port: &ir::artifact::Port| {
+        known(&port.name, &port.ty).ok_or_else(|| Error::Plan {
+            what: "input",
+            name: format!("{}: {}", port.name, port.ty),
+            known: Feed::known(),
+        })
+    };
+    plan.inputs.iter().map(feed).collect()
+}
+
+/// What each of the plan's outputs has rows for.
+fn outputs(plan: &Plan) -> Result<Vec<Output>, Error> {
+    let output = |port: &ir::artifact::Port| {
+        let per = match leading(&port.ty) {
+            Some(feed::T) => Some(Per::Token),
+            Some(feed::L) => Some(Per::Selected),
+            Some(feed::B) => Some(Per::Sequence),
+            _ => None,
+        };
+        let width = port.ty.shape.iter().skip(1).map(Dim::size).product::<Option<usize>>();
+        let known = per.zip(width).filter(|_| port.ty.dtype == DType::F32);
+        let (per, width) = known.ok_or_else(|| Error::Plan {
+            what: "output",
+            name: format!("{}: {}", port.name, port.ty),
+            known: "f32[T, n], f32[L, n], f32[B, n]".into(),
+        })?;
+        Ok(Output { name: port.name.clone(), per, width })
+    };
+    plan.outputs.iter().map(output).collect()
+}
+
+/// The symbol that is the first axis.
+fn leading(ty: &Type) -> Option<&str> {
+    let first = ty.shape.first()?;
+    let symbol = first.symbols().next()?;
+    (Dim::from(symbol) == *first).then_some(&*symbol.name)
+}
