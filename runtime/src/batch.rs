@@ -32,7 +32,9 @@ impl Feed {
 
     /// For messages: every input, as a plan would declare it.
     pub fn known() -> String {
-        FEEDS.map(|(name, symbol)| format!("{name}: i32[{symbol}]")).join(", ")
+        FEEDS
+            .map(|(name, symbol)| format!("{name}: i32[{symbol}]"))
+            .join(", ")
     }
 }
 
@@ -76,7 +78,10 @@ impl Batch {
             feed::L => limits.selected.min(limits.tokens),
             _ => limits.sequences.min(limits.tokens),
         };
-        Batch { limits, columns: FEEDS.map(|(_, symbol)| Vec::with_capacity(capacity(symbol))) }
+        Batch {
+            limits,
+            columns: FEEDS.map(|(_, symbol)| Vec::with_capacity(capacity(symbol))),
+        }
     }
 
     /// As given.
@@ -126,7 +131,11 @@ impl Batch {
     /// Adds a token to the sequence begun last.
     pub fn push(&mut self, t: Token) {
         let at = self.tokens() as i32;
-        for (column, value) in self.columns.iter_mut().zip([t.id, t.position, t.token_type, t.lo, t.hi, t.row]) {
+        for (column, value) in
+            self.columns
+                .iter_mut()
+                .zip([t.id, t.position, t.token_type, t.lo, t.hi, t.row])
+        {
             column.push(value);
         }
         if t.selected {

@@ -51,7 +51,10 @@ pub struct Outputs(Vec<(Name, Rows)>);
 impl Outputs {
     /// The output called `name`: `logits`, `last_hidden_state`, `pooler_output` or `embedding`, where the model has it.
     pub fn get(&self, name: &str) -> Option<&Rows> {
-        self.0.iter().find(|(n, _)| &**n == name).map(|(_, rows)| rows)
+        self.0
+            .iter()
+            .find(|(n, _)| &**n == name)
+            .map(|(_, rows)| rows)
     }
 
     /// All outputs in the model's order.
@@ -71,11 +74,23 @@ impl Session {
             return Err(self.refuse("an encoding"));
         }
         let sequences = inputs.iter().enumerate();
-        let sequences: Vec<Vec<Kept>> = sequences.map(|(i, s)| self.keep(i, s)).collect::<Result<_, _>>()?;
+        let sequences: Vec<Vec<Kept>> = sequences
+            .map(|(i, s)| self.keep(i, s))
+            .collect::<Result<_, _>>()?;
         let blank = |input: &EncoderInput<'_>| {
             let rows = self.outputs.iter().map(|output| {
-                let rows = if output.per == Per::Sequence { 1 } else { input.ids.len() };
-                (output.name.clone(), Rows { data: vec![0.0; rows * output.width], width: output.width })
+                let rows = if output.per == Per::Sequence {
+                    1
+                } else {
+                    input.ids.len()
+                };
+                (
+                    output.name.clone(),
+                    Rows {
+                        data: vec![0.0; rows * output.width],
+                        width: output.width,
+                    },
+                )
             });
             Outputs(rows.collect())
         };
@@ -126,7 +141,10 @@ impl Session {
                 return Err(wrong(format!("{len} {name} for {count} tokens")));
             }
         }
-        let mut numbers = Numbers { rule: description.positions, seen: 0 };
+        let mut numbers = Numbers {
+            rule: description.positions,
+            seen: 0,
+        };
         let mut kept = Vec::with_capacity(count);
         for (index, id) in input.ids.iter().enumerate() {
             self.check_token(sequence, index, *id)?;
@@ -139,17 +157,29 @@ impl Session {
             let token_type = input.token_types.map_or(0, |t| t[index]);
             let types = description.token_types;
             if token_type as usize >= types.max(1) {
-                let why = format!("token type {token_type} at index {index}, the model has {types}");
+                let why =
+                    format!("token type {token_type} at index {index}, the model has {types}");
                 return Err(wrong(why));
             }
-            kept.push(Kept { index, id: *id as i32, position, token_type: token_type as i32 });
+            kept.push(Kept {
+                index,
+                id: *id as i32,
+                position,
+                token_type: token_type as i32,
+            });
         }
         let limits = self.batch.limits();
         let context = self.context().min(limits.tokens).min(limits.selected);
         match kept.len() {
             0 if count == 0 => Err(wrong("no tokens; give at least one".into())),
-            0 => Err(wrong(format!("all {count} tokens are masked; give at least one that is not"))),
-            length if length > context => Err(Error::Context { sequence, length, context }),
+            0 => Err(wrong(format!(
+                "all {count} tokens are masked; give at least one that is not"
+            ))),
+            length if length > context => Err(Error::Context {
+                sequence,
+                length,
+                context,
+            }),
             _ => Ok(kept),
         }
     }
@@ -162,7 +192,9 @@ impl Session {
                 let to = &mut result.0[i].1.data;
                 let places = match output.per {
                     Per::Sequence => &[0][..],
-                    Per::Token | Per::Selected => &tokens.iter().map(|t| t.index).collect::<Vec<_>>(),
+                    Per::Token | Per::Selected => {
+                        &tokens.iter().map(|t| t.index).collect::<Vec<_>>()
+                    }
                 };
                 for (place, row) in places.iter().zip(&mut rows) {
                     to[place * output.width..][..output.width].copy_from_slice(row);
@@ -209,7 +241,11 @@ mod tests {
     fn positions_follow_the_rule() {
         let check = |rule, ids: &[i32], expected: &[i32]| {
             let mut numbers = Numbers { rule, seen: 0 };
-            let found: Vec<i32> = ids.iter().enumerate().map(|(i, id)| numbers.next(i, *id)).collect();
+            let found: Vec<i32> = ids
+                .iter()
+                .enumerate()
+                .map(|(i, id)| numbers.next(i, *id))
+                .collect();
             assert_eq!(found, expected, "{rule:?} of {ids:?}");
         };
         check(Positions::Index, &[5, 1, 1, 7], &[0, 1, 2, 3]);

@@ -32,9 +32,9 @@ pub enum Error {
         /// The file, or `artifact in memory`.
         origin: String,
         /// What the code is for.
-        needs: Target,
+        needs: Box<Target>,
         /// What the machine has.
-        machine: Target,
+        machine: Box<Target>,
         /// The difference.
         missing: Vec<String>,
     },
@@ -69,7 +69,9 @@ pub enum Error {
         gives: String,
     },
     /// No such sequence in the session.
-    #[error("sequence {sequence} does not exist: the session was made for {sequences}, numbered from 0")]
+    #[error(
+        "sequence {sequence} does not exist: the session was made for {sequences}, numbered from 0"
+    )]
     Sequence {
         /// As given.
         sequence: usize,
@@ -99,7 +101,9 @@ pub enum Error {
         vocabulary: usize,
     },
     /// More tokens than the session has room for.
-    #[error("sequence {sequence}: {length} tokens do not fit the context of {context}; shorten the prompt")]
+    #[error(
+        "sequence {sequence}: {length} tokens do not fit the context of {context}; shorten the prompt"
+    )]
     Context {
         /// Which, or which in the batch of an encoder.
         sequence: usize,

@@ -73,11 +73,16 @@ impl<S> Generation<'_, S> {
 impl<S: FnMut(&[f32]) -> u32> Generation<'_, S> {
     /// Lets the session see what it has not, and chooses what follows. `None` where the context is full.
     fn step(&mut self) -> Result<Option<u32>, Error> {
-        let full = self.session.length(self.sequence)? + self.pending.len() > self.session.context();
+        let full =
+            self.session.length(self.sequence)? + self.pending.len() > self.session.context();
         if full && !self.prompt {
             return Ok(None);
         }
-        let chunk = Chunk { sequence: self.sequence, tokens: &self.pending, positions: None };
+        let chunk = Chunk {
+            sequence: self.sequence,
+            tokens: &self.pending,
+            positions: None,
+        };
         let logits = self.session.step(&[chunk], Select::Last)?;
         let token = (self.sampler)(logits.row(0));
         self.prompt = false;

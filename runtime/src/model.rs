@@ -30,7 +30,10 @@ pub struct Model {
 #[derive(Debug)]
 enum Weights {
     /// Where the artifact's bytes are; the weights start at `offset`.
-    InPlace { bytes: Bytes, offset: usize },
+    InPlace {
+        bytes: Bytes,
+        offset: usize,
+    },
     Copied(Buffer),
 }
 
@@ -57,7 +60,10 @@ impl Model {
     }
 
     fn load(origin: String, bytes: Bytes) -> Result<Arc<Model>, Error> {
-        let damaged = |source| Error::Artifact { origin: origin.clone(), source };
+        let damaged = |source| Error::Artifact {
+            origin: origin.clone(),
+            source,
+        };
         let part = |name, section: &Section| section.of(name, &bytes).map_err(damaged);
         // What is decoded is copied first: nothing may change between its check and its use.
         let checked = |name, section: &Section| {
@@ -66,16 +72,24 @@ impl Model {
             Ok::<_, Error>(copy)
         };
         let start = bytes[..bytes.len().min(HEADER_BYTES)].to_vec();
-        let sections = Header::decode(&start, bytes.len() as u64).map_err(damaged)?.sections;
+        let sections = Header::decode(&start, bytes.len() as u64)
+            .map_err(damaged)?
+            .sections;
 
-        let manifest = Manifest::decode(&checked("manifest", &sections.manifest)?).map_err(damaged)?;
+        let manifest =
+            Manifest::decode(&checked("manifest", &sections.manifest)?).map_err(damaged)?;
         let (code, weights) = (sections.code, sections.weights);
         let plan = manifest.plan.check(code.len, weights.len);
         plan.map_err(|e| damaged(ArtifactError::Plan(e)))?;
         let machine = cpu::host();
         let missing = manifest.target.missing_on(&machine);
         if !missing.is_empty() {
-            return Err(Error::Target { origin, needs: manifest.target, machine, missing });
+            return Err(Error::Target {
+                origin,
+                needs: Box::new(manifest.target),
+                machine: Box::new(machine),
+                missing,
+            });
         }
 
         let tokenizer = checked("tokenizer", &sections.tokenizer)?;
@@ -83,11 +97,20 @@ impl Model {
         let in_place = part("weights", &weights)?;
         weights.check("weights", in_place).map_err(damaged)?;
         let weights = if in_place.as_ptr().addr().is_multiple_of(WEIGHT_ALIGNMENT) {
-            Weights::InPlace { offset: weights.offset as usize, bytes }
+            Weights::InPlace {
+                offset: weights.offset as usize,
+                bytes,
+            }
         } else {
             Weights::Copied(Buffer::copied("weights", in_place)?)
         };
-        Ok(Arc::new(Model { origin, manifest, tokenizer, code, weights }))
+        Ok(Arc::new(Model {
+            origin,
+            manifest,
+            tokenizer,
+            code,
+            weights,
+        }))
     }
 
     /// The file, or `artifact in memory`.

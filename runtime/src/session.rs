@@ -24,7 +24,11 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { threads: None, sequences: 1, context: None }
+        Options {
+            threads: None,
+            sequences: 1,
+            context: None,
+        }
     }
 }
 
@@ -122,11 +126,20 @@ impl Session {
         let (plan, description) = (&model.manifest().plan, model.description());
         let at_most = |option, found: usize, limit: usize| match found {
             1.. if found <= limit => Ok(found),
-            _ => Err(Error::Options { option, found, limit }),
+            _ => Err(Error::Options {
+                option,
+                found,
+                limit,
+            }),
         };
         let context = options.context.unwrap_or(description.context);
         let context = at_most("context", context, description.context)?;
-        let max = |name| plan.symbols.iter().find(|s| &*s.name == name).map(|s| s.max as usize);
+        let max = |name| {
+            plan.symbols
+                .iter()
+                .find(|s| &*s.name == name)
+                .map(|s| s.max as usize)
+        };
         // Rows of the cache are i32.
         let rows = max(feed::R).unwrap_or(usize::MAX).min(i32::MAX as usize);
         let sequences = at_most("sequences", options.sequences, rows / context)?;
@@ -179,7 +192,10 @@ impl Session {
     /// No such sequence.
     pub fn length(&self, sequence: usize) -> Result<usize, Error> {
         let sequences = self.lengths.len();
-        self.lengths.get(sequence).copied().ok_or(Error::Sequence { sequence, sequences })
+        self.lengths.get(sequence).copied().ok_or(Error::Sequence {
+            sequence,
+            sequences,
+        })
     }
 
     /// Forgets all tokens of `sequence`.
@@ -248,27 +264,45 @@ impl Session {
             self.gathered.extend_from_slice(last);
             &self.gathered
         };
-        Ok(Logits { data, vocabulary: self.outputs[logits].width })
+        Ok(Logits {
+            data,
+            vocabulary: self.outputs[logits].width,
+        })
     }
 
     /// Index of the output `logits` of a decoder.
     fn decoder(&self, wanted: &'static str) -> Result<usize, Error> {
         let decodes = self.model().description().task == Task::CausalLm;
-        let logits = self.outputs.iter().position(|o| &*o.name == "logits" && o.per == Per::Selected);
-        logits.filter(|_| decodes).ok_or_else(|| self.refuse(wanted))
+        let logits = self
+            .outputs
+            .iter()
+            .position(|o| &*o.name == "logits" && o.per == Per::Selected);
+        logits
+            .filter(|_| decodes)
+            .ok_or_else(|| self.refuse(wanted))
     }
 
     pub(crate) fn refuse(&self, wanted: &'static str) -> Error {
         let outputs = &self.model().manifest().plan.outputs;
-        let gives: Vec<String> = outputs.iter().map(|o| format!("{}: {}", o.name, o.ty)).collect();
+        let gives: Vec<String> = outputs
+            .iter()
+            .map(|o| format!("{}: {}", o.name, o.ty))
+            .collect();
         let architecture = self.model().description().architecture.clone();
-        Error::Task { wanted, architecture, gives: gives.join(", ") }
+        Error::Task {
+            wanted,
+            architecture,
+            gives: gives.join(", "),
+        }
     }
 
     /// Refuses a batch that cannot run, before any of it does.
     fn check(&mut self, batch: &[Chunk<'_>]) -> Result<(), Error> {
         if batch.is_empty() {
-            return Err(Error::Input { sequence: 0, why: "the batch is empty".into() });
+            return Err(Error::Input {
+                sequence: 0,
+                why: "the batch is empty".into(),
+            });
         }
         self.staged.copy_from_slice(&self.lengths);
         for chunk in batch {
@@ -281,7 +315,11 @@ impl Session {
             self.staged[sequence] += count;
             if self.staged[sequence] > self.context {
                 let length = self.staged[sequence];
-                return Err(Error::Context { sequence, length, context: self.context });
+                return Err(Error::Context {
+                    sequence,
+                    length,
+                    context: self.context,
+                });
             }
             if let Some(positions) = chunk.positions.filter(|p| p.len() != count) {
                 return wrong(format!("{} positions for {count} tokens", positions.len()));
@@ -296,11 +334,21 @@ impl Session {
         Ok(())
     }
 
-    pub(crate) fn check_token(&self, sequence: usize, position: usize, token: u32) -> Result<(), Error> {
+    pub(crate) fn check_token(
+        &self,
+        sequence: usize,
+        position: usize,
+        token: u32,
+    ) -> Result<(), Error> {
         let vocabulary = self.model().description().vocabulary;
         match (token as usize) < vocabulary {
             true => Ok(()),
-            false => Err(Error::Token { sequence, token, position, vocabulary }),
+            false => Err(Error::Token {
+                sequence,
+                token,
+                position,
+                vocabulary,
+            }),
         }
     }
 
@@ -313,7 +361,10 @@ impl Session {
         match (0..limit).contains(&position.into()) {
             true => Ok(()),
             false => {
-                let why = format!("position {position} is out of range, the model has 0 to {}", limit - 1);
+                let why = format!(
+                    "position {position} is out of range, the model has 0 to {}",
+                    limit - 1
+                );
                 Err(Error::Input { sequence, why })
             }
         }
@@ -383,14 +434,24 @@ fn outputs(plan: &Plan) -> Result<Vec<Output>, Error> {
             Some(feed::B) => Some(Per::Sequence),
             _ => None,
         };
-        let width = port.ty.shape.iter().skip(1).map(Dim::size).product::<Option<usize>>();
+        let width = port
+            .ty
+            .shape
+            .iter()
+            .skip(1)
+            .map(Dim::size)
+            .product::<Option<usize>>();
         let known = per.zip(width).filter(|_| port.ty.dtype == DType::F32);
         let (per, width) = known.ok_or_else(|| Error::Plan {
             what: "output",
             name: format!("{}: {}", port.name, port.ty),
             known: "f32[T, n], f32[L, n], f32[B, n]".into(),
         })?;
-        Ok(Output { name: port.name.clone(), per, width })
+        Ok(Output {
+            name: port.name.clone(),
+            per,
+            width,
+        })
     };
     plan.outputs.iter().map(output).collect()
 }

@@ -3,7 +3,7 @@
 use super::{memory::Buffer, polynomial::Polynomial};
 use crate::{Error, kernels, model::Model, pool::Pool};
 use ir::{
-    Target,
+    Dim, Target,
     abi::{Env, KernelFn, SCRATCH_BYTES},
     artifact::{ArtifactError, Base, Port, Section},
 };
@@ -12,8 +12,13 @@ use std::sync::Arc;
 
 /// This machine: its architecture, and those of [`Target::known_features`] that it has.
 pub fn host() -> Target {
-    let features = Target::known_features().filter(|f| has(f)).map(str::to_string);
-    Target { arch: std::env::consts::ARCH.into(), features: features.collect() }
+    let features = Target::known_features()
+        .filter(|f| has(f))
+        .map(str::to_string);
+    Target {
+        arch: std::env::consts::ARCH.into(),
+        features: features.collect(),
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -41,12 +46,18 @@ impl Code {
     /// # Errors
     /// A digest that does not match, or no memory; `origin` is the artifact's name.
     pub fn load(origin: &str, bytes: &[u8], section: &Section) -> Result<Code, Error> {
-        let failed = |source| Error::Io { what: format!("{} bytes of memory for code", bytes.len()), source };
+        let failed = |source| Error::Io {
+            what: format!("{} bytes of memory for code", bytes.len()),
+            source,
+        };
         let mut memory = MmapMut::map_anon(bytes.len().max(1)).map_err(failed)?;
         memory[..bytes.len()].copy_from_slice(bytes);
         section
             .check("code", &memory[..bytes.len()])
-            .map_err(|source: ArtifactError| Error::Artifact { origin: origin.into(), source })?;
+            .map_err(|source: ArtifactError| Error::Artifact {
+                origin: origin.into(),
+                source,
+            })?;
         memory.make_exec().map(Code).map_err(failed)
     }
 
@@ -126,7 +137,7 @@ impl Engine {
     /// No memory, or a symbol that the plan does not declare.
     pub fn new(model: &Arc<Model>, threads: usize, capacity: &[i64]) -> Result<Engine, Error> {
         let plan = &model.manifest().plan;
-        let resolve = |dim| {
+        let resolve = |dim: &Dim| {
             Polynomial::new(dim, &plan.symbols).map_err(|symbol| Error::Plan {
                 what: "symbol",
                 name: symbol.name.to_string(),
@@ -135,13 +146,28 @@ impl Engine {
         };
         let port = |kind: &str, port: &Port| {
             let elements = resolve(&port.ty.numel())?;
-            let bytes = elements.at(capacity).saturating_mul(port.ty.dtype.bytes() as u64);
-            Ok::<_, Error>((Buffer::zeroed(&format!("{kind} {}", port.name), bytes)?, elements))
+            let bytes = elements
+                .at(capacity)
+                .saturating_mul(port.ty.dtype.bytes() as u64);
+            Ok::<_, Error>((
+                Buffer::zeroed(&format!("{kind} {}", port.name), bytes)?,
+                elements,
+            ))
         };
-        let ports = |kind, list: &[Port]| list.iter().map(|p| port(kind, p)).collect::<Result<Vec<_>, _>>();
-        let inputs: Vec<Buffer> = ports("input", &plan.inputs)?.into_iter().map(|p| p.0).collect();
+        let ports = |kind, list: &[Port]| {
+            list.iter()
+                .map(|p| port(kind, p))
+                .collect::<Result<Vec<_>, _>>()
+        };
+        let inputs: Vec<Buffer> = ports("input", &plan.inputs)?
+            .into_iter()
+            .map(|p| p.0)
+            .collect();
         let outputs = ports("output", &plan.outputs)?;
-        let states: Vec<Buffer> = ports("state", &plan.states)?.into_iter().map(|p| p.0).collect();
+        let states: Vec<Buffer> = ports("state", &plan.states)?
+            .into_iter()
+            .map(|p| p.0)
+            .collect();
         let arena = Buffer::zeroed("values within a step", plan.arena)?;
 
         let (mut args, mut launches) = (vec![], vec![]);
@@ -203,7 +229,9 @@ impl Engine {
     pub fn input(&mut self, i: usize) -> &mut [i32] {
         let buffer = &self.inputs[i];
         // SAFETY: the memory is the buffer's, aligned to pages; kernels that read it run only under `&mut self`.
-        unsafe { std::slice::from_raw_parts_mut(buffer.address().cast(), buffer.len() / size_of::<i32>()) }
+        unsafe {
+            std::slice::from_raw_parts_mut(buffer.address().cast(), buffer.len() / size_of::<i32>())
+        }
     }
 
     /// Runs one step with symbol `i` of the plan at `dims[i]`. Allocates nothing.
@@ -211,8 +239,15 @@ impl Engine {
     /// # Panics
     /// Where a value is beyond the capacity the engine was made for.
     pub fn run(&mut self, dims: &[i64]) {
-        let fits = dims.iter().zip(&self.capacity).all(|(d, c)| (0..=*c).contains(d));
-        assert!(fits && dims.len() == self.capacity.len(), "{dims:?} is beyond {:?}", self.capacity);
+        let fits = dims
+            .iter()
+            .zip(&self.capacity)
+            .all(|(d, c)| (0..=*c).contains(d));
+        assert!(
+            fits && dims.len() == self.capacity.len(),
+            "{dims:?} is beyond {:?}",
+            self.capacity
+        );
         self.dims.copy_from_slice(dims);
         for launch in &self.launches {
             let shared = Shared {
@@ -221,7 +256,9 @@ impl Engine {
                 envs: &self.envs.0,
             };
             let tasks = launch.tasks.at(dims);
-            self.pool.run(tasks, launch.grain, &|thread, begin, end| shared.run(thread, begin, end));
+            self.pool.run(tasks, launch.grain, &|thread, begin, end| {
+                shared.run(thread, begin, end)
+            });
         }
     }
 
@@ -229,7 +266,10 @@ impl Engine {
     pub fn output(&self, i: usize) -> &[f32] {
         let (buffer, elements) = &self.outputs[i];
         let len = elements.at(&self.dims) as usize;
-        assert!(len <= buffer.len() / size_of::<f32>(), "an output outgrew its capacity");
+        assert!(
+            len <= buffer.len() / size_of::<f32>(),
+            "an output outgrew its capacity"
+        );
         // SAFETY: the memory is the buffer's and long enough; kernels that write it run only under `&mut self`.
         unsafe { std::slice::from_raw_parts(buffer.address().cast(), len) }
     }
@@ -243,7 +283,12 @@ mod tests {
     #[cfg(target_arch = "x86_64")]
     fn every_feature_that_targets_speak_of_can_be_detected() {
         let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap();
-        let flags: Vec<&str> = flags.lines().find(|l| l.starts_with("flags")).unwrap().split(' ').collect();
+        let flags: Vec<&str> = flags
+            .lines()
+            .find(|l| l.starts_with("flags"))
+            .unwrap()
+            .split(' ')
+            .collect();
         for feature in Target::known_features() {
             // The kernel's names for the same bits.
             let flag = match feature {

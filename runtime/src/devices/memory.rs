@@ -18,9 +18,15 @@ impl Buffer {
     pub fn zeroed(what: &str, bytes: u64) -> Result<Buffer, Error> {
         let len = usize::try_from(bytes).unwrap_or(usize::MAX);
         // At least a byte, since the system maps nothing less; without swap reserved, since most of it stays untouched.
-        let pages = MmapOptions::new().len(len.max(1)).no_reserve_swap().map_anon();
+        let pages = MmapOptions::new()
+            .len(len.max(1))
+            .no_reserve_swap()
+            .map_anon();
         match pages {
-            Ok(pages) => Ok(Buffer { pages: pages.into(), bytes: len }),
+            Ok(pages) => Ok(Buffer {
+                pages: pages.into(),
+                bytes: len,
+            }),
             Err(source) => {
                 let what = format!("{bytes} bytes of memory for {what}");
                 Err(Error::Io { what, source })
@@ -32,7 +38,11 @@ impl Buffer {
     pub fn copied(what: &str, bytes: &[u8]) -> Result<Buffer, Error> {
         let buffer = Buffer::zeroed(what, bytes.len() as u64)?;
         // SAFETY: the buffer has that many bytes and is new, so nobody else reaches it.
-        unsafe { buffer.address().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        unsafe {
+            buffer
+                .address()
+                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
+        };
         Ok(buffer)
     }
 
@@ -64,7 +74,10 @@ impl Bytes {
     /// # Errors
     /// [`Error::Io`] with the path.
     pub fn map(path: &Path) -> Result<Bytes, Error> {
-        let failed = |source| Error::Io { what: path.display().to_string(), source };
+        let failed = |source| Error::Io {
+            what: path.display().to_string(),
+            source,
+        };
         let file = File::open(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
         if !metadata.is_file() {

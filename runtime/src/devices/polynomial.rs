@@ -14,12 +14,16 @@ impl Polynomial {
     pub fn new(dim: &Dim, symbols: &[Sym]) -> Result<Polynomial, Sym> {
         let index = |s: &Sym| symbols.iter().position(|t| t == s).ok_or_else(|| s.clone());
         let term = |(c, m): (i64, &[Sym])| Ok((c, m.iter().map(index).collect::<Result<_, _>>()?));
-        dim.terms().map(term).collect::<Result<_, _>>().map(Polynomial)
+        dim.terms()
+            .map(term)
+            .collect::<Result<_, _>>()
+            .map(Polynomial)
     }
 
     /// The value where symbol `i` is `values[i]`; 0 where it would be negative, saturating.
     pub fn at(&self, values: &[i64]) -> u64 {
-        let term = |(c, m): &(i64, Box<[usize]>)| m.iter().fold(*c, |x, i| x.saturating_mul(values[*i]));
+        let term =
+            |(c, m): &(i64, Box<[usize]>)| m.iter().fold(*c, |x, i| x.saturating_mul(values[*i]));
         self.0.iter().map(term).fold(0, i64::saturating_add).max(0) as u64
     }
 }
@@ -42,7 +46,11 @@ mod tests {
             let polynomial = Polynomial::new(&dim, &symbols).unwrap();
             for values in [[0, 0, 0], [1, 2, 3], [8, 1, 8], [5, 8, 2]] {
                 let at = |s: &Sym| values[symbols.iter().position(|t| t == s).unwrap()];
-                assert_eq!(polynomial.at(&values), dim.eval(&at).max(0) as u64, "{dim} at {values:?}");
+                assert_eq!(
+                    polynomial.at(&values),
+                    dim.eval(&at).max(0) as u64,
+                    "{dim} at {values:?}"
+                );
             }
         }
     }
