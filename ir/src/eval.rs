@@ -1,6 +1,7 @@
 //! The reference interpreter: lowers to primitives and evaluates them in f64. The oracle of every test.
 
-use crate::{Graph, Sym, Tensor, TypeError, Value, graph::Node};
+use crate::{Graph, Name, Operand, Program, Sym, Tensor, TypeError, Value, graph::Node};
+use indexmap::IndexMap;
 use std::collections::HashMap;
 
 /// Why evaluation stopped.
@@ -34,6 +35,15 @@ pub enum EvalError {
         found: Vec<usize>,
         /// Wanted.
         wanted: Vec<usize>,
+    },
+    /// A program was given no value for an input, a weight or a state, or has a call that [`Program::verify`]
+    /// reports.
+    #[error("call {call}: no value for {operand}")]
+    Missing {
+        /// Index of the call.
+        call: usize,
+        /// What it wants.
+        operand: String,
     },
 }
 
@@ -84,5 +94,62 @@ impl Graph {
             }
         }
         Ok(graph.outputs.iter().map(|o| values[o].clone()).collect())
+    }
+}
+
+impl Program {
+    /// Values of the outputs after one step. `given` finds inputs and weights; `states` holds every state before the
+    /// step, and after it.
+    ///
+    /// # Errors
+    /// See [`EvalError`]; states are as they were.
+    pub fn eval(
+        &self,
+        given: &dyn Fn(&Operand) -> Option<Tensor>,
+        states: &mut IndexMap<Name, Tensor>,
+        at: &dyn Fn(&Sym) -> i64,
+    ) -> Result<IndexMap<Name, Tensor>, EvalError> {
+        let mut now = states.clone();
+        let mut results: Vec<Vec<Tensor>> = vec![];
+        let find = |operand: &Operand, states: &IndexMap<Name, Tensor>, results: &[Vec<Tensor>]| {
+            let found = match operand {
+                Operand::Input(_) | Operand::Weight(_) => given(operand),
+                Operand::Constant(n) => self.constants.get(n).map(|c| {
+                    let data = c.data.iter().map(|x| x.get()).collect();
+                    Tensor::new(c.ty.at(at), data)
+                }),
+                Operand::State(n) => states.get(n).cloned(),
+                Operand::Result { call, output } => {
+                    results.get(*call).and_then(|r| r.get(*output)).cloned()
+                }
+            };
+            found.ok_or_else(|| EvalError::Missing {
+                call: results.len(),
+                operand: operand.to_string(),
+            })
+        };
+        for (i, call) in self.calls.iter().enumerate() {
+            let graph = self
+                .graphs
+                .get(&call.graph)
+                .ok_or_else(|| EvalError::Missing {
+                    call: i,
+                    operand: format!("graph {}", call.graph),
+                })?;
+            let args = call.args.iter().map(|a| find(a, &now, &results));
+            let outputs = graph.eval(&args.collect::<Result<Vec<_>, _>>()?, at)?;
+            for (output, state) in &call.updates {
+                if let Some(new) = outputs.get(*output) {
+                    now.insert(state.clone(), new.clone());
+                }
+            }
+            results.push(outputs);
+        }
+        let outputs = self.outputs.iter();
+        let outputs = outputs
+            .map(|(n, o)| Ok((n.clone(), find(o, &now, &results)?)))
+            .collect::<Result<_, EvalError>>()?;
+        *states = now;
+        Ok(outputs)
     }
 }

@@ -1,0 +1,163 @@
+//! Model families: what config.json describes, as a program over the checkpoint's tensors. Refuses what it does not
+//! cover from the config alone, before any weight is looked at; knows nothing of how a program is made fast.
+//!
+//! A family is one file that exports a [`Family`], and one line in [`FAMILIES`].
+
+mod bert;
+mod blocks;
+mod decoder;
+mod draft;
+mod llama;
+mod pooling;
+mod rope;
+
+use crate::checkpoint::{Checkpoint, CheckpointError, Config};
+use ir::{Description, Positions, Program, Task, TypeError};
+use std::path::PathBuf;
+
+/// Every family.
+pub const FAMILIES: &[Family] = &[bert::FAMILY, llama::FAMILY];
+
+/// Architectures that one file covers.
+#[derive(Debug)]
+pub struct Family {
+    /// As in `model_type`.
+    pub name: &'static str,
+    /// Values of `architectures` that it builds.
+    pub architectures: &'static [&'static str],
+    /// Reads the config, refusing what the family does not cover.
+    read: fn(&Config) -> Result<Box<dyn Architecture>, ModelError>,
+}
+
+/// A model as its config describes it, ready to be built over a checkpoint.
+trait Architecture {
+    fn build(&self, checkpoint: &Checkpoint) -> Result<(Program, Outline), ModelError>;
+}
+
+/// What a family says of a model; the rest of its [`Description`] is the same for all.
+struct Outline {
+    task: Task,
+    vocabulary: usize,
+    token_types: usize,
+    context: usize,
+    layers: usize,
+    hidden: usize,
+    positions: Positions,
+}
+
+/// Why a model cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The checkpoint, or its config, is at fault.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// No family builds it.
+    #[error(
+        "{}: architecture `{found}` is not supported{remote}; supported are {}",
+        file.display(),
+        supported.join(", ")
+    )]
+    Architecture {
+        /// The config file.
+        file: PathBuf,
+        /// The architecture it names.
+        found: String,
+        /// Why code that the checkpoint brings along does not help, where it does; else empty.
+        remote: &'static str,
+        /// Every architecture there is.
+        supported: Vec<&'static str>,
+    },
+    /// The checkpoint has a weight in a layer that the config does not lead to.
+    #[error(
+        "{}: tensor `{tensor}` has no place in the model that config.json describes; the config belongs to another \
+         checkpoint, or sets fewer layers or biases than this one has",
+        file.display()
+    )]
+    Unplaced {
+        /// The file that holds it.
+        file: PathBuf,
+        /// Its name.
+        tensor: String,
+    },
+    /// Sizes that pass alone do not fit together.
+    #[error("the model does not type-check: {0}")]
+    Type(#[from] TypeError),
+}
+
+/// The family that builds the model that `config` describes.
+///
+/// # Errors
+/// The architecture is unknown, or an option is not covered; the message names it.
+pub fn supported(config: &Config) -> Result<&'static Family, ModelError> {
+    let found = config.architecture()?;
+    let family = FAMILIES
+        .iter()
+        .find(|f| f.architectures.contains(&found))
+        .ok_or_else(|| ModelError::Architecture {
+            file: config.file().to_path_buf(),
+            found: found.to_string(),
+            remote: if config.has_remote_code() {
+                " (the code that it brings along is never run)"
+            } else {
+                ""
+            },
+            supported: FAMILIES
+                .iter()
+                .flat_map(|f| f.architectures)
+                .copied()
+                .collect(),
+        })?;
+    if config.quantization()?.is_some() {
+        let expected = "nothing: weights are read as f32, f16 or bf16 only";
+        return Err(config.invalid("quantization_config", expected).into());
+    }
+    (family.read)(config)?;
+    Ok(family)
+}
+
+/// The program of the model that `config` describes, over the tensors of `checkpoint`, and what it is to its user.
+/// Weights are named as in the checkpoint's files, and typed as stored there.
+///
+/// # Errors
+/// As [`supported`]; or a tensor is missing, unplaced, or of another shape than the config implies.
+pub fn build(
+    config: &Config,
+    checkpoint: &Checkpoint,
+) -> Result<(Program, Description), ModelError> {
+    let family = supported(config)?;
+    let (program, outline) = (family.read)(config)?.build(checkpoint)?;
+    let sizes = program
+        .weights
+        .values()
+        .map(|ty| ty.numel().size().unwrap_or(0));
+    let description = Description {
+        architecture: config.architecture()?.to_string(),
+        task: outline.task,
+        vocabulary: outline.vocabulary,
+        token_types: outline.token_types,
+        context: outline.context,
+        layers: outline.layers,
+        hidden: outline.hidden,
+        parameters: sizes.map(|n| n as u64).sum(),
+        positions: outline.positions,
+        eos: eos(config, checkpoint)?,
+        source: checkpoint.digest()?,
+    };
+    Ok((program, description))
+}
+
+/// Ids that end a generation: those of generation_config.json, else those of config.json; one id or a list.
+fn eos(config: &Config, checkpoint: &Checkpoint) -> Result<Vec<u32>, ModelError> {
+    const KEY: &str = "eos_token_id";
+    let generation = checkpoint.settings("generation_config.json")?;
+    let config = generation.as_ref().filter(|g| g.has(KEY)).unwrap_or(config);
+    let Some(value) = config.value(KEY) else {
+        return Ok(vec![]);
+    };
+    let id = |v: &serde_json::Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
+    let ids = match value.as_array() {
+        Some(list) => list.iter().map(id).collect(),
+        None => id(value).map(|id| vec![id]),
+    };
+    ids.ok_or_else(|| config.invalid(KEY, "a token id or a list of them").into())
+}

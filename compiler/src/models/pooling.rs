@@ -1,0 +1,142 @@
+//! How a sentence-transformers checkpoint makes one embedding of a sequence. Reads its module files; refuses modules
+//! and modes it does not know.
+
+use super::{ModelError, draft::Block};
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use ir::{
+    Value, feed,
+    ops::{Gather, Max, MeanRows, Mul, Rsqrt, Sum},
+};
+use serde::Deserialize;
+use std::path::Path;
+
+const MODULES: &str = "modules.json";
+const SETTINGS: &str = "1_Pooling/config.json";
+
+/// Which of a sequence's rows an embedding is made of.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Mode {
+    /// Their mean.
+    Mean,
+    /// The first.
+    First,
+}
+
+/// Modes as configs call them: a boolean each, or the short name (sentence-transformers 5) as the value of
+/// `pooling_mode`.
+const MODES: [(&str, &str, Option<Mode>); 6] = [
+    ("pooling_mode_mean_tokens", "mean", Some(Mode::Mean)),
+    ("pooling_mode_cls_token", "cls", Some(Mode::First)),
+    ("pooling_mode_max_tokens", "max", None),
+    ("pooling_mode_mean_sqrt_len_tokens", "mean_sqrt_len_tokens", None),
+    ("pooling_mode_weightedmean_tokens", "weightedmean", None),
+    ("pooling_mode_lasttoken", "lasttoken", None),
+];
+
+/// See the module's text.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Pooling {
+    mode: Mode,
+    /// Whether embeddings are scaled to unit length.
+    pub(super) normalize: bool,
+    /// Longest sequence, where the checkpoint says so.
+    pub(super) context: Option<usize>,
+}
+
+#[derive(Deserialize)]
+struct Module {
+    path: String,
+    r#type: String,
+}
+
+impl Pooling {
+    /// The pooling that the checkpoint's module files describe; `None` where there are no such files.
+    ///
+    /// # Errors
+    /// They name a module or a mode that is not covered.
+    pub(super) fn read(checkpoint: &Checkpoint) -> Result<Option<Pooling>, ModelError> {
+        let Some(bytes) = checkpoint.file(MODULES)? else {
+            return Ok(None);
+        };
+        let file = checkpoint.config().file().with_file_name(MODULES);
+        let malformed = |problem: String| CheckpointError::Malformed {
+            file: file.clone(),
+            problem,
+        };
+        let modules: Vec<Module> = serde_json::from_slice(&bytes)
+            .map_err(|e| malformed(format!("is no list of modules: {e}")))?;
+        let mut normalize = false;
+        let mut pools = false;
+        for module in &modules {
+            let name = module.r#type.rsplit('.').next().unwrap_or_default();
+            match (name, module.path.as_str()) {
+                ("Transformer", "") => {}
+                ("Pooling", "1_Pooling") => pools = true,
+                ("Normalize", _) => normalize = true,
+                _ => {
+                    let found = format!("`{}` at {:?}", module.r#type, module.path);
+                    let known = "Transformer, Pooling at 1_Pooling, Normalize";
+                    let problem = format!("names the module {found}; supported are {known}");
+                    return Err(malformed(problem).into());
+                }
+            }
+        }
+        if !pools {
+            return Ok(None);
+        }
+        let limits = checkpoint.settings("sentence_bert_config.json")?;
+        let context = limits.map(|c| c.opt_usize("max_seq_length")).transpose()?;
+        Ok(Some(Pooling {
+            mode: mode(checkpoint, &file)?,
+            normalize,
+            context: context.flatten(),
+        }))
+    }
+
+    /// Embeddings `[B, H]` of the fed sequences of rows `x: [T, H]`.
+    pub(super) fn apply(&self, b: &mut Block, x: Value) -> Result<Value, ModelError> {
+        let starts = b.feed(feed::STARTS);
+        let pooled = match self.mode {
+            Mode::First => b.op(Gather, &[x, starts])?,
+            Mode::Mean => {
+                let ends = b.feed(feed::ENDS);
+                b.op(MeanRows, &[x, starts, ends])?
+            }
+        };
+        if !self.normalize {
+            return Ok(pooled);
+        }
+        let square = b.op(Mul, &[pooled, pooled])?;
+        let square = b.op(Sum, &[square])?;
+        // The reference divides by a norm of at least 1e-12.
+        let least = b.scalar(1e-24);
+        let square = b.op(Max, &[square, least])?;
+        let scale = b.op(Rsqrt, &[square])?;
+        b.product(pooled, scale)
+    }
+}
+
+fn mode(checkpoint: &Checkpoint, modules: &Path) -> Result<Mode, ModelError> {
+    let settings = checkpoint.settings(SETTINGS)?;
+    let settings = settings.ok_or_else(|| CheckpointError::Malformed {
+        file: modules.to_path_buf(),
+        problem: format!("names a pooling module, but {SETTINGS} is missing; download it too"),
+    })?;
+    let expected = "pooling by mean or cls, one of them";
+    if settings.has("pooling_mode") {
+        let name = settings.str("pooling_mode")?;
+        let known = MODES.iter().find(|(_, short, _)| *short == name);
+        let mode = known.and_then(|(_, _, mode)| *mode);
+        return mode.ok_or_else(|| settings.invalid("pooling_mode", expected).into());
+    }
+    let mut chosen = None;
+    for (key, _, mode) in MODES {
+        if settings.bool_or(key, false)? {
+            match (chosen, mode) {
+                (None, Some(mode)) => chosen = Some(mode),
+                _ => return Err(settings.invalid(key, expected).into()),
+            }
+        }
+    }
+    chosen.ok_or_else(|| settings.invalid(MODES[0].0, expected).into())
+}
