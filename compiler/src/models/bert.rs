@@ -101,7 +101,11 @@ impl Bert {
         let mut b = draft.block("bert.embeddings.");
         let tables = [
             ("word_embeddings", &self.vocabulary, feed::TOKENS),
-            ("token_type_embeddings", &self.token_types, feed::TOKEN_TYPES),
+            (
+                "token_type_embeddings",
+                &self.token_types,
+                feed::TOKEN_TYPES,
+            ),
             ("position_embeddings", &self.positions, feed::POSITIONS),
         ];
         let mut x = None;
@@ -121,7 +125,11 @@ impl Bert {
     fn layer(&self, draft: &mut Draft, index: usize, x: &Operand) -> Result<Operand, ModelError> {
         let mut b = draft.layer("bert.encoder.layer.", index);
         let x = b.take("x", x);
-        let names = ["attention.self.query", "attention.self.key", "attention.self.value"];
+        let names = [
+            "attention.self.query",
+            "attention.self.key",
+            "attention.self.value",
+        ];
         let projected = b.project(x, names.map(|name| (name, true)), &self.heads)?;
         let found = b.attend(projected, self.heads.scale(), None)?;
         let found = b.linear("attention.output.dense", found, &self.hidden, true)?;

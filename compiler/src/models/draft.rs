@@ -228,10 +228,7 @@ impl Block<'_, '_> {
     pub(super) fn state(&mut self, name: &str, row: &[usize]) -> Value {
         let full: Name = format!("{}{name}", self.scope).into();
         let row = row.iter().map(|n| Dim::from(*n));
-        let ty = Type::new(
-            DType::F32,
-            [self.draft.sym(feed::R)].into_iter().chain(row),
-        );
+        let ty = Type::new(DType::F32, [self.draft.sym(feed::R)].into_iter().chain(row));
         self.draft.program.states.insert(full.clone(), ty.clone());
         self.input(name, Role::State, ty, Operand::State(full))
     }

@@ -28,7 +28,11 @@ const MODES: [(&str, &str, Option<Mode>); 6] = [
     ("pooling_mode_mean_tokens", "mean", Some(Mode::Mean)),
     ("pooling_mode_cls_token", "cls", Some(Mode::First)),
     ("pooling_mode_max_tokens", "max", None),
-    ("pooling_mode_mean_sqrt_len_tokens", "mean_sqrt_len_tokens", None),
+    (
+        "pooling_mode_mean_sqrt_len_tokens",
+        "mean_sqrt_len_tokens",
+        None,
+    ),
     ("pooling_mode_weightedmean_tokens", "weightedmean", None),
     ("pooling_mode_lasttoken", "lasttoken", None),
 ];

@@ -28,7 +28,8 @@ impl Frequencies {
         // As the reference implementation: truncation to an integer, then every other dimension.
         let rotated = (dim as f64 * rope.partial) as usize;
         if rotated == 0 || rotated % 2 != 0 {
-            let expected = format!("an even number of dimensions to rotate, not {rotated} of {dim}");
+            let expected =
+                format!("an even number of dimensions to rotate, not {rotated} of {dim}");
             return Err(config.invalid("head_dim", expected).into());
         }
         let plain = (0..rotated / 2).map(|i| {

@@ -1,0 +1,533 @@
+//! Model families: built programs, run by the reference interpreter, give the reference implementation's outputs; what
+//! is not covered is refused by name.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use compiler::{
+    checkpoint::{Checkpoint, Config},
+    models,
+};
+use indexmap::IndexMap;
+use ir::{Description, Name, Operand, Positions, Program, Sym, Task, Tensor, feed};
+use safetensors::{Dtype, SafeTensors};
+use serde_json::{Value, json};
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests/fixtures")
+        .join(name)
+}
+
+/// Tensors of a safetensors file of reference values.
+fn tensors(file: &Path) -> HashMap<String, Tensor> {
+    let bytes = fs::read(file).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let read = |view: &safetensors::tensor::TensorView| -> Vec<f64> {
+        let data = view.data();
+        match view.dtype() {
+            Dtype::I64 => {
+                let ints = data.as_chunks().0.iter();
+                ints.map(|x| i64::from_le_bytes(*x) as f64).collect()
+            }
+            Dtype::F32 => {
+                let floats = data.as_chunks().0.iter();
+                floats.map(|x| f64::from(f32::from_le_bytes(*x))).collect()
+            }
+            other => panic!("a reference tensor of {other:?}"),
+        }
+    };
+    let tensors = file.tensors().into_iter();
+    tensors
+        .map(|(name, view)| (name, Tensor::new(view.shape(), read(&view))))
+        .collect()
+}
+
+/// A program with its weights and state.
+struct Machine {
+    program: Program,
+    description: Description,
+    weights: HashMap<Name, Tensor>,
+    states: IndexMap<Name, Tensor>,
+}
+
+impl Machine {
+    /// The model of a directory, with room for `rows` in its cache.
+    fn load(dir: &Path, rows: usize) -> Machine {
+        let checkpoint = Checkpoint::open(dir).unwrap();
+        let (program, description) = models::build(checkpoint.config(), &checkpoint).unwrap();
+        assert_eq!(program.verify(), [], "{dir:?}");
+        let read = |name: &Name| {
+            let view = checkpoint.tensor(name).unwrap();
+            let data = view.to_f32().unwrap().into_iter().map(f64::from);
+            (name.clone(), Tensor::new(view.shape, data.collect()))
+        };
+        let states = program.states.iter().map(|(name, ty)| {
+            let shape = ty.at(&|_| rows as i64);
+            (name.clone(), Tensor::from_fn(&shape, |_| 0.0))
+        });
+        Machine {
+            weights: program.weights.keys().map(read).collect(),
+            states: states.collect(),
+            program,
+            description,
+        }
+    }
+
+    fn step(&mut self, feeds: &HashMap<&str, Vec<f64>>) -> IndexMap<Name, Tensor> {
+        let wanted: Vec<&Name> = self.program.inputs.keys().collect();
+        let given = |operand: &Operand| match operand {
+            Operand::Input(name) => {
+                let data = feeds.get(&**name).cloned()?;
+                Some(Tensor::new([data.len()], data))
+            }
+            Operand::Weight(name) => self.weights.get(name).cloned(),
+            _ => None,
+        };
+        let rows = self.states.values().next().map_or(0, |s| s.shape[0]);
+        let at = |sym: &Sym| match &*sym.name {
+            feed::R => rows as i64,
+            feed::T => feeds[feed::TOKENS].len() as i64,
+            feed::L => feeds[feed::SELECT].len() as i64,
+            feed::B => feeds[feed::STARTS].len() as i64,
+            other => panic!("symbol {other} among {wanted:?}"),
+        };
+        self.program.eval(&given, &mut self.states, &at).unwrap()
+    }
+}
+
+/// Kept columns of each row: those whose mask is not 0.
+fn kept(reference: &HashMap<String, Tensor>) -> Vec<Vec<usize>> {
+    let [rows, columns] = reference["input_ids"].shape[..] else {
+        panic!("input_ids are a matrix");
+    };
+    let mask = reference.get("attention_mask");
+    let keep = |r: usize, c: usize| mask.is_none_or(|m| m.data[r * columns + c] != 0.0);
+    (0..rows)
+        .map(|r| (0..columns).filter(|c| keep(r, *c)).collect())
+        .collect()
+}
+
+/// Checks one output against its reference under the fixture's tolerance.
+fn within(name: &str, tolerance: &Value, pairs: impl Iterator<Item = (f64, f64)>) {
+    let [atol, rtol, largest] =
+        ["atol", "rtol", "max_want"].map(|key| tolerance[key].as_f64().unwrap());
+    for (got, want) in pairs {
+        let error = (got - want).abs();
+        assert!(
+            error <= atol && (want.abs() < largest / 100.0 || error <= rtol * want.abs()),
+            "{name}: {got} where the reference has {want}; tolerance {atol} and {rtol} of it"
+        );
+    }
+}
+
+/// Pairs of a per-token output `[tokens, width]`, packed, and its padded reference `[rows, columns, width]`.
+fn pairs<'a>(
+    got: &'a Tensor,
+    want: &'a Tensor,
+    kept: &[Vec<usize>],
+) -> impl Iterator<Item = (f64, f64)> + 'a {
+    let (columns, width) = (want.shape[1], want.shape[2]);
+    let tokens = kept.iter().enumerate();
+    let tokens = tokens.flat_map(|(r, kept)| kept.iter().map(move |c| r * columns + c));
+    let wanted: Vec<usize> = tokens.collect();
+    assert_eq!(got.shape, [wanted.len(), width]);
+    let values = wanted
+        .into_iter()
+        .flat_map(move |t| &want.data[t * width..][..width]);
+    got.data.iter().copied().zip(values.copied())
+}
+
+fn manifest(dir: &Path) -> Value {
+    serde_json::from_slice(&fs::read(dir.join("manifest.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn encoders_agree_with_the_reference() {
+    for name in ["bert_model", "bert_tokcls", "bert_seqcls", "bert_mlm"] {
+        let dir = fixture(name);
+        let (reference, manifest) = (tensors(&dir.join("expected.safetensors")), manifest(&dir));
+        let mut machine = Machine::load(&dir, 0);
+        assert_eq!(machine.description.positions, Positions::Index);
+        let kept = kept(&reference);
+        let columns = reference["input_ids"].shape[1];
+        let mut feeds: HashMap<&str, Vec<f64>> = HashMap::new();
+        for (r, kept) in kept.iter().enumerate() {
+            let start = feeds.get(feed::TOKENS).map_or(0, Vec::len) as f64;
+            let end = start + kept.len() as f64;
+            let mut put = |name, x| feeds.entry(name).or_default().push(x);
+            put(feed::STARTS, start);
+            put(feed::ENDS, end);
+            for c in kept {
+                let at = r * columns + c;
+                let types = reference.get("token_type_ids");
+                put(feed::TOKENS, reference["input_ids"].data[at]);
+                put(feed::TOKEN_TYPES, types.map_or(0.0, |t| t.data[at]));
+                put(feed::POSITIONS, *c as f64);
+                put(feed::LO, start);
+                put(feed::HI, end);
+            }
+        }
+        let outputs = machine.step(&feeds);
+        let expected = manifest["outputs"].as_object().unwrap();
+        assert_eq!(outputs.len(), expected.len(), "{name}");
+        for output in expected.keys() {
+            let (got, want) = (&outputs[output.as_str()], &reference[output]);
+            let place = format!("{name}: {output}");
+            let tolerance = &manifest["tolerance"][output];
+            if want.shape.len() == 3 {
+                within(&place, tolerance, pairs(got, want, &kept));
+            } else {
+                assert_eq!(got.shape, want.shape, "{place}");
+                let values = got.data.iter().copied().zip(want.data.iter().copied());
+                within(&place, tolerance, values);
+            }
+        }
+    }
+}
+
+/// Sequences in a cache where each has `room` rows, one after another.
+struct Sequences {
+    machine: Machine,
+    room: usize,
+    lengths: Vec<usize>,
+}
+
+impl Sequences {
+    fn new(dir: &Path, count: usize, room: usize) -> Sequences {
+        Sequences {
+            machine: Machine::load(dir, count * room),
+            room,
+            lengths: vec![0; count],
+        }
+    }
+
+    /// Logits of all of the new tokens of each sequence, packed.
+    fn step(&mut self, new: &[Vec<f64>]) -> Tensor {
+        let mut feeds: HashMap<&str, Vec<f64>> = HashMap::new();
+        for (s, tokens) in new.iter().enumerate() {
+            for token in tokens {
+                let (first, position) = (s * self.room, self.lengths[s]);
+                let mut put = |name, x: usize| feeds.entry(name).or_default().push(x as f64);
+                put(feed::TOKENS, *token as usize);
+                put(feed::POSITIONS, position);
+                put(feed::LO, first);
+                put(feed::HI, first + position + 1);
+                put(feed::ROWS, first + position);
+                self.lengths[s] += 1;
+            }
+        }
+        let all = (0..feeds[feed::TOKENS].len()).map(|t| t as f64).collect();
+        feeds.insert(feed::SELECT, all);
+        self.machine.step(&feeds).swap_remove("logits").unwrap()
+    }
+}
+
+/// The likeliest token by row `t` of logits.
+fn best(logits: &Tensor, t: usize) -> f64 {
+    let width = logits.shape[1];
+    let row = &logits.data[t * width..][..width];
+    (0..width)
+        .max_by(|a, b| row[*a].total_cmp(&row[*b]))
+        .unwrap() as f64
+}
+
+/// The rows of a matrix of ids.
+fn rows(ids: &Tensor) -> Vec<Vec<f64>> {
+    ids.data.chunks(ids.shape[1]).map(<[f64]>::to_vec).collect()
+}
+
+#[test]
+fn decoders_agree_with_the_reference() {
+    for name in ["llama_gqa", "llama_tied_llama3"] {
+        let dir = fixture(name);
+        let (reference, manifest) = (tensors(&dir.join("expected.safetensors")), manifest(&dir));
+        let kept = kept(&reference);
+        let (prompts, greedy) = (rows(&reference["input_ids"]), rows(&reference["greedy"]));
+        let (count, length) = (prompts.len(), prompts[0].len());
+        let room = length + greedy[0].len();
+        let mut sequences = Sequences::new(&dir, count, room);
+        assert_eq!(sequences.machine.description.task, Task::CausalLm);
+        assert_eq!(sequences.machine.description.eos, [2]);
+
+        let mut logits = sequences.step(&prompts);
+        let compared = pairs(&logits, &reference["logits"], &kept);
+        within(name, &manifest["tolerance"]["logits"], compared);
+
+        let mut last: Vec<usize> = (0..count).map(|s| (s + 1) * length - 1).collect();
+        for step in 0..greedy[0].len() {
+            let next: Vec<f64> = last.iter().map(|t| best(&logits, *t)).collect();
+            let want: Vec<f64> = greedy.iter().map(|g| g[step]).collect();
+            assert_eq!(next, want, "{name}: greedy step {step}");
+            let next: Vec<Vec<f64>> = next.into_iter().map(|token| vec![token]).collect();
+            logits = sequences.step(&next);
+            last = (0..count).collect();
+        }
+    }
+}
+
+#[test]
+fn single_steps_give_what_one_step_gives() {
+    let dir = fixture("llama_gqa");
+    let prompts = rows(&tensors(&dir.join("expected.safetensors"))["input_ids"]);
+    let (first, second) = (&prompts[0][..9], &prompts[1][..5]);
+    let mut whole = Sequences::new(&dir, 2, 9);
+    let together = whole.step(&[first.to_vec(), second.to_vec()]);
+    let mut single = Sequences::new(&dir, 2, 9);
+    let mut apart: Vec<Vec<f64>> = vec![];
+    for token in first {
+        apart.push(single.step(&[vec![*token], vec![]]).data);
+    }
+    for token in second {
+        apart.push(single.step(&[vec![], vec![*token]]).data);
+    }
+    let apart = Tensor::new(together.shape.clone(), apart.concat());
+    assert!(together.max_abs_diff(&apart) < 1e-9);
+}
+
+#[test]
+fn depth_adds_calls_but_no_graphs() {
+    for (name, layers) in [("llama_gqa", 3), ("bert_tokcls", 3)] {
+        let machine = Machine::load(&fixture(name), 0);
+        assert_eq!(machine.description.layers, layers);
+        assert_eq!(machine.program.graphs.len(), 3, "{name}");
+        assert_eq!(machine.program.calls.len(), layers + 2, "{name}");
+    }
+}
+
+/// The files of a fixture, its config changed: a key's value set, or removed by null.
+fn files(name: &str, changes: &Value) -> Vec<(String, Cow<'static, [u8]>)> {
+    let entries = fs::read_dir(fixture(name)).unwrap();
+    entries
+        .map(|entry| {
+            let path = entry.unwrap().path();
+            let mut bytes = fs::read(&path).unwrap();
+            if path.ends_with("config.json") {
+                bytes = changed(name, changes);
+            }
+            let name = path.file_name().unwrap().to_str().unwrap();
+            (name.to_string(), Cow::Owned(bytes))
+        })
+        .collect()
+}
+
+fn changed(name: &str, changes: &Value) -> Vec<u8> {
+    let bytes = fs::read(fixture(name).join("config.json")).unwrap();
+    let mut config: Value = serde_json::from_slice(&bytes).unwrap();
+    for (key, value) in changes.as_object().unwrap() {
+        config[key] = value.clone();
+    }
+    config.to_string().into_bytes()
+}
+
+/// The message with which the config alone is refused.
+fn refused(name: &str, changes: &Value) -> String {
+    let config = Config::parse(Path::new("m/config.json"), &changed(name, changes));
+    match config {
+        Err(error) => error.to_string(),
+        Ok(config) => models::supported(&config).unwrap_err().to_string(),
+    }
+}
+
+#[test]
+fn what_is_not_covered_is_refused_from_the_config_alone() {
+    let check = |fixture: &str, changes: Value, expected: &[&str]| {
+        let message = refused(fixture, &changes);
+        for part in expected.iter().chain(&["m/config.json"]) {
+            assert!(
+                message.contains(part),
+                "{changes}: no `{part}` in: {message}"
+            );
+        }
+    };
+    check(
+        "llama_gqa",
+        json!({"architectures": ["FooForCausalLM"]}),
+        &[
+            "`FooForCausalLM` is not supported",
+            "LlamaForCausalLM",
+            "BertModel",
+        ],
+    );
+    check(
+        "llama_gqa",
+        json!({"architectures": ["Foo"], "auto_map": {"AutoModel": "foo.Foo"}}),
+        &["Foo", "never run"],
+    );
+    check(
+        "llama_gqa",
+        json!({"architectures": []}),
+        &["architectures"],
+    );
+    check(
+        "llama_gqa",
+        json!({"quantization_config": {"quant_method": "gptq"}}),
+        &["quantization_config", "gptq", "f16"],
+    );
+    let llama: &[(Value, &[&str])] = &[
+        (
+            json!({"rope_scaling": {"rope_type": "foo"}}),
+            &["`rope_scaling.rope_type` is \"foo\"", "llama3"],
+        ),
+        (
+            json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}),
+            &["`rope_scaling.type` is \"dynamic\""],
+        ),
+        (
+            json!({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}),
+            &["`rope_parameters.rope_type` is \"yarn\""],
+        ),
+        (
+            json!({"rope_scaling": {"rope_type": "linear", "factor": 0}}),
+            &["`rope_scaling.factor` is 0", "positive"],
+        ),
+        (
+            json!({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0,
+                "high_freq_factor": 4.0, "original_max_position_embeddings": 32}}),
+            &["high_freq_factor", "above low_freq_factor"],
+        ),
+        (json!({"rope_theta": -1.0}), &["rope_theta", "positive"]),
+        (
+            json!({"hidden_act": "mish"}),
+            &["`hidden_act` is \"mish\"", "silu"],
+        ),
+        (json!({"rms_norm_eps": 0.0}), &["rms_norm_eps", "positive"]),
+        (json!({"num_attention_heads": 0}), &["num_attention_heads"]),
+        (json!({"num_hidden_layers": 1e9}), &["num_hidden_layers"]),
+        (
+            json!({"num_hidden_layers": 1_000_000_000}),
+            &["num_hidden_layers"],
+        ),
+        (
+            json!({"num_key_value_heads": 3}),
+            &["`num_key_value_heads` is 3", "which is 4"],
+        ),
+        (json!({"head_dim": 15}), &["head_dim", "even"]),
+        (
+            json!({"head_dim": null, "hidden_size": 63}),
+            &["`hidden_size` is 63", "multiple"],
+        ),
+        (json!({"vocab_size": null}), &["`vocab_size` is missing"]),
+        (json!({"hidden_size": "big"}), &["`hidden_size` is \"big\""]),
+        (
+            json!({"attention_bias": 1}),
+            &["attention_bias", "true or false"],
+        ),
+    ];
+    for (changes, expected) in llama {
+        check("llama_gqa", changes.clone(), expected);
+    }
+    let bert: &[(Value, &[&str])] = &[
+        (
+            json!({"position_embedding_type": "relative_key"}),
+            &["`position_embedding_type` is \"relative_key\"", "absolute"],
+        ),
+        (json!({"is_decoder": true}), &["is_decoder", "encoder only"]),
+        (
+            json!({"add_cross_attention": true}),
+            &["add_cross_attention"],
+        ),
+        (
+            json!({"num_attention_heads": 5}),
+            &["`hidden_size` is 48", "multiple"],
+        ),
+        (json!({"hidden_act": "gelu_python"}), &["hidden_act"]),
+        (json!({"id2label": {"0": "A", "7": "B"}}), &["id2label"]),
+    ];
+    for (changes, expected) in bert {
+        check("bert_tokcls", changes.clone(), expected);
+    }
+}
+
+/// The message with which a fixture is refused whose config was changed to belong to other weights.
+fn unbuilt(name: &str, changes: &Value) -> String {
+    let checkpoint = Checkpoint::from_files(files(name, changes)).unwrap();
+    let error = models::build(checkpoint.config(), &checkpoint);
+    error.err().unwrap().to_string()
+}
+
+#[test]
+fn weights_that_the_config_does_not_describe_are_refused() {
+    let check = |fixture: &str, changes: Value, expected: &[&str]| {
+        let message = unbuilt(fixture, &changes);
+        for part in expected {
+            assert!(
+                message.contains(part),
+                "{changes}: no `{part}` in: {message}"
+            );
+        }
+    };
+    check(
+        "llama_gqa",
+        json!({"vocab_size": 308}),
+        &[
+            "model.embed_tokens.weight",
+            "[307, 64]",
+            "[308, 64]",
+            "vocab_size = 308",
+        ],
+    );
+    check(
+        "llama_gqa",
+        json!({"intermediate_size": 177}),
+        &[
+            "model.layers.0.mlp.gate_proj.weight",
+            "intermediate_size = 177",
+        ],
+    );
+    check(
+        "llama_gqa",
+        json!({"num_hidden_layers": 4}),
+        &["model.layers.3.input_layernorm.weight", "missing"],
+    );
+    check(
+        "llama_gqa",
+        json!({"num_hidden_layers": 2}),
+        &["model.layers.2.", "fewer layers"],
+    );
+    check(
+        "llama_gqa",
+        json!({"attention_bias": true}),
+        &["model.layers.0.self_attn.q_proj.bias", "missing"],
+    );
+    check(
+        "llama_tied_llama3",
+        json!({"tie_word_embeddings": false}),
+        &["lm_head.weight", "missing"],
+    );
+    check(
+        "bert_tokcls",
+        json!({"num_labels": 3, "id2label": {"0": "A", "1": "B", "2": "C"}}),
+        &["classifier.weight", "[9, 48]", "classes in id2label = 3"],
+    );
+    check(
+        "bert_tokcls",
+        json!({"architectures": ["BertForSequenceClassification"]}),
+        &["bert.pooler.dense.weight", "missing"],
+    );
+    check(
+        "bert_tokcls",
+        json!({"num_hidden_layers": 2}),
+        &["bert.encoder.layer.2."],
+    );
+}
+
+/// What a fixture's outputs become under changed options, by the interpreter.
+#[test]
+fn checkpoints_of_the_bare_model_lead_to_the_same_program_and_back() {
+    let bare = Machine::load(&fixture("bert_model"), 0);
+    assert!(bare.program.outputs.contains_key("pooler_output"));
+    assert!(bare.program.weights.keys().all(|n| !n.starts_with("bert.")));
+    let files = files("bert_seqcls", &json!({"architectures": ["BertModel"]}));
+    let checkpoint = Checkpoint::from_files(files).unwrap();
+    let (program, description) = models::build(checkpoint.config(), &checkpoint).unwrap();
+    assert!(program.outputs.contains_key("last_hidden_state"));
+    assert!(program.weights.contains_key("bert.pooler.dense.weight"));
+    assert_eq!(description.task, Task::Embedding { normalize: false });
+    assert_eq!((description.vocabulary, description.context), (256, 64));
+}
