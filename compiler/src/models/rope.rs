@@ -27,7 +27,7 @@ impl Frequencies {
         let rope = config.rope(layer_type, default_theta)?;
         // As the reference implementation: truncation to an integer, then every other dimension.
         let rotated = (dim as f64 * rope.partial) as usize;
-        if rotated == 0 || rotated % 2 != 0 {
+        if rotated == 0 || !rotated.is_multiple_of(2) {
             let expected =
                 format!("an even number of dimensions to rotate, not {rotated} of {dim}");
             return Err(config.invalid("head_dim", expected).into());
