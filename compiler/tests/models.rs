@@ -18,6 +18,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Every fixture.
+const FIXTURES: [&str; 6] = [
+    "bert_mlm",
+    "bert_model",
+    "bert_seqcls",
+    "bert_tokcls",
+    "llama_gqa",
+    "llama_tied_llama3",
+];
+
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../tests/fixtures")
@@ -517,7 +527,6 @@ fn weights_that_the_config_does_not_describe_are_refused() {
     );
 }
 
-/// What a fixture's outputs become under changed options, by the interpreter.
 #[test]
 fn checkpoints_of_the_bare_model_lead_to_the_same_program_and_back() {
     let bare = Machine::load(&fixture("bert_model"), 0);
@@ -530,4 +539,19 @@ fn checkpoints_of_the_bare_model_lead_to_the_same_program_and_back() {
     assert!(program.weights.contains_key("bert.pooler.dense.weight"));
     assert_eq!(description.task, Task::Embedding { normalize: false });
     assert_eq!((description.vocabulary, description.context), (256, 64));
+}
+
+#[test]
+fn built_programs_are_as_recorded_and_read_back() {
+    let mut settings = insta::Settings::new();
+    settings.set_snapshot_path("../../snapshots");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    for name in FIXTURES {
+        let program = Machine::load(&fixture(name), 0).program;
+        let text = program.to_string();
+        let read: Program = text.parse().unwrap();
+        assert!(read == program, "{name} reads back as another program");
+        settings.bind(|| insta::assert_snapshot!(format!("{name}@built"), text));
+    }
 }
