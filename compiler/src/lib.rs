@@ -1,5 +1,6 @@
 //! Program to artifact: checkpoints, model families, equality saturation, scheduling, code generation.
 
+pub mod backends;
 pub mod checkpoint;
 pub mod models;
 pub mod schedule;

@@ -1,0 +1,83 @@
+//! The Attention template: a task is some query rows of one key/value head; the runtime does the rest.
+
+use super::function::Function;
+use crate::schedule::View;
+use cranelift_codegen::ir::InstBuilder;
+use ir::{
+    abi::{AttentionArgs, KernelTable},
+    artifact::Tasks,
+    ops,
+};
+use std::mem::{offset_of, size_of};
+
+/// Query rows of a task.
+const ROWS: i64 = 16;
+
+/// Emits the kernel; gives its tasks and grain.
+pub fn emit(f: &mut Function, op: &ops::Attention, views: &[View]) -> Result<(Tasks, u64), String> {
+    let [q, k, v, lo, hi, out] = views else {
+        return Err("wants six operands".into());
+    };
+    let size = |view: &View, axis: usize| {
+        view.shape[axis]
+            .known()
+            .ok_or_else(|| format!("symbolic axis {axis} of {view:?}"))
+    };
+    let (heads, groups, head_dim) = (size(q, 1)?, size(k, 1)?, size(q, 2)?);
+    if k.strides != v.strides || lo.strides != [1] || hi.strides != [1] {
+        return Err("keys and values lie differently".into());
+    }
+    let group = heads / groups;
+    let bases: Vec<_> = (0..6).map(|i| f.operand(i)).collect();
+    let rows = f.dim(&q.shape[0])?;
+    let round = f.add(rows, ROWS - 1);
+    let block = f.int(ROWS);
+    let blocks = f.b.ins().udiv(round, block);
+    let (begin, end) = (f.begin, f.end);
+    f.repeat(begin, end, 1, &[], |f, task, _| {
+        let head = f.b.ins().udiv(task, blocks);
+        let used = f.b.ins().imul(head, blocks);
+        let row_block = f.b.ins().isub(task, used);
+        let row = f.scale(row_block, ROWS);
+        let left = f.b.ins().isub(rows, row);
+        let tokens = f.min(left, block);
+        let queries = |f: &mut Function, base, stride: i64| {
+            let at = f.offset(base, row, 4 * stride);
+            f.offset(at, head, 4 * group * head_dim)
+        };
+        let q_at = queries(f, bases[0], q.strides[0]);
+        let out_at = queries(f, bases[5], out.strides[0]);
+        let k_at = f.offset(bases[1], head, 4 * head_dim);
+        let v_at = f.offset(bases[2], head, 4 * head_dim);
+        let lo_at = f.offset(bases[3], row, 4);
+        let hi_at = f.offset(bases[4], row, 4);
+        let fields = [
+            (offset_of!(AttentionArgs, q), q_at),
+            (offset_of!(AttentionArgs, q_stride), f.int(q.strides[0])),
+            (offset_of!(AttentionArgs, k), k_at),
+            (offset_of!(AttentionArgs, v), v_at),
+            (offset_of!(AttentionArgs, kv_stride), f.int(k.strides[0])),
+            (offset_of!(AttentionArgs, out), out_at),
+            (offset_of!(AttentionArgs, out_stride), f.int(out.strides[0])),
+            (offset_of!(AttentionArgs, lo), lo_at),
+            (offset_of!(AttentionArgs, hi), hi_at),
+            (offset_of!(AttentionArgs, tokens), tokens),
+            (offset_of!(AttentionArgs, group), f.int(group)),
+            (offset_of!(AttentionArgs, head_dim), f.int(head_dim)),
+            (offset_of!(AttentionArgs, scale), f.float(op.scale.get())),
+            (
+                offset_of!(AttentionArgs, softcap),
+                f.float(op.softcap.get()),
+            ),
+        ];
+        let args = f.structure(size_of::<AttentionArgs>(), &fields);
+        f.call(offset_of!(KernelTable, attention_f32), &[args], None);
+        Ok(vec![])
+    })?;
+    let tasks = Tasks {
+        rows: q.shape[0].clone(),
+        rows_per_task: ROWS as u64,
+        columns: groups as u64,
+    };
+    Ok((tasks, 1))
+}

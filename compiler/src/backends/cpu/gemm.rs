@@ -1,0 +1,150 @@
+//! The Gemm template: tasks of some rows times some panels; the runtime's tile computes products into scratch, then
+//! the body runs over them while they are in cache.
+
+use super::{
+    function::Function,
+    rows::{Columns, Row, RowBody},
+};
+use crate::schedule::View;
+use cranelift_codegen::ir::{InstBuilder, Value};
+use ir::{
+    DType, Graph,
+    abi::{KernelTable, PANEL},
+    artifact::Tasks,
+};
+use std::{collections::HashMap, mem::offset_of};
+
+/// Rows of a task: the tile of scratch stays in the first-level cache beside a panel.
+const ROWS: i64 = 64;
+/// Panels of a task: several are in flight at once when there are few rows.
+const PANELS: i64 = 4;
+/// Bytes of weights below which a task is not worth another thread.
+const GRAIN_BYTES: i64 = 16 << 10;
+
+/// Emits the kernel; gives its tasks and grain.
+pub fn emit(
+    f: &mut Function,
+    body: &Graph,
+    weights: usize,
+    columns: i64,
+    codec: DType,
+    views: &[View],
+) -> Result<(Tasks, u64), String> {
+    let slot = match codec {
+        DType::F32 => offset_of!(KernelTable, gemm_f32),
+        DType::BF16 => offset_of!(KernelTable, gemm_bf16),
+        DType::F16 => offset_of!(KernelTable, gemm_f16),
+        other => return Err(format!("weights of {other}")),
+    };
+    let panel = PANEL as i64;
+    let (x, out) = (&views[0], &views[views.len() - 1]);
+    if x.dtype != DType::F32 || out.dtype != DType::F32 {
+        return Err(format!("reads {} and writes {}", x.dtype, out.dtype));
+    }
+    let depth = x.shape[1].known().ok_or("symbolic inner axis")?;
+    let panels = (columns + panel - 1) / panel;
+    let groups = (panels + PANELS - 1) / PANELS;
+    let bases: Vec<Value> = (0..views.len()).map(|i| f.operand(i)).collect();
+    let rows = f.dim(&x.shape[0])?;
+    let scratch = f.scratch();
+    let round = f.add(rows, ROWS - 1);
+    let block = f.int(ROWS);
+    let blocks = f.b.ins().udiv(round, block);
+    // The product itself, whole panels: no tile in between.
+    let direct = weights == 1 && body.outputs[0] == body.inputs()[0] && columns % panel == 0;
+    let (begin, end) = (f.begin, f.end);
+    f.repeat(begin, end, 1, &[], |f, task, _| {
+        let group = f.b.ins().udiv(task, blocks);
+        let used = f.b.ins().imul(group, blocks);
+        let row_block = f.b.ins().isub(task, used);
+        let row = f.scale(row_block, ROWS);
+        let left = f.b.ins().isub(rows, row);
+        let m = f.min(left, block);
+        let first_panel = f.scale(group, PANELS);
+        let panel_count = if panels % PANELS == 0 {
+            f.int(PANELS)
+        } else {
+            let all = f.int(panels);
+            let left = f.b.ins().isub(all, first_panel);
+            let most = f.int(PANELS);
+            f.min(left, most)
+        };
+        let a = f.offset(bases[0], row, 4 * x.strides[0]);
+        let column = f.scale(first_panel, panel);
+        let (k, lda) = (f.int(depth), f.int(x.strides[0]));
+        let out_row = f.offset(bases[views.len() - 1], row, 4 * columns);
+        let out_tile = f.offset(out_row, column, 4);
+        let tile_stride = PANELS * panel;
+        for w in 0..weights {
+            let shift = depth * panel * codec.bytes() as i64;
+            let b = f.offset(bases[1 + w], first_panel, shift);
+            let (c, ldc) = if direct {
+                (out_tile, f.int(columns))
+            } else {
+                (
+                    f.add(scratch, w as i64 * ROWS * tile_stride * 4),
+                    f.int(tile_stride),
+                )
+            };
+            f.call(slot, &[m, k, a, lda, b, panel_count, c, ldc], None);
+        }
+        if direct {
+            return Ok(vec![]);
+        }
+        let width = if columns % tile_stride == 0 {
+            Columns::Known(tile_stride)
+        } else {
+            let all = f.int(columns);
+            let left = f.b.ins().isub(all, column);
+            let most = f.int(tile_stride);
+            Columns::Dynamic(f.min(left, most))
+        };
+        let zero = f.int(0);
+        f.repeat(zero, m, 1, &[], |f, r, _| {
+            let at = f.b.ins().iadd(row, r);
+            let mut sources = HashMap::new();
+            for (i, input) in body.inputs().iter().enumerate() {
+                let source = if i < weights {
+                    let start = f.add(scratch, i as i64 * ROWS * tile_stride * 4);
+                    Row {
+                        address: f.offset(start, r, 4 * tile_stride),
+                        dtype: DType::F32,
+                    }
+                } else {
+                    let operand = i + 1;
+                    let view = &views[operand];
+                    let bytes = view.dtype.bytes() as i64;
+                    let (down, across) = match view.strides[..] {
+                        [down, across] => (down, across),
+                        _ => return Err(format!("{view:?} is no matrix")),
+                    };
+                    if across != 1 && view.shape[1].known() != Some(1) {
+                        return Err(format!("{view:?} has columns {across} elements apart"));
+                    }
+                    let address = f.offset(bases[operand], at, down * bytes);
+                    let across = if view.shape[1].known() == Some(1) {
+                        0
+                    } else {
+                        across
+                    };
+                    Row {
+                        address: f.offset(address, column, across * bytes),
+                        dtype: view.dtype,
+                    }
+                };
+                sources.insert(*input, source);
+            }
+            let target = f.offset(out_tile, r, 4 * columns);
+            RowBody::new(body, sources, false).store(f, target, width)?;
+            Ok(vec![])
+        })?;
+        Ok(vec![])
+    })?;
+    let bytes = depth * PANELS * panel * codec.bytes() as i64 * weights as i64;
+    let tasks = Tasks {
+        rows: x.shape[0].clone(),
+        rows_per_task: ROWS as u64,
+        columns: groups as u64,
+    };
+    Ok((tasks, (GRAIN_BYTES / bytes.max(1)).max(1) as u64))
+}

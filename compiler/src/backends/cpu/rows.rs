@@ -1,0 +1,357 @@
+//! A body over the columns of one row: reductions first, each in its own loop, then the store loop. The only place
+//! that turns IR primitives into vector code.
+//!
+//! Columns are walked in segments within which every `concat` picks one argument, so that indices stay linear.
+
+use super::{
+    function::{Function, trusted},
+    lanes::WIDTH,
+};
+use cranelift_codegen::ir::{InstBuilder, Value};
+use ir::{DType, Graph, Node, Op, OpKind, Value as Node_};
+use std::collections::{BTreeSet, HashMap};
+
+/// Where an input of the body is, for the current row.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// Address of column 0.
+    pub address: Value,
+    /// Element type in memory.
+    pub dtype: DType,
+}
+
+/// How many columns a row has.
+#[derive(Clone, Copy, Debug)]
+pub enum Columns {
+    /// Always so many.
+    Known(i64),
+    /// So many in this task; segments cannot differ.
+    Dynamic(Value),
+}
+
+/// A body being applied to one row.
+pub struct RowBody<'a> {
+    graph: &'a Graph,
+    /// Rows of the inputs, and of gathers (whose row the index gives).
+    rows: HashMap<Node_, Row>,
+    /// Values that are the same in every column.
+    scalars: HashMap<Node_, Value>,
+    /// The same in every lane, made before the loop that uses them.
+    splats: HashMap<Node_, Value>,
+    /// Every value is a scalar: the rows have one column.
+    pointwise: bool,
+}
+
+impl<'a> RowBody<'a> {
+    /// A body whose inputs (and gathers) lie at `rows`.
+    pub fn new(graph: &'a Graph, rows: HashMap<Node_, Row>, pointwise: bool) -> RowBody<'a> {
+        RowBody {
+            graph,
+            rows,
+            scalars: HashMap::new(),
+            splats: HashMap::new(),
+            pointwise,
+        }
+    }
+
+    /// Computes the body's output and stores it at `out`.
+    pub fn store(&mut self, f: &mut Function, out: Value, columns: Columns) -> Result<(), String> {
+        let root = self.graph.outputs[0];
+        if self.pointwise || matches!(columns, Columns::Known(1)) {
+            let x = self.scalar(f, root)?;
+            f.b.ins().store(trusted(), x, out, 0);
+            return Ok(());
+        }
+        self.prepare(f, root)?;
+        let segments = match columns {
+            Columns::Known(n) => self.segments(root, 0, n)?,
+            Columns::Dynamic(_) => vec![(0, 0)],
+        };
+        for (start, len) in segments {
+            let (vectors, end) = match columns {
+                Columns::Known(_) => (f.int(len / WIDTH * WIDTH), f.int(len)),
+                Columns::Dynamic(n) => {
+                    let mask = f.int(-WIDTH);
+                    (f.b.ins().band(n, mask), n)
+                }
+            };
+            let zero = f.int(0);
+            for (from, to, lanes) in [(zero, vectors, 4), (vectors, end, 1)] {
+                if matches!(columns, Columns::Known(_))
+                    && ((lanes == 4 && len < WIDTH) || (lanes == 1 && len % WIDTH == 0))
+                {
+                    continue;
+                }
+                f.repeat(from, to, lanes.into(), &[], |f, i, _| {
+                    let x = self.value(f, root, start, i, lanes, &mut HashMap::new())?;
+                    let address = f.offset(out, i, 4);
+                    f.b.ins().store(trusted(), x, address, (4 * start) as i32);
+                    Ok(vec![])
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the value is the same in every column.
+    fn is_scalar(&self, v: Node_) -> bool {
+        self.pointwise || self.graph.ty(v).last().known() == Some(1)
+    }
+
+    /// Makes every scalar that `v`'s columns need, before the loop over them.
+    fn prepare(&mut self, f: &mut Function, v: Node_) -> Result<(), String> {
+        let mut stack = vec![v];
+        let mut seen = BTreeSet::new();
+        while let Some(v) = stack.pop() {
+            if !seen.insert(v) {
+                continue;
+            }
+            if self.is_scalar(v) {
+                let x = self.scalar(f, v)?;
+                if !self.splats.contains_key(&v) && self.graph.ty(v).dtype != DType::Bool {
+                    let splat = f.broadcast(x, 4);
+                    self.splats.insert(v, splat);
+                }
+            } else if self.graph.op(v).is_none_or(|o| o.kind() != OpKind::Gather) {
+                stack.extend(self.graph.args(v));
+            }
+        }
+        Ok(())
+    }
+
+    /// A value that is the same in every column.
+    fn scalar(&mut self, f: &mut Function, v: Node_) -> Result<Value, String> {
+        if let Some(x) = self.scalars.get(&v) {
+            return Ok(*x);
+        }
+        let dtype = self.graph.ty(v).dtype;
+        let x = match self.graph.node(v) {
+            Node::Input { .. } => self.load(f, v, 0, None, 1)?,
+            Node::Op { op, args } => match op {
+                Op::Const(c) if dtype == DType::F32 => f.constant(c.value.get() as f32, 1),
+                Op::Const(c) if dtype == DType::I32 => f.int_constant(c.value.get() as i32, 1),
+                Op::Gather(_) => self.load(f, v, 0, None, 1)?,
+                Op::Sum(_) | Op::Amax(_) => self.reduce(f, op.kind() == OpKind::Amax, args[0])?,
+                Op::Slice(_) | Op::Concat(_) => {
+                    let zero = f.int(0);
+                    self.prepare(f, v)?;
+                    let mut memo = HashMap::new();
+                    self.pick(f, v, 0, zero, 1, &mut memo)?
+                }
+                _ => {
+                    let xs = args
+                        .iter()
+                        .map(|a| self.scalar(f, *a))
+                        .collect::<Result<Vec<_>, _>>()?;
+                    let first = args.first().map_or(dtype, |a| self.compute_dtype(*a));
+                    f.elementwise(op, &xs, first, 1)?
+                }
+            },
+        };
+        self.scalars.insert(v, x);
+        Ok(x)
+    }
+
+    /// Element type as computed with: narrow floats were widened when loaded.
+    fn compute_dtype(&self, v: Node_) -> DType {
+        match self.graph.ty(v).dtype {
+            DType::BF16 | DType::F16 => DType::F32,
+            dtype => dtype,
+        }
+    }
+
+    /// Columns `base + i ..` of a value.
+    fn value(
+        &mut self,
+        f: &mut Function,
+        v: Node_,
+        base: i64,
+        i: Value,
+        lanes: u8,
+        memo: &mut HashMap<(Node_, i64), Value>,
+    ) -> Result<Value, String> {
+        if self.is_scalar(v) {
+            let known = if lanes == 1 {
+                &self.scalars
+            } else {
+                &self.splats
+            };
+            return known
+                .get(&v)
+                .copied()
+                .ok_or_else(|| format!("value {} is not ready", v.index()));
+        }
+        if let Some(x) = memo.get(&(v, base)) {
+            return Ok(*x);
+        }
+        let x = self.pick(f, v, base, i, lanes, memo)?;
+        memo.insert((v, base), x);
+        Ok(x)
+    }
+
+    /// [`Self::value`] of something that varies over columns, or is one column of it.
+    fn pick(
+        &mut self,
+        f: &mut Function,
+        v: Node_,
+        base: i64,
+        i: Value,
+        lanes: u8,
+        memo: &mut HashMap<(Node_, i64), Value>,
+    ) -> Result<Value, String> {
+        let Node::Op { op, args } = self.graph.node(v) else {
+            return self.load(f, v, base, Some(i), lanes);
+        };
+        let last = self.graph.ty(v).shape.len() as i64 - 1;
+        match op {
+            Op::Gather(_) => self.load(f, v, base, Some(i), lanes),
+            Op::Slice(s) if s.axis == last => {
+                self.value(f, args[0], base + s.start, i, lanes, memo)
+            }
+            Op::Concat(c) if c.axis == last => {
+                let mut start = 0;
+                for a in args {
+                    let end = start + self.width(*a)?;
+                    if base < end {
+                        return self.value(f, *a, base - start, i, lanes, memo);
+                    }
+                    start = end;
+                }
+                Err(format!("column {base} of a concat of {start}"))
+            }
+            _ => {
+                let xs = args
+                    .iter()
+                    .map(|a| self.value(f, *a, base, i, lanes, memo))
+                    .collect::<Result<Vec<_>, _>>()?;
+                let first = args.first().map_or(DType::F32, |a| self.compute_dtype(*a));
+                f.elementwise(op, &xs, first, lanes)
+            }
+        }
+    }
+
+    fn load(
+        &self,
+        f: &mut Function,
+        v: Node_,
+        base: i64,
+        i: Option<Value>,
+        lanes: u8,
+    ) -> Result<Value, String> {
+        let row = self
+            .rows
+            .get(&v)
+            .ok_or_else(|| format!("value {} has no row", v.index()))?;
+        let bytes = row.dtype.bytes() as i64;
+        let address = match i {
+            Some(i) => f.offset(row.address, i, bytes),
+            None => row.address,
+        };
+        f.load(row.dtype, address, base * bytes, lanes)
+    }
+
+    fn width(&self, v: Node_) -> Result<i64, String> {
+        let ty = self.graph.ty(v);
+        ty.last()
+            .known()
+            .ok_or_else(|| format!("{ty} has a symbolic last axis"))
+    }
+
+    /// Sum or maximum over the columns, in an order that depends on their number alone.
+    fn reduce(&mut self, f: &mut Function, max: bool, arg: Node_) -> Result<Value, String> {
+        self.prepare(f, arg)?;
+        let n = self.width(arg)?;
+        let start = if max { f32::NEG_INFINITY } else { 0.0 };
+        let join = |f: &mut Function, a, b, lanes| {
+            if max {
+                f.extreme(true, a, b, lanes)
+            } else {
+                f.b.ins().fadd(a, b)
+            }
+        };
+        let mut total = f.constant(start, 1);
+        for (base, len) in self.segments(arg, 0, n)? {
+            const UNROLL: i64 = 4;
+            let (blocks, vectors) = (len / (UNROLL * WIDTH) * UNROLL * WIDTH, len / WIDTH * WIDTH);
+            let mut sums = vec![f.constant(start, 4); UNROLL as usize];
+            let (zero, blocks_end, vectors_end, end) =
+                (f.int(0), f.int(blocks), f.int(vectors), f.int(len));
+            if blocks > 0 {
+                sums = f.repeat(zero, blocks_end, UNROLL * WIDTH, &sums, |f, i, sums| {
+                    let mut next = vec![];
+                    for (u, s) in sums.iter().enumerate() {
+                        let shift = base + u as i64 * WIDTH;
+                        let x = self.value(f, arg, shift, i, 4, &mut HashMap::new())?;
+                        next.push(join(f, *s, x, 4));
+                    }
+                    Ok(next)
+                })?;
+            }
+            if blocks < vectors {
+                let first = f.repeat(blocks_end, vectors_end, WIDTH, &sums[..1], |f, i, s| {
+                    let x = self.value(f, arg, base, i, 4, &mut HashMap::new())?;
+                    Ok(vec![join(f, s[0], x, 4)])
+                })?;
+                sums[0] = first[0];
+            }
+            if vectors > 0 {
+                let (a, b) = (join(f, sums[0], sums[1], 4), join(f, sums[2], sums[3], 4));
+                let sum = join(f, a, b, 4);
+                for lane in 0..4u8 {
+                    let x = f.b.ins().extractlane(sum, lane);
+                    total = join(f, total, x, 1);
+                }
+            }
+            if vectors < len {
+                let tail = f.repeat(vectors_end, end, 1, &[total], |f, i, s| {
+                    let x = self.value(f, arg, base, i, 1, &mut HashMap::new())?;
+                    Ok(vec![join(f, s[0], x, 1)])
+                })?;
+                total = tail[0];
+            }
+        }
+        Ok(total)
+    }
+
+    /// Columns `start..start + len` as `(start, len)` parts within which each concat picks one argument.
+    fn segments(&self, v: Node_, start: i64, len: i64) -> Result<Vec<(i64, i64)>, String> {
+        let mut cuts = BTreeSet::from([0, len]);
+        self.cuts(v, start, len, &mut cuts)?;
+        let cuts: Vec<i64> = cuts.into_iter().collect();
+        Ok(cuts
+            .windows(2)
+            .map(|w| (start + w[0], w[1] - w[0]))
+            .collect())
+    }
+
+    /// Cuts relative to `start`.
+    fn cuts(&self, v: Node_, start: i64, len: i64, cuts: &mut BTreeSet<i64>) -> Result<(), String> {
+        let Node::Op { op, args } = self.graph.node(v) else {
+            return Ok(());
+        };
+        if self.is_scalar(v) || op.kind() == OpKind::Gather {
+            return Ok(());
+        }
+        match op {
+            Op::Slice(s) => self.cuts(args[0], start + s.start, len, cuts),
+            Op::Concat(_) => {
+                let mut first = 0;
+                for a in args {
+                    let width = self.width(*a)?;
+                    let (from, to) = (start.max(first), (start + len).min(first + width));
+                    if from < to {
+                        let mut inner = BTreeSet::new();
+                        self.cuts(*a, from - first, to - from, &mut inner)?;
+                        cuts.extend(inner.iter().map(|c| c + from - start));
+                        cuts.extend([from - start, to - start]);
+                    }
+                    first += width;
+                }
+                Ok(())
+            }
+            _ => args
+                .iter()
+                .try_for_each(|a| self.cuts(*a, start, len, cuts)),
+        }
+    }
+}
