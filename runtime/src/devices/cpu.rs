@@ -75,8 +75,17 @@ impl Code {
 struct Launch {
     kernel: KernelFn,
     first: usize,
-    tasks: Polynomial,
+    rows: Polynomial,
+    rows_per_task: u64,
+    columns: u64,
     grain: u64,
+}
+
+impl Launch {
+    /// As [`Tasks::count`](ir::artifact::Tasks::count).
+    fn tasks(&self, dims: &[i64]) -> u64 {
+        self.rows.at(dims).div_ceil(self.rows_per_task) * self.columns
+    }
 }
 
 /// A plan with memory of its own, ready to run. Not safe for arbitrary inputs: token ids, positions, rows and
@@ -175,7 +184,9 @@ impl Engine {
             launches.push(Launch {
                 kernel: model.code().kernel(launch.entry),
                 first: args.len(),
-                tasks: resolve(&launch.tasks)?,
+                rows: resolve(&launch.tasks.rows)?,
+                rows_per_task: launch.tasks.rows_per_task.max(1),
+                columns: launch.tasks.columns,
                 grain: launch.grain,
             });
             args.extend(launch.operands.iter().map(|place| {
@@ -255,7 +266,7 @@ impl Engine {
                 args: self.args[launch.first..].as_ptr(),
                 envs: &self.envs.0,
             };
-            let tasks = launch.tasks.at(dims);
+            let tasks = launch.tasks(dims);
             self.pool.run(tasks, launch.grain, &|thread, begin, end| {
                 shared.run(thread, begin, end)
             });
