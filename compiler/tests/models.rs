@@ -69,9 +69,12 @@ struct Machine {
 impl Machine {
     /// The model of a directory, with room for `rows` in its cache.
     fn load(dir: &Path, rows: usize) -> Machine {
-        let checkpoint = Checkpoint::open(dir).unwrap();
-        let (program, description) = models::build(checkpoint.config(), &checkpoint).unwrap();
-        assert_eq!(program.verify(), [], "{dir:?}");
+        Machine::new(&Checkpoint::open(dir).unwrap(), rows)
+    }
+
+    fn new(checkpoint: &Checkpoint, rows: usize) -> Machine {
+        let (program, description) = models::build(checkpoint.config(), checkpoint).unwrap();
+        assert_eq!(program.verify(), []);
         let read = |name: &Name| {
             let view = checkpoint.tensor(name).unwrap();
             let data = view.to_f32().unwrap().into_iter().map(f64::from);
@@ -153,6 +156,32 @@ fn pairs<'a>(
     got.data.iter().copied().zip(values.copied())
 }
 
+/// The feeds of an encoder's step over the kept tokens of a reference.
+fn packed(
+    reference: &HashMap<String, Tensor>,
+    kept: &[Vec<usize>],
+) -> HashMap<&'static str, Vec<f64>> {
+    let columns = reference["input_ids"].shape[1];
+    let types = reference.get("token_type_ids");
+    let mut feeds: HashMap<&str, Vec<f64>> = HashMap::new();
+    for (r, kept) in kept.iter().enumerate() {
+        let start = feeds.get(feed::TOKENS).map_or(0, Vec::len) as f64;
+        let end = start + kept.len() as f64;
+        let mut put = |name, x| feeds.entry(name).or_default().push(x);
+        put(feed::STARTS, start);
+        put(feed::ENDS, end);
+        for c in kept {
+            let at = r * columns + c;
+            put(feed::TOKENS, reference["input_ids"].data[at]);
+            put(feed::TOKEN_TYPES, types.map_or(0.0, |t| t.data[at]));
+            put(feed::POSITIONS, *c as f64);
+            put(feed::LO, start);
+            put(feed::HI, end);
+        }
+    }
+    feeds
+}
+
 fn manifest(dir: &Path) -> Value {
     serde_json::from_slice(&fs::read(dir.join("manifest.json")).unwrap()).unwrap()
 }
@@ -165,24 +194,7 @@ fn encoders_agree_with_the_reference() {
         let mut machine = Machine::load(&dir, 0);
         assert_eq!(machine.description.positions, Positions::Index);
         let kept = kept(&reference);
-        let columns = reference["input_ids"].shape[1];
-        let mut feeds: HashMap<&str, Vec<f64>> = HashMap::new();
-        for (r, kept) in kept.iter().enumerate() {
-            let start = feeds.get(feed::TOKENS).map_or(0, Vec::len) as f64;
-            let end = start + kept.len() as f64;
-            let mut put = |name, x| feeds.entry(name).or_default().push(x);
-            put(feed::STARTS, start);
-            put(feed::ENDS, end);
-            for c in kept {
-                let at = r * columns + c;
-                let types = reference.get("token_type_ids");
-                put(feed::TOKENS, reference["input_ids"].data[at]);
-                put(feed::TOKEN_TYPES, types.map_or(0.0, |t| t.data[at]));
-                put(feed::POSITIONS, *c as f64);
-                put(feed::LO, start);
-                put(feed::HI, end);
-            }
-        }
+        let feeds = packed(&reference, &kept);
         let outputs = machine.step(&feeds);
         let expected = manifest["outputs"].as_object().unwrap();
         assert_eq!(outputs.len(), expected.len(), "{name}");
@@ -205,13 +217,20 @@ fn encoders_agree_with_the_reference() {
 struct Sequences {
     machine: Machine,
     room: usize,
+    /// Distance of neighbours' positions.
+    stride: usize,
     lengths: Vec<usize>,
 }
 
 impl Sequences {
     fn new(dir: &Path, count: usize, room: usize) -> Sequences {
+        Sequences::of(&Checkpoint::open(dir).unwrap(), count, room)
+    }
+
+    fn of(checkpoint: &Checkpoint, count: usize, room: usize) -> Sequences {
         Sequences {
-            machine: Machine::load(dir, count * room),
+            machine: Machine::new(checkpoint, count * room),
+            stride: 1,
             room,
             lengths: vec![0; count],
         }
@@ -225,7 +244,7 @@ impl Sequences {
                 let (first, position) = (s * self.room, self.lengths[s]);
                 let mut put = |name, x: usize| feeds.entry(name).or_default().push(x as f64);
                 put(feed::TOKENS, *token as usize);
-                put(feed::POSITIONS, position);
+                put(feed::POSITIONS, position * self.stride);
                 put(feed::LO, first);
                 put(feed::HI, first + position + 1);
                 put(feed::ROWS, first + position);
@@ -298,6 +317,150 @@ fn single_steps_give_what_one_step_gives() {
     }
     let apart = Tensor::new(together.shape.clone(), apart.concat());
     assert!(together.max_abs_diff(&apart) < 1e-9);
+}
+
+#[test]
+fn linear_scaling_divides_positions() {
+    let prompt = vec![
+        rows(&tensors(&fixture("llama_gqa").join("expected.safetensors"))["input_ids"])[0][..12]
+            .to_vec(),
+    ];
+    let plain = Sequences::new(&fixture("llama_gqa"), 1, 12).step(&prompt);
+    let spellings = [
+        json!({"rope_scaling": {"type": "linear", "factor": 4.0}}),
+        json!({"rope_scaling": {"rope_type": "linear", "factor": 4}}),
+        json!({"rope_theta": null,
+            "rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}),
+    ];
+    for changes in spellings {
+        let checkpoint = Checkpoint::from_files(files("llama_gqa", &changes)).unwrap();
+        let mut scaled = Sequences::of(&checkpoint, 1, 12);
+        scaled.stride = 4;
+        let difference = scaled.step(&prompt).max_abs_diff(&plain);
+        assert!(difference < 1e-9, "{changes}: {difference}");
+    }
+}
+
+#[test]
+fn the_default_model_agrees_with_the_reference() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/docs-llama-4m");
+    let reference = tensors(&dir.join("reference-short.safetensors"));
+    let prompts = rows(&reference["input_ids"]);
+    let mut sequences = Sequences::new(&dir, prompts.len(), prompts[0].len());
+    let logits = sequences.step(&prompts);
+    let pairs = pairs(&logits, &reference["logits"], &kept(&reference));
+    let (mut error, mut size) = (0.0, 0.0);
+    for (got, want) in pairs {
+        error += (got - want).powi(2);
+        size += want.powi(2);
+    }
+    let relative = (error / size).sqrt();
+    assert!(relative < 2e-5, "relative error {relative}");
+}
+
+/// Files that make a bare encoder an embedding model.
+fn with_pooling(pooling: &Value, modules: &[&str]) -> Vec<(String, Cow<'static, [u8]>)> {
+    let modules = ["Transformer", "Pooling"].iter().chain(modules);
+    let modules = modules.enumerate().map(|(i, name)| {
+        let path = if i == 0 {
+            String::new()
+        } else {
+            format!("{i}_{name}")
+        };
+        let kind = format!("sentence_transformers.models.{name}");
+        json!({"idx": i, "name": i.to_string(), "path": path, "type": kind})
+    });
+    let mut files = files("bert_model", &json!({}));
+    let more = [
+        ("modules.json", Value::from_iter(modules)),
+        ("1_Pooling/config.json", pooling.clone()),
+        ("sentence_bert_config.json", json!({"max_seq_length": 48})),
+    ];
+    for (name, value) in more {
+        files.push((name.to_string(), Cow::Owned(value.to_string().into_bytes())));
+    }
+    files
+}
+
+#[test]
+fn embeddings_pool_what_the_reference_pools() {
+    let reference = tensors(&fixture("bert_model").join("expected.safetensors"));
+    let hidden = &reference["last_hidden_state"];
+    let (kept, width) = (kept(&reference), hidden.shape[2]);
+    let cases = [
+        (
+            json!({"pooling_mode_mean_tokens": true, "pooling_mode_cls_token": false}),
+            false,
+        ),
+        (json!({"pooling_mode_cls_token": true}), true),
+        (json!({"pooling_mode": "mean"}), false),
+        (json!({"pooling_mode": "cls"}), true),
+    ];
+    for (pooling, first_only) in cases {
+        for modules in [&[][..], &["Normalize"][..]] {
+            let checkpoint = Checkpoint::from_files(with_pooling(&pooling, modules)).unwrap();
+            let mut machine = Machine::new(&checkpoint, 0);
+            let normalize = !modules.is_empty();
+            assert_eq!(machine.description.task, Task::Embedding { normalize });
+            assert_eq!(machine.description.context, 48);
+            let got = &machine.step(&packed(&reference, &kept))["embedding"];
+            for (r, kept) in kept.iter().enumerate() {
+                let kept = if first_only { &kept[..1] } else { kept };
+                let row = |c: &usize| &hidden.data[(r * hidden.shape[1] + c) * width..][..width];
+                let mean = |i| kept.iter().map(|c| row(c)[i]).sum::<f64>() / kept.len() as f64;
+                let mut want: Vec<f64> = (0..width).map(mean).collect();
+                if normalize {
+                    let norm = want.iter().map(|x| x * x).sum::<f64>().sqrt();
+                    want.iter_mut().for_each(|x| *x /= norm);
+                }
+                let want = Tensor::new([width], want);
+                let got = Tensor::new([width], got.data[r * width..][..width].to_vec());
+                let difference = got.max_abs_diff(&want);
+                assert!(difference < 2e-5, "{pooling}, {modules:?}: {difference}");
+            }
+        }
+    }
+}
+
+#[test]
+fn poolings_that_are_not_covered_are_refused() {
+    let check = |pooling: Value, modules: &[&str], expected: &[&str]| {
+        let checkpoint = Checkpoint::from_files(with_pooling(&pooling, modules)).unwrap();
+        let error = models::build(checkpoint.config(), &checkpoint)
+            .err()
+            .unwrap();
+        for part in expected {
+            let message = error.to_string();
+            assert!(
+                message.contains(part),
+                "{pooling}: no `{part}` in: {message}"
+            );
+        }
+    };
+    let mean = json!({"pooling_mode_mean_tokens": true});
+    check(
+        mean,
+        &["Dense"],
+        &["modules.json", "sentence_transformers.models.Dense"],
+    );
+    let max = json!({"pooling_mode_max_tokens": true});
+    check(
+        max,
+        &[],
+        &[
+            "1_Pooling/config.json",
+            "pooling_mode_max_tokens",
+            "mean or cls",
+        ],
+    );
+    let both = json!({"pooling_mode_mean_tokens": true, "pooling_mode_cls_token": true});
+    check(both, &[], &["pooling_mode_cls_token", "one of them"]);
+    check(
+        json!({"pooling_mode": "lasttoken"}),
+        &[],
+        &["`pooling_mode` is \"lasttoken\""],
+    );
+    check(json!({}), &[], &["pooling_mode_mean_tokens"]);
 }
 
 #[test]
