@@ -80,10 +80,10 @@ impl Dim {
             for s in divisor {
                 rest.remove(rest.iter().position(|r| r == s)?);
             }
-            if c % coefficient != 0 {
+            if c.checked_rem(*coefficient)? != 0 {
                 return None;
             }
-            quotient.insert(rest, c / coefficient);
+            quotient.insert(rest, c.checked_div(*coefficient)?);
         }
         Some(Dim(quotient))
     }

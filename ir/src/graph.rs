@@ -3,7 +3,7 @@
 
 use crate::{
     DType, Float, Name, Type, TypeError,
-    ops::{Const, Op, OpKind},
+    ops::{Const, Op},
 };
 use petgraph::{
     Direction,
@@ -118,16 +118,23 @@ impl Graph {
 
     /// An f32 scalar.
     pub fn constant(&mut self, value: f64) -> Value {
+        self.scalar(DType::F32, value)
+    }
+
+    /// A scalar of the element type of `v`.
+    pub fn constant_like(&mut self, v: Value, value: f64) -> Value {
+        self.scalar(self.ty(v).dtype, value)
+    }
+
+    fn scalar(&mut self, dtype: DType, value: f64) -> Value {
+        let value = Float::from(value);
         let node = Node::Op {
-            op: Op::Const(Const {
-                value: Float::from(value),
-                dtype: DType::F32,
-            }),
+            op: Op::Const(Const { value, dtype }),
             args: vec![],
         };
         match self.seen.get(&node) {
             Some(v) => *v,
-            None => self.push(node, Type::scalar(DType::F32)),
+            None => self.push(node, Type::scalar(dtype)),
         }
     }
 
@@ -224,13 +231,35 @@ impl Graph {
     pub fn open(&self) -> Vec<bool> {
         let mut open = vec![false; self.len()];
         for v in self.values() {
-            if let Some(op) = self.op(v) {
-                let args = self.args(v);
-                let free = &args[..args.len() - usize::from(op.kind().binds())];
-                open[v.index()] = op.kind() == OpKind::Acc || free.iter().any(|a| open[a.index()]);
-            }
+            let is_acc = matches!(self.op(v), Some(Op::Acc(_)));
+            open[v.index()] = is_acc || self.free_args(v).iter().any(|a| open[a.index()]);
         }
         open
+    }
+
+    /// Arguments whose accumulators are free in the value: all but the body of a kernel.
+    pub(crate) fn free_args(&self, v: Value) -> &[Value] {
+        let args = self.args(v);
+        let bound = usize::from(self.op(v).is_some_and(|op| op.kind().binds()));
+        &args[..args.len().saturating_sub(bound)]
+    }
+
+    /// What `body` is made of, arguments before users, less the bodies of kernels in it: those are bound there.
+    pub(crate) fn free_cone(&self, body: Value) -> Vec<Value> {
+        let mut needed = vec![false; body.index() + 1];
+        needed[body.index()] = true;
+        let mut cone = vec![];
+        for i in (0..needed.len()).rev() {
+            if needed[i] {
+                let v = Value(NodeIndex::new(i));
+                for a in self.free_args(v) {
+                    needed[a.index()] = true;
+                }
+                cone.push(v);
+            }
+        }
+        cone.reverse();
+        cone
     }
 
     /// The body with its free accumulators replaced: `acc i` by `by[i]`.
@@ -240,7 +269,7 @@ impl Graph {
     pub fn substitute(&mut self, body: Value, by: &[Value]) -> Result<Value, TypeError> {
         let open = self.open();
         let mut made: HashMap<Value, Value> = HashMap::new();
-        for v in self.cone(&[body]) {
+        for v in self.free_cone(body) {
             if !open[v.index()] {
                 made.insert(v, v);
                 continue;

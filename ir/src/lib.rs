@@ -10,10 +10,13 @@ pub mod eval;
 mod graph;
 pub mod ops;
 pub mod program;
+#[cfg(feature = "testing")]
+pub mod random;
 mod target;
 mod tensor;
 mod text;
 mod ty;
+mod verify;
 
 pub use attr::{Attr, Float};
 pub use description::{Description, Positions, Task};

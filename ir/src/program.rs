@@ -1,7 +1,7 @@
 //! A program: a few graphs and a list of calls. A 32-layer Llama is three graphs and 34 calls, so the optimizer sees
 //! each unique block once.
 
-use crate::{Float, Graph, Name, Role, Type};
+use crate::{DType, Float, Graph, Name, Role, Type};
 use indexmap::IndexMap;
 
 /// Names of the per-step inputs that a session knows how to feed. A step runs `T` tokens of any number of sequences,
@@ -142,6 +142,22 @@ impl Program {
     /// Every rule of well-formed programs that this one breaks; none for a good one.
     pub fn verify(&self) -> Vec<Violation> {
         let mut found = vec![];
+        for (name, graph) in &self.graphs {
+            found.extend(graph.verify().into_iter().map(|v| Violation {
+                place: format!("graph {name}, {}", v.place),
+                why: v.why,
+            }));
+        }
+        for (name, constant) in &self.constants {
+            let size = constant.ty.numel().size();
+            if size != Some(constant.data.len()) || constant.ty.dtype != DType::F32 {
+                let (has, ty) = (constant.data.len(), &constant.ty);
+                found.push(Violation {
+                    place: format!("constant {name}"),
+                    why: format!("has {has} f32 numbers for {ty}"),
+                });
+            }
+        }
         for (i, call) in self.calls.iter().enumerate() {
             let place = format!("call {i} of {}", call.graph);
             let mut report = |why: String| {

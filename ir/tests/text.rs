@@ -1,7 +1,7 @@
 //! The text form: it reads back, its errors say where and what, and no text makes the parser panic.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use ir::{Attr, Graph, Program, Role, Sym, Type, ops};
+use ir::{Attr, Graph, Program, Role, Sym, Type, ops, random};
 use proptest::prelude::*;
 
 /// Every file of `tests/ir`, by name.
@@ -254,6 +254,12 @@ proptest! {
             prop_assert_eq!(program.to_string().parse::<Program>().unwrap(), program.clone());
             program.verify();
         }
+    }
+
+    #[test]
+    fn random_graphs_read_back(seed: u64, size in 0..40usize) {
+        let graph = random::graph(seed, size);
+        prop_assert_eq!(graph.to_string().parse::<Graph>().unwrap(), graph);
     }
 
     #[test]

@@ -12,7 +12,7 @@ op! {
 impl OpDef for Acc {
     fn infer(&self, args: &[Type]) -> Result<Type, TypeError> {
         let [] = arity(Self::NAME, args)?;
-        Ok(self.ty.clone())
+        sized(Self::NAME, self.ty.clone(), args)
     }
     fn flops(&self, _: &[Type], _: &Type) -> Dim {
         0.into()

@@ -4,4 +4,4 @@ op! {
     /// `a + b`, elementwise, broadcasting.
     Add = "add"
 }
-elementwise! { Add(a, b) = a + b; 1 }
+elementwise! { Add(a, b) = a + b; numbers, 1 }

@@ -7,8 +7,7 @@ op! {
 impl OpDef for Amax {
     const CLASS: Class = Class::Rowwise;
     fn infer(&self, args: &[Type]) -> Result<Type, TypeError> {
-        let [x] = arity(Self::NAME, args)?;
-        let mut out = x.clone();
+        let mut out = numbers(Self::NAME, args, 1)?;
         match out.shape.last_mut() {
             Some(last) => *last = 1.into(),
             None => return Err(refuse(Self::NAME, "wants rank 1 or more", args)),

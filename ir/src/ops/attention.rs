@@ -73,10 +73,10 @@ impl Attention {
         let v = g.add(turn(&[1, 0, 2]), &[v])?;
         let scores = g.add(MatMul, &[q, k])?;
         let scores = g.add(reshape(&[&heads, &t, &group, &r]), &[scores])?;
-        let scale = g.constant(self.scale.get());
+        let scale = g.constant_like(scores, self.scale.get());
         let mut scores = g.add(Mul, &[scores, scale])?;
         if self.softcap.get() > 0.0 {
-            let cap = g.constant(self.softcap.get());
+            let cap = g.constant_like(scores, self.softcap.get());
             let bent = g.add(Div, &[scores, cap])?;
             let bent = g.add(Tanh, &[bent])?;
             scores = g.add(Mul, &[bent, cap])?;
@@ -85,7 +85,7 @@ impl Attention {
         let row = g.add(Iota { n: vec![r.clone()] }, &[])?;
         let lo = g.add(reshape(&[&t, &one, &one]), &[lo])?;
         let hi = g.add(reshape(&[&t, &one, &one]), &[hi])?;
-        let masked = g.constant(-1e30);
+        let masked = g.constant_like(scores, -1e30);
         let before = g.add(Lt, &[row, lo])?;
         let within = g.add(Lt, &[row, hi])?;
         let scores = g.add(Select, &[before, masked, scores])?;

@@ -4,4 +4,4 @@ op! {
     /// Cosine of radians, elementwise.
     Cos = "cos"
 }
-elementwise! { Cos(x) = x.cos(); 20 }
+elementwise! { Cos(x) = x.cos(); floats, 20 }

@@ -4,4 +4,4 @@ op! {
     /// `a / b`, elementwise, broadcasting.
     Div = "div"
 }
-elementwise! { Div(a, b) = a / b; 4 }
+elementwise! { Div(a, b) = a / b; floats, 4 }

@@ -4,7 +4,7 @@ op! {
     /// The error function, elementwise.
     Erf = "erf"
 }
-elementwise! { Erf(x) = erf(x); 12 }
+elementwise! { Erf(x) = erf(x); floats, 12 }
 
 /// Taylor series near zero, continued fraction of `erfc` beyond: about 1e-15 absolute.
 fn erf(x: f64) -> f64 {

@@ -4,4 +4,4 @@ op! {
     /// `e^x`, elementwise.
     Exp = "exp"
 }
-elementwise! { Exp(x) = x.exp(); 10 }
+elementwise! { Exp(x) = x.exp(); floats, 10 }

@@ -5,12 +5,12 @@ op! {
     GeluTanh = "gelu_tanh"
 }
 composite! { GeluTanh(g, x) = {
-    let coefficient = g.constant(0.044715);
+    let coefficient = g.constant_like(x, 0.044715);
     let square = g.add(Mul, &[x, x])?;
     let cube = g.add(Mul, &[square, x])?;
     let bent = g.add(Mul, &[cube, coefficient])?;
     let sum = g.add(Add, &[x, bent])?;
-    let scale = g.constant((2.0 / std::f64::consts::PI).sqrt());
+    let scale = g.constant_like(x, (2.0 / std::f64::consts::PI).sqrt());
     let scaled = g.add(Mul, &[sum, scale])?;
     let tanh = g.add(Tanh, &[scaled])?;
     super::gelu::gate_half(g, x, tanh)

@@ -11,7 +11,7 @@ impl OpDef for Iota {
     fn infer(&self, args: &[Type]) -> Result<Type, TypeError> {
         let [] = arity(Self::NAME, args)?;
         match &self.n[..] {
-            [n] => Ok(Type::new(DType::I32, [n.clone()])),
+            [n] => sized(Self::NAME, Type::new(DType::I32, [n.clone()]), args),
             _ => Err(refuse(Self::NAME, "wants one dim", args)),
         }
     }

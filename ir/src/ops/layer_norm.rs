@@ -16,14 +16,14 @@ impl OpDef for LayerNorm {
     fn infer(&self, args: &[Type]) -> Result<Type, TypeError> {
         Sum.infer(args)?;
         row_size(Self::NAME, args)?;
-        broadcast(Self::NAME, args, 1)
+        floats(Self::NAME, args, 1)
     }
     fn expand(&self, g: &mut Graph, args: &[Value]) -> Option<Result<Value, TypeError>> {
         let [x] = *args else { return None };
         Some((|| {
             let n = row_size(Self::NAME, &[g.ty(x).clone()])?;
             let sum = g.add(Sum, &[x])?;
-            let count = g.constant(n as f64);
+            let count = g.constant_like(x, n as f64);
             let mean = g.add(Div, &[sum, count])?;
             let centred = g.add(Sub, &[x, mean])?;
             let scale = inverse_deviation(Self::NAME, g, centred, self.eps)?;

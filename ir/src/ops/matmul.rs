@@ -37,8 +37,8 @@ impl OpDef for MatMul {
             return Err(EvalError::NotPrimitive { op: Self::NAME });
         };
         let batch: usize = batch.iter().product();
-        let rows = x.data.len() / (k * batch).max(1);
-        let mut data = vec![0.0; batch * rows * n];
+        let mut data = vec![0.0; out.iter().product()];
+        let rows = data.len() / (n * batch).max(1);
         for (r, row) in data.chunks_mut((*n).max(1)).enumerate() {
             let w = &w.data[r / rows.max(1) * k * n..];
             for (p, xp) in x.data[r * k..][..*k].iter().enumerate() {

@@ -4,4 +4,4 @@ op! {
     /// The larger of `a` and `b`, elementwise, broadcasting.
     Max = "max"
 }
-elementwise! { Max(a, b) = a.max(b); 1 }
+elementwise! { Max(a, b) = a.max(b); numbers, 1 }

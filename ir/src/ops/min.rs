@@ -4,4 +4,4 @@ op! {
     /// The smaller of `a` and `b`, elementwise, broadcasting.
     Min = "min"
 }
-elementwise! { Min(a, b) = a.min(b); 1 }
+elementwise! { Min(a, b) = a.min(b); numbers, 1 }

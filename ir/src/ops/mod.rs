@@ -96,13 +96,14 @@ macro_rules! op {
     };
 }
 
-/// Defines an elementwise primitive from its scalar function; `$flops` an element.
+/// Defines an elementwise primitive from its scalar function over `$domain` ([`floats`] or [`numbers`]); `$flops` an
+/// element.
 macro_rules! elementwise {
-    ($Op:ident($($x:ident),+) = $e:expr; $flops:literal) => {
+    ($Op:ident($($x:ident),+) = $e:expr; $domain:ident, $flops:literal) => {
         impl OpDef for $Op {
             const CLASS: Class = Class::Elementwise;
             fn infer(&self, args: &[Type]) -> Result<Type, TypeError> {
-                broadcast(Self::NAME, args, [$(stringify!($x)),+].len())
+                $domain(Self::NAME, args, [$(stringify!($x)),+].len())
             }
             fn eval(&self, args: &[Tensor], out: &[usize]) -> Result<Tensor, EvalError> {
                 Ok(Tensor::zip(args, out, |xs| {
@@ -118,13 +119,13 @@ macro_rules! elementwise {
     };
 }
 
-/// Defines an elementwise composite from its expansion; `$flops` an element.
+/// Defines an elementwise composite over floats from its expansion; `$flops` an element.
 macro_rules! composite {
     ($Op:ident($g:ident, $($x:ident),+) = $e:expr; $flops:literal) => {
         impl OpDef for $Op {
             const CLASS: Class = Class::Elementwise;
             fn infer(&self, args: &[Type]) -> Result<Type, TypeError> {
-                broadcast(Self::NAME, args, [$(stringify!($x)),+].len())
+                floats(Self::NAME, args, [$(stringify!($x)),+].len())
             }
             fn expand(&self, $g: &mut Graph, args: &[Value]) -> Option<Result<Value, TypeError>> {
                 let [$($x),+] = *args else { return None };
@@ -244,6 +245,30 @@ pub(crate) fn broadcast(op: &'static str, args: &[Type], n: usize) -> Result<Typ
         dtype: args[0].dtype,
         shape,
     })
+}
+
+/// [`broadcast`] of anything but truth values.
+pub(crate) fn numbers(op: &'static str, args: &[Type], n: usize) -> Result<Type, TypeError> {
+    match broadcast(op, args, n)? {
+        ty if ty.dtype == DType::Bool => Err(refuse(op, "wants numbers", args)),
+        ty => Ok(ty),
+    }
+}
+
+/// [`broadcast`] of real numbers.
+pub(crate) fn floats(op: &'static str, args: &[Type], n: usize) -> Result<Type, TypeError> {
+    match broadcast(op, args, n)? {
+        ty if ty.dtype.is_float() => Ok(ty),
+        _ => Err(refuse(op, "wants floats; cast the arguments first", args)),
+    }
+}
+
+/// The type, unless an axis has a negative size.
+pub(crate) fn sized(op: &'static str, ty: Type, args: &[Type]) -> Result<Type, TypeError> {
+    match ty.shape.iter().any(|d| d.known().is_some_and(|n| n < 0)) {
+        true => Err(refuse(op, format!("{ty} has a negative size"), args)),
+        false => Ok(ty),
+    }
 }
 
 /// Numpy-style broadcast of shapes: aligned at the last axis, axes equal or 1.

@@ -4,4 +4,4 @@ op! {
     /// `a * b`, elementwise, broadcasting.
     Mul = "mul"
 }
-elementwise! { Mul(a, b) = a * b; 1 }
+elementwise! { Mul(a, b) = a * b; numbers, 1 }

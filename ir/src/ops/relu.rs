@@ -5,6 +5,6 @@ op! {
     Relu = "relu"
 }
 composite! { Relu(g, x) = {
-    let zero = g.constant(0.0);
+    let zero = g.constant_like(x, 0.0);
     g.add(Max, &[x, zero])
 }; 1 }

@@ -22,7 +22,7 @@ impl OpDef for Reshape {
                 args,
             ));
         }
-        Ok(out)
+        sized(Self::NAME, out, args)
     }
     fn eval(&self, args: &[Tensor], out: &[usize]) -> Result<Tensor, EvalError> {
         Ok(Tensor::new(out, args[0].data.clone()))

@@ -12,7 +12,7 @@ impl OpDef for RmsNorm {
     fn infer(&self, args: &[Type]) -> Result<Type, TypeError> {
         Sum.infer(args)?;
         row_size(Self::NAME, args)?;
-        broadcast(Self::NAME, args, 1)
+        floats(Self::NAME, args, 1)
     }
     fn expand(&self, g: &mut Graph, args: &[Value]) -> Option<Result<Value, TypeError>> {
         let [x] = *args else { return None };
@@ -45,9 +45,9 @@ pub(super) fn inverse_deviation(
     let n = row_size(op, &[g.ty(x).clone()])?;
     let square = g.add(Mul, &[x, x])?;
     let sum = g.add(Sum, &[square])?;
-    let count = g.constant(n as f64);
+    let count = g.constant_like(x, n as f64);
     let mean = g.add(Div, &[sum, count])?;
-    let eps = g.constant(eps.get());
+    let eps = g.constant_like(x, eps.get());
     let shifted = g.add(Add, &[mean, eps])?;
     g.add(Rsqrt, &[shifted])
 }

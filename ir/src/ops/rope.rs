@@ -16,8 +16,14 @@ impl OpDef for Rope {
                 args,
             ));
         };
-        let fits = d.known().zip(r.known()).is_some_and(|(d, r)| 2 * r <= d);
-        if cos != sin || x.dtype != cos.dtype || t != t2 || one.known() != Some(1) || !fits {
+        let fits = d.known().zip(r.known()).is_some_and(|(d, r)| r <= d / 2);
+        if cos != sin
+            || x.dtype != cos.dtype
+            || !x.dtype.is_float()
+            || t != t2
+            || one.known() != Some(1)
+            || !fits
+        {
             return Err(refuse(
                 Self::NAME,
                 "wants x: [T, H, D] and cos, sin: [T, 1, R] with 2 R <= D",

@@ -4,4 +4,4 @@ op! {
     /// `1 / sqrt(x)`, elementwise.
     Rsqrt = "rsqrt"
 }
-elementwise! { Rsqrt(x) = 1.0 / x.sqrt(); 8 }
+elementwise! { Rsqrt(x) = 1.0 / x.sqrt(); floats, 8 }

@@ -5,10 +5,10 @@ op! {
     Sigmoid = "sigmoid"
 }
 composite! { Sigmoid(g, x) = {
-    let zero = g.constant(0.0);
+    let zero = g.constant_like(x, 0.0);
     let minus = g.add(Sub, &[zero, x])?;
     let exp = g.add(Exp, &[minus])?;
-    let one = g.constant(1.0);
+    let one = g.constant_like(x, 1.0);
     let below = g.add(Add, &[one, exp])?;
     g.add(Div, &[one, below])
 }; 16 }

@@ -4,4 +4,4 @@ op! {
     /// Sine of radians, elementwise.
     Sin = "sin"
 }
-elementwise! { Sin(x) = x.sin(); 20 }
+elementwise! { Sin(x) = x.sin(); floats, 20 }

@@ -8,7 +8,7 @@ impl OpDef for Softmax {
     const CLASS: Class = Class::Rowwise;
     fn infer(&self, args: &[Type]) -> Result<Type, TypeError> {
         Amax.infer(args)?;
-        broadcast(Self::NAME, args, 1)
+        floats(Self::NAME, args, 1)
     }
     fn expand(&self, g: &mut Graph, args: &[Value]) -> Option<Result<Value, TypeError>> {
         let [x] = *args else { return None };

@@ -4,4 +4,4 @@ op! {
     /// `a - b`, elementwise, broadcasting.
     Sub = "sub"
 }
-elementwise! { Sub(a, b) = a - b; 1 }
+elementwise! { Sub(a, b) = a - b; numbers, 1 }

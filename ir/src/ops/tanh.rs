@@ -4,4 +4,4 @@ op! {
     /// Hyperbolic tangent, elementwise.
     Tanh = "tanh"
 }
-elementwise! { Tanh(x) = x.tanh(); 10 }
+elementwise! { Tanh(x) = x.tanh(); floats, 10 }

@@ -20,6 +20,7 @@ mod parse;
 mod print;
 
 pub use parse::ParseError;
+pub(crate) use print::labels;
 
 /// Whether a name stands in text without quotes.
 fn is_bare(name: &str) -> bool {
