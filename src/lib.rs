@@ -1,1 +1,21 @@
-//! Skeleton.
+//! satura: an optimizing compiler for transformer inference. This crate is the house's front door: it re-exports the
+//! [`compiler`], the [`runtime`] and the [`ir`] they share, and [`open`] leads from a model on disk to one that runs.
+//! Knows neither how a model is compiled nor how it is run.
+//!
+//! ```no_run
+//! let opened = satura::open(&satura::Source::parse(Some("models/my-llama"))?, &satura::Opening::default())?;
+//! println!("{} parameters", opened.model.description().parameters);
+//! # Ok::<(), satura::Error>(())
+//! ```
+
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
+
+pub use compiler;
+pub use ir;
+pub use runtime;
+
+mod embedded;
+mod open;
+
+pub use embedded::embedded;
+pub use open::{Error, Opened, Opening, Source, open};

@@ -1,2 +1,46 @@
-//! Skeleton.
-fn main() {}
+//! The command line: parses, hands over to one file a command, and says what went wrong. Knows no models.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
+
+mod commands;
+
+use clap::{Parser, Subcommand};
+use commands::{bench, compile, doctor, eval, explain, inspect, run, verify};
+use std::process::ExitCode;
+
+/// Compiles and runs transformer models.
+#[derive(Debug, Parser)]
+#[command(name = "satura", version, about, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Args),
+    Compile(compile::Args),
+    Bench(bench::Args),
+    Eval(eval::Args),
+    Verify(verify::Args),
+    Explain(explain::Args),
+    Inspect(inspect::Args),
+    Doctor(doctor::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(args) => run::run(args),
+        Command::Compile(args) => compile::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Eval(args) => eval::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Explain(args) => explain::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Doctor(args) => doctor::run(args),
+    };
+    done.unwrap_or_else(|error| {
+        commands::report(&error);
+        ExitCode::FAILURE
+    })
+}
