@@ -12,7 +12,9 @@ mod generate;
 pub mod kernels;
 mod model;
 pub mod pool;
+pub mod sample;
 mod session;
+pub mod tokenizer;
 
 pub use encode::{EncoderInput, Outputs, Rows};
 pub use error::Error;

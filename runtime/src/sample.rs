@@ -1,0 +1,225 @@
+//! Choosing the next token from logits. Knows numbers and token ids; neither text nor where the logits come from.
+
+use std::cmp::Ordering;
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+/// How a token is chosen. The default is greedy.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SamplerOptions {
+    /// Divides the logits: below 1 sharpens, above 1 flattens; 0 takes the most probable token always.
+    pub temperature: f32,
+    /// Only this many most probable tokens are drawn from; 0 means all.
+    pub top_k: usize,
+    /// Only the fewest most probable tokens that together have this probability are drawn from; 1 means all. Applied
+    /// after temperature and top-k (Holtzman et al., "The Curious Case of Neural Text Degeneration", 2020).
+    pub top_p: f32,
+    /// The same seed gives the same tokens for the same logits.
+    pub seed: u64,
+}
+
+impl Default for SamplerOptions {
+    fn default() -> Self {
+        Self {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            seed: 0,
+        }
+    }
+}
+
+/// Why no token can be chosen.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SampleError {
+    /// An option is outside of its range.
+    #[error("{option} is {found}, expected {expected}")]
+    Option {
+        /// Its name.
+        option: &'static str,
+        /// Its value.
+        found: f32,
+        /// What is accepted.
+        expected: &'static str,
+    },
+    /// A logit is NaN or positive infinity.
+    #[error(
+        "logit of token {token} is {value}: the model computed no usable prediction; check its weights with `satura verify`"
+    )]
+    NotFinite {
+        /// The first such token.
+        token: usize,
+        /// Its logit.
+        value: f32,
+    },
+    /// There are no logits, or all are negative infinity.
+    #[error("none of {0} tokens has a probability above zero")]
+    NoToken(usize),
+}
+
+/// Draws tokens. One per sequence: it holds the state of the random numbers.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    options: SamplerOptions,
+    random: ChaCha8Rng,
+    /// Kept between calls so that only the first one allocates.
+    candidates: Vec<Candidate>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    token: u32,
+    logit: f32,
+}
+
+impl Candidate {
+    /// The more probable first, then the lower id: a total order, as logits are never NaN here.
+    fn order(&self, other: &Self) -> Ordering {
+        other
+            .logit
+            .total_cmp(&self.logit)
+            .then(self.token.cmp(&other.token))
+    }
+}
+
+impl Sampler {
+    /// # Errors
+    /// An option is outside of its range.
+    pub fn new(options: SamplerOptions) -> Result<Self, SampleError> {
+        let SamplerOptions {
+            temperature,
+            top_p,
+            seed,
+            ..
+        } = options;
+        if !(temperature.is_finite() && temperature >= 0.0) {
+            let expected = "a finite number from 0 up";
+            return Err(SampleError::Option {
+                option: "temperature",
+                found: temperature,
+                expected,
+            });
+        }
+        if !(top_p > 0.0 && top_p <= 1.0) {
+            let expected = "a number above 0, at most 1";
+            return Err(SampleError::Option {
+                option: "top_p",
+                found: top_p,
+                expected,
+            });
+        }
+        Ok(Self {
+            options,
+            random: ChaCha8Rng::seed_from_u64(seed),
+            candidates: Vec::new(),
+        })
+    }
+
+    /// The options.
+    pub fn options(&self) -> &SamplerOptions {
+        &self.options
+    }
+
+    /// Chooses a token given one logit each; of equal ones the lowest id counts as the more probable. A logit of
+    /// negative infinity rules its token out. Allocates in the first call only, unless a later one has more logits.
+    ///
+    /// # Errors
+    /// A logit is NaN or positive infinity, or no token is left.
+    pub fn sample(&mut self, logits: &[f32]) -> Result<u32, SampleError> {
+        let best = argmax(logits)?;
+        if self.options.temperature == 0.0 || self.options.top_k == 1 {
+            return Ok(best.token);
+        }
+        // Weights are relative to the best token's, so that none overflows and at least one is 1.
+        let scale = 1.0 / f64::from(self.options.temperature);
+        let weight = |c: &Candidate| ((f64::from(c.logit) - f64::from(best.logit)) * scale).exp();
+
+        let candidates = &mut self.candidates;
+        candidates.clear();
+        // Adding zero makes -0 and 0 the same, as they are for probabilities.
+        let all = logits.iter().zip(0..).map(|(&logit, token)| Candidate {
+            token,
+            logit: logit + 0.0,
+        });
+        candidates.extend(all);
+        if (1..candidates.len()).contains(&self.options.top_k) {
+            candidates.select_nth_unstable_by(self.options.top_k - 1, Candidate::order);
+            candidates.truncate(self.options.top_k);
+            // Selection leaves the kept ones in an order of its own.
+            candidates.sort_unstable_by_key(|c| c.token);
+        }
+        let mut total: f64 = candidates.iter().map(weight).sum();
+        if self.options.top_p < 1.0 {
+            let (kept, mass) = nucleus(candidates, f64::from(self.options.top_p) * total, weight);
+            candidates.truncate(kept);
+            total = mass;
+        }
+        // The top 53 bits, as many as an f64 holds: uniform in [0, 1).
+        let uniform = (self.random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        let mut left = uniform * total;
+        for candidate in candidates.iter() {
+            let weight = weight(candidate);
+            if left < weight {
+                return Ok(candidate.token);
+            }
+            left -= weight;
+        }
+        // Rounding may leave a rest after the last one.
+        Ok(best.token)
+    }
+}
+
+/// The candidate with the highest logit, the lowest id among equals; checks all logits on the way.
+fn argmax(logits: &[f32]) -> Result<Candidate, SampleError> {
+    let mut best = Candidate {
+        token: 0,
+        logit: f32::NEG_INFINITY,
+    };
+    for (&logit, token) in logits.iter().zip(0..) {
+        if logit.is_nan() || logit == f32::INFINITY {
+            return Err(SampleError::NotFinite {
+                token: token as usize,
+                value: logit,
+            });
+        }
+        if logit > best.logit {
+            best = Candidate { token, logit };
+        }
+    }
+    if best.logit == f32::NEG_INFINITY {
+        Err(SampleError::NoToken(logits.len()))
+    } else {
+        Ok(best)
+    }
+}
+
+/// Moves the fewest most probable candidates whose weights reach `mass` to the front, in order, and returns their
+/// number and their summed weight. Sorts only as many as it needs, guessing four times more until they suffice.
+fn nucleus(
+    candidates: &mut [Candidate],
+    mass: f64,
+    weight: impl Fn(&Candidate) -> f64,
+) -> (usize, f64) {
+    let mut sum = 0.0;
+    let mut sorted = 0;
+    let mut guess = 64;
+    while sorted < candidates.len() {
+        let rest = &mut candidates[sorted..];
+        let take = guess.min(rest.len());
+        if take < rest.len() {
+            rest.select_nth_unstable_by(take, Candidate::order);
+        }
+        rest[..take].sort_unstable_by(Candidate::order);
+        for candidate in &rest[..take] {
+            sum += weight(candidate);
+            sorted += 1;
+            if sum >= mass {
+                return (sorted, sum);
+            }
+        }
+        guess *= 4;
+    }
+    (sorted, sum)
+}
