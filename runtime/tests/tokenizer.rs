@@ -473,10 +473,10 @@ proptest! {
             let at = at.index(bytes.len());
             bytes[at] = byte;
         }
-        if let Ok(tokenizer) = Tokenizer::from_bytes(&bytes) {
-            if let Ok(encoding) = tokenizer.encode("the cats, unaffable é", true) {
-                let _ = tokenizer.decode(&encoding.ids, true);
-            }
+        let tokenizer = Tokenizer::from_bytes(&bytes);
+        let encoding = tokenizer.as_ref().map(|tokenizer| tokenizer.encode("the cats, unaffable é", true));
+        if let (Ok(tokenizer), Ok(Ok(encoding))) = (&tokenizer, &encoding) {
+            let _ = tokenizer.decode(&encoding.ids, true);
         }
     }
 }
