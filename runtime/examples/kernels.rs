@@ -1,5 +1,5 @@
 //! Speed of the kernels and the thread pool on this machine, each instruction set it can run:
-//! `cargo run --release -p satura-runtime --example kernels [gemm] [gemv] [attention] [pool]`.
+//! `cargo run --release -p satura-runtime --example kernels [avx512|avx2|portable] [gemm|gemv|attention|pool]`.
 
 use ir::abi::{AttentionArgs, GemmFn, KernelTable, PANEL};
 use runtime::{kernels, pool::Pool};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 fn fastest(mut f: impl FnMut()) -> f64 {
     f();
     let (start, mut best) = (Instant::now(), f64::MAX);
-    while start.elapsed() < Duration::from_millis(300) {
+    while start.elapsed() < Duration::from_millis(200) {
         let once = Instant::now();
         f();
         best = best.min(once.elapsed().as_secs_f64());
@@ -44,6 +44,12 @@ fn gemm(table: &KernelTable) {
         (8, 384, 1536),
         (4, 384, 1536),
         (2, 384, 1536),
+        (1, 512, 512),
+        (8, 1024, 1024),
+        (12, 1024, 1024),
+        (128, 1024, 1024),
+        (128, 768, 768),
+        (128, 2048, 512),
         (1, 384, 1536),
     ];
     let once = |m: usize, k: usize, n: usize, per_call: usize, gemm: GemmFn, bytes: usize| {
@@ -170,6 +176,8 @@ fn attention(table: &KernelTable) {
         ("encoder 512 12 x 64", 512, 512, 12, 1, 64, false),
         ("prefill 512 8 x 4 x 64", 512, 512, 8, 4, 64, true),
         ("prefill 512 8 x 4 x 128", 512, 512, 8, 4, 128, true),
+        ("decode 128 1 x 4 x 128", 1, 128, 1, 4, 128, true),
+        ("decode 128 1 x 1 x 128", 1, 128, 1, 1, 128, true),
         ("decode 512 8 x 4 x 64", 1, 512, 8, 4, 64, true),
         ("decode 4096 8 x 4 x 128", 1, 4096, 8, 4, 128, true),
         ("decode 4096 8 x 1 x 128", 1, 4096, 8, 1, 128, true),
@@ -255,21 +263,25 @@ fn pool() {
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
-    let wants = |name: &str| wanted.is_empty() || wanted.iter().any(|w| w == name);
-    for (name, table) in kernels::tables() {
-        // Plain Rust without fused multiply-add calls the C library for each: exact, and a hundred times slower.
-        if name == "portable" && !wanted.iter().any(|w| w == "portable") {
+    let names = |name: &str| wanted.iter().any(|w| w == name);
+    let parts = ["gemm", "gemv", "attention", "pool"];
+    let wants = |name: &str| names(name) || !parts.iter().any(|part| names(part));
+    let tables = kernels::tables();
+    let any = !tables.iter().any(|(name, _)| names(name));
+    for (name, table) in &tables {
+        // Plain Rust calls the C library for each multiply-add: exact, a hundred times slower, shown on request.
+        if !names(name) && !(any && *name != "portable") {
             continue;
         }
         println!("{name}");
         if wants("gemm") {
-            gemm(&table);
+            gemm(table);
         }
         if wants("gemv") {
-            gemv(&table);
+            gemv(table);
         }
         if wants("attention") {
-            attention(&table);
+            attention(table);
         }
     }
     if wants("pool") {

@@ -6,12 +6,13 @@
 
 use super::Isa;
 use super::gemm::{Tile, part, rows};
-use super::lanes::{Lanes, exp, tanh};
+use super::lanes::{Lanes, exp2, tanh};
 use super::scratch::scratch;
 use ir::abi::{AttentionArgs, PANEL};
+use std::f32::consts::LOG2_E;
 
 /// Keys of a block. Part of the definition of the result.
-const KEYS: usize = 64;
+const KEYS: usize = 128;
 /// Most rows (query positions times heads) that share a packed block.
 const ROWS: usize = 64;
 
@@ -24,13 +25,13 @@ pub(super) unsafe extern "C" fn attention<I: Isa>(args: *const AttentionArgs) {
     unsafe { I::attend(&*args) }
 }
 
-/// What a row carries from block to block.
+/// What a row carries from block to block. Scores are in units of `ln 2`, so that weights are powers of two.
 #[derive(Clone, Copy)]
 struct Row {
     /// Largest score so far.
     peak: f32,
-    /// Sum of `exp(score - peak)` so far.
-    sum: f32,
+    /// Sums of `2^(score - peak)` so far, over every [`PANEL`]-th key.
+    sums: [f32; PANEL],
 }
 
 /// Query positions `tokens` and heads `heads` of the group, all of which start at key `lo`.
@@ -111,33 +112,32 @@ unsafe fn attend_rows<I: Isa>(args: &AttentionArgs, set: &Rows) {
     });
     let mut state = [Row {
         peak: f32::NEG_INFINITY,
-        sum: 0.0,
+        sums: [0.0; PANEL],
     }; ROWS];
     let mut counts = [0; ROWS];
+
+    // Scores come out of the product as the softmax needs them.
+    let factor = if args.softcap > 0.0 {
+        args.scale / args.softcap
+    } else {
+        args.scale * LOG2_E
+    };
 
     // SAFETY: every pointer is to scratch of the sizes above or to the caller's extents; the features are the caller's.
     unsafe {
         for r in 0..n {
             let (t, h) = set.at(r);
-            std::ptr::copy_nonoverlapping(
-                args.q.add(t * args.q_stride + h * dim),
-                q.add(r * ldq),
-                dim,
-            );
+            let from = args.q.add(t * args.q_stride + h * dim);
+            for d in 0..dim {
+                *q.add(r * ldq + d) = *from.add(d) * factor;
+            }
         }
         let hi = |t: usize| (*args.hi.add(t)).max(0) as usize;
         let end = set.tokens.clone().map(hi).max().unwrap_or(0);
         for (block, start) in (set.lo..end).step_by(KEYS).enumerate() {
             let width = KEYS.min(end - start);
             let from = start * args.kv_stride;
-            pack_keys::<I::V>(
-                args.k.add(from),
-                args.v.add(from),
-                args.kv_stride,
-                width,
-                dim,
-                keys,
-            );
+            pack_keys::<I::V>(args.k.add(from), args.kv_stride, width, dim, keys);
             if pack_values {
                 pack_rows(args.v.add(from), args.kv_stride, width, dim, values);
             }
@@ -164,10 +164,14 @@ unsafe fn attend_rows<I: Isa>(args: &AttentionArgs, set: &Rows) {
                 rows::<I, f32>(tile.len(), most.div_ceil(PANEL), product);
                 for (i, r) in tile.clone().enumerate() {
                     if counts[i] > 0 {
-                        let shrink =
-                            softmax::<I::V>(args, scores.add(i * KEYS), counts[i], &mut state[r]);
+                        let shrink = softmax::<I::V>(
+                            args.softcap,
+                            scores.add(i * KEYS),
+                            counts[i],
+                            &mut state[r],
+                        );
                         if block > 0 && shrink != 1.0 {
-                            rescale::<I::V>(out.add(r * ldq), out.add(r * ldq), panels, shrink);
+                            rescale::<I::V>(out.add(r * ldq), panels, shrink);
                         }
                     }
                 }
@@ -209,8 +213,9 @@ unsafe fn attend_rows<I: Isa>(args: &AttentionArgs, set: &Rows) {
         for (r, row) in state[..n].iter().enumerate() {
             let (t, h) = set.at(r);
             let to = args.out.add(t * args.out_stride + h * dim);
-            if row.sum != 0.0 {
-                rescale::<I::V>(out.add(r * ldq), out.add(r * ldq), panels, 1.0 / row.sum);
+            let sum = I::V::load(row.sums.as_ptr()).sum();
+            if sum != 0.0 {
+                rescale::<I::V>(out.add(r * ldq), panels, 1.0 / sum);
                 std::ptr::copy_nonoverlapping(out.add(r * ldq), to, dim);
             } else {
                 std::ptr::write_bytes(to, 0, dim);
@@ -219,29 +224,21 @@ unsafe fn attend_rows<I: Isa>(args: &AttentionArgs, set: &Rows) {
     }
 }
 
-/// Turns a row's first `n` scores into `exp(score - peak)`, and returns what earlier sums must be multiplied by.
+/// Turns a row's first `n` scores into `2^(score - peak)`, and returns what earlier sums must be multiplied by.
 ///
 /// # Safety
 /// `scores` holds [`KEYS`] elements; features as [`Lanes`].
 #[inline(always)]
-unsafe fn softmax<V: Lanes>(
-    args: &AttentionArgs,
-    scores: *mut f32,
-    n: usize,
-    row: &mut Row,
-) -> f32 {
+unsafe fn softmax<V: Lanes>(softcap: f32, scores: *mut f32, n: usize, row: &mut Row) -> f32 {
     let vectors = n.div_ceil(PANEL);
     // SAFETY: `vectors * PANEL <= KEYS`.
     unsafe {
-        let scale = V::splat(args.scale);
-        let (cap, inverse) = (V::splat(args.softcap), V::splat(1.0 / args.softcap));
-        for v in 0..vectors {
-            let at = scores.add(v * PANEL);
-            let mut x = V::load(at).mul(scale);
-            if args.softcap > 0.0 {
-                x = tanh(x.mul(inverse)).mul(cap);
+        if softcap > 0.0 {
+            let cap = V::splat(softcap * LOG2_E);
+            for v in 0..vectors {
+                let at = scores.add(v * PANEL);
+                tanh(V::load(at)).mul(cap).store(at);
             }
-            x.store(at);
         }
         for j in n..vectors * PANEL {
             *scores.add(j) = f32::NEG_INFINITY;
@@ -253,51 +250,50 @@ unsafe fn softmax<V: Lanes>(
         let old = row.peak;
         row.peak = old.max(peak.maximum());
         let peak = V::splat(row.peak);
-        let mut sum = V::splat(0.0);
+        let mut sums = V::splat(0.0);
         for v in 0..vectors {
             let at = scores.add(v * PANEL);
-            let p = exp(V::load(at).sub(peak));
+            let p = exp2(V::load(at).sub(peak));
             p.store(at);
-            sum = sum.add(p);
+            sums = sums.add(p);
         }
+        // The maximum of equal lanes is any of them.
         let shrink = if old == row.peak {
             1.0
         } else {
-            // The maximum of equal lanes is any of them.
-            exp(V::splat(old).sub(peak)).maximum()
+            exp2(V::splat(old).sub(peak)).maximum()
         };
-        row.sum = row.sum * shrink + sum.sum();
+        let before = V::load(row.sums.as_ptr());
+        before
+            .fma(V::splat(shrink), sums)
+            .store(row.sums.as_mut_ptr());
         shrink
     }
 }
 
-/// `to = from * factor` over `panels` times [`PANEL`] elements.
+/// Multiplies `panels` times [`PANEL`] elements.
 ///
 /// # Safety
-/// Both are valid for that many; features as [`Lanes`].
+/// `x` is valid for that many; features as [`Lanes`].
 #[inline(always)]
-unsafe fn rescale<V: Lanes>(from: *const f32, to: *mut f32, panels: usize, factor: f32) {
+unsafe fn rescale<V: Lanes>(x: *mut f32, panels: usize, factor: f32) {
     for p in 0..panels {
         // SAFETY: the caller's.
         unsafe {
-            V::load(from.add(p * PANEL))
+            V::load(x.add(p * PANEL))
                 .mul(V::splat(factor))
-                .store(to.add(p * PANEL))
+                .store(x.add(p * PANEL))
         }
     }
 }
 
 /// `width` key rows as panels `[dim][PANEL]` of columns, the last padded with zeros.
 ///
-/// Meanwhile asks for the values of these keys and for the next block of keys: rows of one head are too far apart for
-/// the hardware to foresee.
-///
 /// # Safety
 /// `from` is valid for the rows, `to` for `ceil(width / PANEL)` panels; features as [`Lanes`].
 #[inline(always)]
 unsafe fn pack_keys<V: Lanes>(
     from: *const f32,
-    values: *const f32,
     stride: usize,
     width: usize,
     dim: usize,
@@ -310,12 +306,6 @@ unsafe fn pack_keys<V: Lanes>(
             let row = from.wrapping_add(j * stride);
             let transposed = if j + 8 <= width { dim / 8 * 8 } else { 0 };
             for d in (0..transposed).step_by(8) {
-                if d % PANEL == 0 {
-                    for i in 0..8 {
-                        V::prefetch(values.wrapping_add((j + i) * stride + d).cast());
-                        V::prefetch(row.wrapping_add((KEYS + i) * stride + d).cast());
-                    }
-                }
                 V::transpose8(row.add(d), stride, column.add(d * PANEL));
             }
             for i in 0..8 {

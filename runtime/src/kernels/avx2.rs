@@ -139,34 +139,15 @@ unsafe impl Lanes for Ymm2 {
     }
 
     #[inline(always)]
-    unsafe fn round(self) -> Self {
-        both!(
-            _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>,
-            self
-        )
-    }
-
-    #[inline(always)]
-    unsafe fn exp2_integer(self) -> Self {
+    unsafe fn shift_exponent(self, n: Self) -> Self {
         // SAFETY: features by the trait's contract.
         unsafe {
-            let bits = |n| {
-                _mm256_slli_epi32::<23>(_mm256_add_epi32(
-                    _mm256_cvttps_epi32(n),
-                    _mm256_set1_epi32(127),
-                ))
+            let shift = |x, n| {
+                let n = _mm256_slli_epi32::<23>(_mm256_castps_si256(n));
+                _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), n))
             };
-            Ymm2(
-                _mm256_castsi256_ps(bits(self.0)),
-                _mm256_castsi256_ps(bits(self.1)),
-            )
+            Ymm2(shift(self.0, n.0), shift(self.1, n.1))
         }
-    }
-
-    #[inline(always)]
-    unsafe fn unless_below(self, x: Self, bound: Self) -> Self {
-        let mask = both!(_mm256_cmp_ps::<_CMP_NLT_UQ>, x, bound);
-        both!(_mm256_and_ps, self, mask)
     }
 
     #[inline(always)]
@@ -185,11 +166,5 @@ unsafe impl Lanes for Ymm2 {
     unsafe fn transpose8(src: *const f32, stride: usize, dst: *mut f32) {
         // SAFETY: the caller's.
         unsafe { transpose8(src, stride, dst) }
-    }
-
-    #[inline(always)]
-    unsafe fn prefetch(p: *const u8) {
-        // SAFETY: a prefetch never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
 }

@@ -97,32 +97,14 @@ unsafe impl Lanes for Zmm {
     }
 
     #[inline(always)]
-    unsafe fn round(self) -> Self {
+    unsafe fn shift_exponent(self, n: Self) -> Self {
         // SAFETY: as `fma`.
         unsafe {
-            Zmm(_mm512_roundscale_ps::<
-                { _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC },
-            >(self.0))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn exp2_integer(self) -> Self {
-        // SAFETY: as `fma`.
-        unsafe {
-            let biased = _mm512_add_epi32(_mm512_cvttps_epi32(self.0), _mm512_set1_epi32(127));
-            Zmm(_mm512_castsi512_ps(_mm512_slli_epi32::<23>(biased)))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn unless_below(self, x: Self, bound: Self) -> Self {
-        // SAFETY: as `fma`.
-        unsafe {
-            Zmm(_mm512_maskz_mov_ps(
-                _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(x.0, bound.0),
-                self.0,
-            ))
+            let n = _mm512_slli_epi32::<23>(_mm512_castps_si512(n.0));
+            Zmm(_mm512_castsi512_ps(_mm512_add_epi32(
+                _mm512_castps_si512(self.0),
+                n,
+            )))
         }
     }
 
@@ -148,11 +130,5 @@ unsafe impl Lanes for Zmm {
     unsafe fn transpose8(src: *const f32, stride: usize, dst: *mut f32) {
         // SAFETY: the caller's.
         unsafe { avx2::transpose8(src, stride, dst) }
-    }
-
-    #[inline(always)]
-    unsafe fn prefetch(p: *const u8) {
-        // SAFETY: a prefetch never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
     }
 }

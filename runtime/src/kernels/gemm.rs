@@ -19,8 +19,6 @@ const SET_PERIOD: usize = 1024;
 const WAYS: usize = 8;
 /// Row tiles from which on widening a block of narrow weights once beats widening it in each tile.
 const WIDEN_FROM: usize = 4;
-/// Bytes between a tile's weight load and what it asks to be fetched, while streaming from memory.
-const PREFETCH: usize = 1024;
 
 /// An element of a packed panel.
 pub(super) trait Weight: Copy {
@@ -110,7 +108,7 @@ impl<W> Tile<W> {
 /// `t`'s pointers are valid for the extents it states, and the CPU has the features of `V`.
 #[inline(always)]
 pub(super) unsafe fn tile<V: Lanes, W: Weight, const M: usize, const P: usize>(t: &Tile<W>) {
-    // SAFETY: all offsets below stay within the extents of `t`; prefetches cannot fault.
+    // SAFETY: all offsets below stay within the extents of `t`.
     unsafe {
         let mut acc = [[V::splat(0.0); P]; M];
         if t.resume {
@@ -124,11 +122,7 @@ pub(super) unsafe fn tile<V: Lanes, W: Weight, const M: usize, const P: usize>(t
         for _ in 0..t.k {
             let mut w = [V::splat(0.0); P];
             for (p, w) in w.iter_mut().enumerate() {
-                let at = b.add(p * t.panel);
-                if M <= 2 {
-                    V::prefetch(at.cast::<u8>().wrapping_add(PREFETCH));
-                }
-                *w = W::load(at);
+                *w = W::load(b.add(p * t.panel));
             }
             for (i, row) in acc.iter_mut().enumerate() {
                 let x = V::splat(*a.add(i * t.lda));
@@ -208,7 +202,7 @@ pub(super) unsafe extern "C" fn gemm<I: Isa, W: Weight>(
         ldc,
         resume: false,
     };
-    let conflict = lda.is_multiple_of(SET_PERIOD) && m > WAYS;
+    let conflict = lda.is_multiple_of(SET_PERIOD) && m.min(I::ROWS) > WAYS;
     if m <= I::ROWS && !conflict {
         // SAFETY: the caller's extents.
         return unsafe { I::tiles(m, panels, whole) };

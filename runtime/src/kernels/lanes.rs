@@ -31,56 +31,61 @@ pub(super) unsafe trait Lanes: Copy {
     unsafe fn max(self, b: Self) -> Self;
     /// `self` where it is less, else `b`: a NaN in either gives `b`.
     unsafe fn min(self, b: Self) -> Self;
-    /// Nearest integer, ties to even.
-    unsafe fn round(self) -> Self;
-    /// `2^self` for integers in `-126..=127`.
-    unsafe fn exp2_integer(self) -> Self;
-    /// `0.0` where `x < bound`, else `self`.
-    unsafe fn unless_below(self, x: Self, bound: Self) -> Self;
+    /// `self * 2^n`, by adding `n`'s lowest bits to the exponent: `n` is an integer plus [`ROUNDER`], the result normal.
+    unsafe fn shift_exponent(self, n: Self) -> Self;
     /// Sum by halving: lanes `i` and `i + 8`, then 4, 2, 1.
     unsafe fn sum(self) -> f32;
     /// Maximum by the same tree.
     unsafe fn maximum(self) -> f32;
     /// `dst[j * PANEL + i] = src[i * stride + j]` for `i, j` in `0..8`.
     unsafe fn transpose8(src: *const f32, stride: usize, dst: *mut f32);
-    /// Asks for the cache line at `p`, which may lie past the end of its allocation.
-    unsafe fn prefetch(p: *const u8);
 }
 
-/// `e^x` for `x <= 88`; exactly zero below `-87.33654`, where the result would be subnormal.
+/// `1.5 * 2^23`: adding it rounds a small f32 to an integer, ties to even, and leaves that integer in the lowest bits.
+pub(super) const ROUNDER: f32 = 12_582_912.0;
+
+/// `2^x` for `x <= 126`; below -125, `2^-125`.
 ///
-/// Cephes `expf` (Moshier): `x = n ln 2 + r`, degree-6 polynomial in `r`; relative error below 1.3e-7.
+/// `x = n + f` with `n` an integer, and the minimax polynomial of degree 5 for `2^f` on `-0.5..=0.5` that is exact at
+/// zero: relative error below 2e-7.
 ///
 /// # Safety
 /// As [`Lanes`].
 #[inline(always)]
-pub(super) unsafe fn exp<V: Lanes>(x: V) -> V {
-    const LOWEST: f32 = -87.336_54;
+pub(super) unsafe fn exp2<V: Lanes>(x: V) -> V {
     const POLYNOMIAL: [f32; 6] = [
-        1.987_569_1e-4,
-        1.398_199_9e-3,
-        8.333_452e-3,
-        4.166_579_6e-2,
-        1.666_666_5e-1,
-        0.5,
+        1.326_472_7e-3,
+        9.671_513e-3,
+        5.550_733_7e-2,
+        2.402_224_2e-1,
+        6.931_47e-1,
+        1.0,
     ];
     // SAFETY: the caller vouches for the CPU features; there are no pointers.
     unsafe {
-        let lowest = V::splat(LOWEST);
         // In this order NaN stays NaN.
-        let clamped = lowest.max(x);
-        let n = clamped.mul(V::splat(std::f32::consts::LOG2_E)).round();
-        // ln 2 in two parts, the first exact in 10 bits, so that n * part is exact.
-        let r = n.fma(V::splat(-0.693_359_4), clamped);
-        let r = n.fma(V::splat(2.121_944_4e-4), r);
-        let mut p = V::splat(POLYNOMIAL[0]);
+        let x = V::splat(-125.0).max(x);
+        let n = x.add(V::splat(ROUNDER));
+        let f = x.sub(n.sub(V::splat(ROUNDER)));
+        horner(&POLYNOMIAL, f).shift_exponent(n)
+    }
+}
+
+/// The polynomial with these coefficients, highest degree first.
+///
+/// # Safety
+/// As [`Lanes`].
+#[inline(always)]
+unsafe fn horner<V: Lanes, const N: usize>(coefficients: &[f32; N], x: V) -> V {
+    // SAFETY: the caller vouches for the CPU features; there are no pointers.
+    unsafe {
+        let mut p = V::splat(coefficients[0]);
         let mut i = 1;
-        while i < POLYNOMIAL.len() {
-            p = p.fma(r, V::splat(POLYNOMIAL[i]));
+        while i < N {
+            p = p.fma(x, V::splat(coefficients[i]));
             i += 1;
         }
-        let y = p.fma(r.mul(r), r).add(V::splat(1.0));
-        y.mul(n.exp2_integer()).unless_below(x, lowest)
+        p
     }
 }
 
@@ -107,19 +112,7 @@ pub(super) unsafe fn tanh<V: Lanes>(x: V) -> V {
         // In this order NaN stays NaN.
         let x = V::splat(-SATURATES).max(V::splat(SATURATES).min(x));
         let x2 = x.mul(x);
-        let mut p = V::splat(ALPHA[0]);
-        let mut i = 1;
-        while i < ALPHA.len() {
-            p = p.fma(x2, V::splat(ALPHA[i]));
-            i += 1;
-        }
-        let mut q = V::splat(BETA[0]);
-        let mut i = 1;
-        while i < BETA.len() {
-            q = q.fma(x2, V::splat(BETA[i]));
-            i += 1;
-        }
-        x.mul(p).div(q)
+        x.mul(horner(&ALPHA, x2)).div(horner(&BETA, x2))
     }
 }
 
@@ -128,11 +121,6 @@ pub(super) unsafe fn tanh<V: Lanes>(x: V) -> V {
 pub(super) struct Array([f32; PANEL]);
 
 impl Array {
-    #[inline(always)]
-    fn map(self, f: impl Fn(f32) -> f32) -> Array {
-        Array(self.0.map(f))
-    }
-
     #[inline(always)]
     fn zip(self, b: Array, f: impl Fn(f32, f32) -> f32) -> Array {
         Array(std::array::from_fn(|i| f(self.0[i], b.0[i])))
@@ -218,20 +206,10 @@ unsafe impl Lanes for Array {
     }
 
     #[inline(always)]
-    unsafe fn round(self) -> Self {
-        self.map(f32::round_ties_even)
-    }
-
-    #[inline(always)]
-    unsafe fn exp2_integer(self) -> Self {
-        self.map(|n| f32::from_bits(((n as i32 + 127) as u32) << 23))
-    }
-
-    #[inline(always)]
-    unsafe fn unless_below(self, x: Self, bound: Self) -> Self {
-        Array(std::array::from_fn(|i| {
-            if x.0[i] < bound.0[i] { 0.0 } else { self.0[i] }
-        }))
+    unsafe fn shift_exponent(self, n: Self) -> Self {
+        self.zip(n, |x, n| {
+            f32::from_bits(x.to_bits().wrapping_add(n.to_bits() << 23))
+        })
     }
 
     #[inline(always)]
@@ -253,7 +231,4 @@ unsafe impl Lanes for Array {
             }
         }
     }
-
-    #[inline(always)]
-    unsafe fn prefetch(_: *const u8) {}
 }
