@@ -9,7 +9,7 @@ use crate::{
     pool,
 };
 use ir::{DType, Dim, Positions, Task, Type, artifact::Plan, feed};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// How a session is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -196,6 +196,20 @@ impl Session {
             sequence,
             sequences,
         })
+    }
+
+    /// Measures each launch of the following steps, from zero, or stops.
+    pub fn measure(&mut self, on: bool) {
+        self.engine.measure(on);
+    }
+
+    /// The plan's launches in order and the wall time that each has taken since [`Session::measure`].
+    pub fn times(&self) -> impl Iterator<Item = (&str, Duration)> {
+        let launches = &self.model().manifest().plan.launches;
+        launches
+            .iter()
+            .map(|l| &*l.name)
+            .zip(self.engine.times().iter().copied())
     }
 
     /// Forgets all tokens of `sequence`.

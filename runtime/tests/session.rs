@@ -226,6 +226,18 @@ fn refusals_name_both_sides_and_change_nothing() {
 }
 
 #[test]
+fn launches_are_measured_where_asked() {
+    let mut session = decoder_session(1);
+    session.measure(true);
+    session.step(&[chunk(0, &[1])], Select::Last).unwrap();
+    let names: Vec<&str> = session.times().map(|(name, _)| name).collect();
+    assert_eq!(names, ["store", "sum"]);
+    assert!(session.times().all(|(_, time)| !time.is_zero()));
+    session.measure(false);
+    assert_eq!(session.times().count(), 0);
+}
+
+#[test]
 fn options_beyond_the_model_are_refused() {
     let model = Model::from_bytes(artifact(&decoder())).unwrap();
     let plain = Options::default();

@@ -8,7 +8,10 @@ use ir::{
     artifact::{ArtifactError, Base, Port, Section},
 };
 use memmap2::{Mmap, MmapMut};
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// This machine: its architecture, and those of [`Target::known_features`] that it has.
 pub fn host() -> Target {
@@ -102,6 +105,8 @@ pub(crate) struct Engine {
     args: Box<[*mut u8]>,
     launches: Vec<Launch>,
     envs: Envs,
+    /// What each launch took so far, where that is measured.
+    times: Option<Vec<Duration>>,
     /// Held for their addresses: arena, states, scratch.
     _memory: Vec<Buffer>,
 }
@@ -222,6 +227,7 @@ impl Engine {
             args: args.into(),
             launches,
             envs,
+            times: None,
             _memory: memory,
         })
     }
@@ -260,7 +266,8 @@ impl Engine {
             self.capacity
         );
         self.dims.copy_from_slice(dims);
-        for launch in &self.launches {
+        for (i, launch) in self.launches.iter().enumerate() {
+            let start = self.times.is_some().then(Instant::now);
             let shared = Shared {
                 kernel: launch.kernel,
                 args: self.args[launch.first..].as_ptr(),
@@ -270,7 +277,20 @@ impl Engine {
             self.pool.run(tasks, launch.grain, &|thread, begin, end| {
                 shared.run(thread, begin, end)
             });
+            if let (Some(times), Some(start)) = (&mut self.times, start) {
+                times[i] += start.elapsed();
+            }
         }
+    }
+
+    /// Measures each launch from now on, from zero, or stops.
+    pub fn measure(&mut self, on: bool) {
+        self.times = on.then(|| vec![Duration::ZERO; self.launches.len()]);
+    }
+
+    /// What each launch took since measuring began; nothing where it has not.
+    pub fn times(&self) -> &[Duration] {
+        self.times.as_deref().unwrap_or_default()
     }
 
     /// Output `i` of the plan as the last step left it.
