@@ -1,5 +1,6 @@
 //! Everything that can go wrong between a file and a model's outputs, in words for the person at the keyboard.
 
+use crate::sample::SampleError;
 use ir::{Target, artifact::ArtifactError};
 
 /// Why a model does not load or a session does not run. A session that returned one can be used further: the step
@@ -112,4 +113,7 @@ pub enum Error {
         /// Most that it may have.
         context: usize,
     },
+    /// No token can be chosen from the logits.
+    #[error(transparent)]
+    Sample(#[from] SampleError),
 }

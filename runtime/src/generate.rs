@@ -2,6 +2,7 @@
 
 use crate::{
     Error,
+    sample::SampleError,
     session::{Chunk, Select, Session},
 };
 
@@ -33,11 +34,11 @@ pub struct Generation<'a, S> {
 
 impl Session {
     /// Continues `sequence` by `prompt` and then by at most `max_tokens` tokens, each chosen by `sampler` from the
-    /// logits.
+    /// logits, e.g. `|logits| sampler.sample(logits)` with a [`Sampler`](crate::sample::Sampler).
     ///
     /// A token that ends the generation is not given out. The session has seen all tokens given out but the last: a
     /// following prompt starts with that one.
-    pub fn generate<S: FnMut(&[f32]) -> u32>(
+    pub fn generate<S: FnMut(&[f32]) -> Result<u32, SampleError>>(
         &mut self,
         sequence: usize,
         prompt: &[u32],
@@ -70,7 +71,7 @@ impl<S> Generation<'_, S> {
     }
 }
 
-impl<S: FnMut(&[f32]) -> u32> Generation<'_, S> {
+impl<S: FnMut(&[f32]) -> Result<u32, SampleError>> Generation<'_, S> {
     /// Lets the session see what it has not, and chooses what follows. `None` where the context is full.
     fn step(&mut self) -> Result<Option<u32>, Error> {
         let full =
@@ -84,7 +85,7 @@ impl<S: FnMut(&[f32]) -> u32> Generation<'_, S> {
             positions: None,
         };
         let logits = self.session.step(&[chunk], Select::Last)?;
-        let token = (self.sampler)(logits.row(0));
+        let token = (self.sampler)(logits.row(0))?;
         self.prompt = false;
         self.pending.clear();
         self.pending.push(token);
@@ -92,7 +93,7 @@ impl<S: FnMut(&[f32]) -> u32> Generation<'_, S> {
     }
 }
 
-impl<S: FnMut(&[f32]) -> u32> Iterator for Generation<'_, S> {
+impl<S: FnMut(&[f32]) -> Result<u32, SampleError>> Iterator for Generation<'_, S> {
     type Item = Result<u32, Error>;
 
     fn next(&mut self) -> Option<Result<u32, Error>> {

@@ -297,7 +297,7 @@ fn generations_end_where_they_should() {
         let mut session = decoder_session(1);
         let mut script = script.iter().cycle();
         let mut generation = session
-            .generate(2, &[1, 2], max, |_| *script.next().unwrap())
+            .generate(2, &[1, 2], max, |_| Ok(*script.next().unwrap()))
             .ignore_eos(ignore);
         let tokens: Vec<u32> = generation.by_ref().map(Result::unwrap).collect();
         assert_eq!((&*tokens, generation.finish()), (wanted, Some(finish)));
@@ -315,7 +315,7 @@ fn generations_end_where_they_should() {
 fn generations_choose_from_the_logits_of_all_before() {
     let mut session = decoder_session(2);
     // The next token is half the sum of all so far.
-    let half = |logits: &[f32]| logits[0] as u32;
+    let half = |logits: &[f32]| Ok(logits[0] as u32);
     let generated = |session: &mut Session, prompt: &[u32]| -> Vec<u32> {
         session
             .generate(0, prompt, 3, half)
@@ -330,7 +330,7 @@ fn generations_choose_from_the_logits_of_all_before() {
 #[test]
 fn a_failed_generation_says_so_once() {
     let mut session = decoder_session(1);
-    let mut generation = session.generate(0, &[1], 5, |_| 1000);
+    let mut generation = session.generate(0, &[1], 5, |_| Ok(1000));
     assert_eq!(generation.next().unwrap().unwrap(), 1000);
     assert!(matches!(
         generation.next(),
@@ -343,7 +343,7 @@ fn a_failed_generation_says_so_once() {
     assert!(generation.next().is_none());
     assert_eq!(generation.finish(), Some(Finish::Error));
     let error = session
-        .generate(0, &[], 5, |_| 1)
+        .generate(0, &[], 5, |_| Ok(1))
         .next()
         .unwrap()
         .unwrap_err()
