@@ -18,14 +18,23 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Every fixture.
-const FIXTURES: [&str; 6] = [
+/// Every fixture of an encoder.
+const ENCODERS: [&str; 6] = [
     "bert_mlm",
     "bert_model",
     "bert_seqcls",
     "bert_tokcls",
+    "distilbert_tokcls",
+    "roberta_seqcls",
+];
+
+/// Every fixture of a decoder.
+const DECODERS: [&str; 5] = [
     "llama_gqa",
     "llama_tied_llama3",
+    "mistral_window",
+    "qwen2",
+    "qwen3",
 ];
 
 fn fixture(name: &str) -> PathBuf {
@@ -160,6 +169,7 @@ fn pairs<'a>(
 fn packed(
     reference: &HashMap<String, Tensor>,
     kept: &[Vec<usize>],
+    positions: Positions,
 ) -> HashMap<&'static str, Vec<f64>> {
     let columns = reference["input_ids"].shape[1];
     let types = reference.get("token_type_ids");
@@ -170,11 +180,19 @@ fn packed(
         let mut put = |name, x| feeds.entry(name).or_default().push(x);
         put(feed::STARTS, start);
         put(feed::ENDS, end);
+        let ids = &reference["input_ids"].data[r * columns..][..columns];
+        let position = |c: usize| match positions {
+            Positions::Index => c as f64,
+            Positions::NonPadding { pad } => {
+                let counted = ids[..=c].iter().filter(|id| **id != f64::from(pad));
+                f64::from(pad) + counted.count() as f64
+            }
+        };
         for c in kept {
             let at = r * columns + c;
             put(feed::TOKENS, reference["input_ids"].data[at]);
             put(feed::TOKEN_TYPES, types.map_or(0.0, |t| t.data[at]));
-            put(feed::POSITIONS, *c as f64);
+            put(feed::POSITIONS, position(*c));
             put(feed::LO, start);
             put(feed::HI, end);
         }
@@ -188,13 +206,12 @@ fn manifest(dir: &Path) -> Value {
 
 #[test]
 fn encoders_agree_with_the_reference() {
-    for name in ["bert_model", "bert_tokcls", "bert_seqcls", "bert_mlm"] {
+    for name in ENCODERS {
         let dir = fixture(name);
         let (reference, manifest) = (tensors(&dir.join("expected.safetensors")), manifest(&dir));
         let mut machine = Machine::load(&dir, 0);
-        assert_eq!(machine.description.positions, Positions::Index);
         let kept = kept(&reference);
-        let feeds = packed(&reference, &kept);
+        let feeds = packed(&reference, &kept, machine.description.positions);
         let outputs = machine.step(&feeds);
         let expected = manifest["outputs"].as_object().unwrap();
         assert_eq!(outputs.len(), expected.len(), "{name}");
@@ -273,12 +290,16 @@ fn rows(ids: &Tensor) -> Vec<Vec<f64>> {
 
 #[test]
 fn decoders_agree_with_the_reference() {
-    for name in ["llama_gqa", "llama_tied_llama3"] {
+    for name in DECODERS {
         let dir = fixture(name);
         let (reference, manifest) = (tensors(&dir.join("expected.safetensors")), manifest(&dir));
         let kept = kept(&reference);
-        let (prompts, greedy) = (rows(&reference["input_ids"]), rows(&reference["greedy"]));
-        let (count, length) = (prompts.len(), prompts[0].len());
+        let (ids, greedy) = (rows(&reference["input_ids"]), rows(&reference["greedy"]));
+        let prompts = ids.iter().zip(&kept);
+        let prompts: Vec<Vec<f64>> = prompts
+            .map(|(ids, kept)| kept.iter().map(|c| ids[*c]).collect())
+            .collect();
+        let (count, length) = (prompts.len(), ids[0].len());
         let room = length + greedy[0].len();
         let mut sequences = Sequences::new(&dir, count, room);
         assert_eq!(sequences.machine.description.task, Task::CausalLm);
@@ -288,7 +309,11 @@ fn decoders_agree_with_the_reference() {
         let compared = pairs(&logits, &reference["logits"], &kept);
         within(name, &manifest["tolerance"]["logits"], compared);
 
-        let mut last: Vec<usize> = (0..count).map(|s| (s + 1) * length - 1).collect();
+        let ends = prompts.iter().scan(0, |end, prompt| {
+            *end += prompt.len();
+            Some(*end - 1)
+        });
+        let mut last: Vec<usize> = ends.collect();
         for step in 0..greedy[0].len() {
             let next: Vec<f64> = last.iter().map(|t| best(&logits, *t)).collect();
             let want: Vec<f64> = greedy.iter().map(|g| g[step]).collect();
@@ -403,7 +428,7 @@ fn embeddings_pool_what_the_reference_pools() {
             let normalize = !modules.is_empty();
             assert_eq!(machine.description.task, Task::Embedding { normalize });
             assert_eq!(machine.description.context, 48);
-            let got = &machine.step(&packed(&reference, &kept))["embedding"];
+            let got = &machine.step(&packed(&reference, &kept, machine.description.positions))["embedding"];
             for (r, kept) in kept.iter().enumerate() {
                 let kept = if first_only { &kept[..1] } else { kept };
                 let row = |c: &usize| &hidden.data[(r * hidden.shape[1] + c) * width..][..width];
@@ -710,7 +735,7 @@ fn built_programs_are_as_recorded_and_read_back() {
     settings.set_snapshot_path("../../snapshots");
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
-    for name in FIXTURES {
+    for name in ENCODERS.into_iter().chain(DECODERS) {
         let program = Machine::load(&fixture(name), 0).program;
         let text = program.to_string();
         let read: Program = text.parse().unwrap();

@@ -39,6 +39,12 @@ impl Activation {
     }
 }
 
+impl<T: Into<Op>> From<T> for Activation {
+    fn from(op: T) -> Self {
+        Activation(op.into())
+    }
+}
+
 /// A normalisation of rows, with its learned gain, and bias where the kind has one.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Norm {

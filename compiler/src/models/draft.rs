@@ -43,7 +43,8 @@ impl Size {
 
 /// See the module's text.
 pub(super) struct Draft<'c> {
-    checkpoint: &'c Checkpoint,
+    /// Where weights are found.
+    pub(super) checkpoint: &'c Checkpoint,
     /// Prefix of the tensors that all heads share, which checkpoints of the bare model leave out.
     backbone: &'static str,
     bare: bool,

@@ -6,9 +6,14 @@
 mod bert;
 mod blocks;
 mod decoder;
+mod distilbert;
 mod draft;
+mod encoder;
 mod llama;
+mod mistral;
 mod pooling;
+mod qwen;
+mod roberta;
 mod rope;
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Config};
@@ -16,7 +21,15 @@ use ir::{Description, Positions, Program, Task, TypeError};
 use std::path::PathBuf;
 
 /// Every family.
-pub const FAMILIES: &[Family] = &[bert::FAMILY, llama::FAMILY];
+pub const FAMILIES: &[Family] = &[
+    bert::FAMILY,
+    distilbert::FAMILY,
+    llama::FAMILY,
+    mistral::FAMILY,
+    qwen::QWEN2,
+    qwen::QWEN3,
+    roberta::FAMILY,
+];
 
 /// Architectures that one file covers.
 #[derive(Debug)]
