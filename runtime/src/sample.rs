@@ -72,9 +72,19 @@ pub struct Sampler {
 struct Candidate {
     token: u32,
     logit: f32,
+    /// Its probability relative to the best token's, once computed.
+    weight: f64,
 }
 
 impl Candidate {
+    fn new(token: u32, logit: f32) -> Self {
+        Self {
+            token,
+            logit,
+            weight: 0.0,
+        }
+    }
+
     /// The more probable first, then the lower id: a total order, as logits are never NaN here.
     fn order(&self, other: &Self) -> Ordering {
         other
@@ -132,17 +142,13 @@ impl Sampler {
         if self.options.temperature == 0.0 || self.options.top_k == 1 {
             return Ok(best.token);
         }
-        // Weights are relative to the best token's, so that none overflows and at least one is 1.
-        let scale = 1.0 / f64::from(self.options.temperature);
-        let weight = |c: &Candidate| ((f64::from(c.logit) - f64::from(best.logit)) * scale).exp();
-
         let candidates = &mut self.candidates;
         candidates.clear();
         // Adding zero makes -0 and 0 the same, as they are for probabilities.
-        let all = logits.iter().zip(0..).map(|(&logit, token)| Candidate {
-            token,
-            logit: logit + 0.0,
-        });
+        let all = logits
+            .iter()
+            .zip(0..)
+            .map(|(&logit, token)| Candidate::new(token, logit + 0.0));
         candidates.extend(all);
         if (1..candidates.len()).contains(&self.options.top_k) {
             candidates.select_nth_unstable_by(self.options.top_k - 1, Candidate::order);
@@ -150,9 +156,18 @@ impl Sampler {
             // Selection leaves the kept ones in an order of its own.
             candidates.sort_unstable_by_key(|c| c.token);
         }
-        let mut total: f64 = candidates.iter().map(weight).sum();
+        // Relative to the best token's, so that no weight overflows and one at least is 1.
+        let (best_logit, scale) = (
+            f64::from(best.logit),
+            1.0 / f64::from(self.options.temperature),
+        );
+        let mut total = 0.0;
+        for candidate in candidates.iter_mut() {
+            candidate.weight = ((f64::from(candidate.logit) - best_logit) * scale).exp();
+            total += candidate.weight;
+        }
         if self.options.top_p < 1.0 {
-            let (kept, mass) = nucleus(candidates, f64::from(self.options.top_p) * total, weight);
+            let (kept, mass) = nucleus(candidates, f64::from(self.options.top_p) * total);
             candidates.truncate(kept);
             total = mass;
         }
@@ -160,11 +175,10 @@ impl Sampler {
         let uniform = (self.random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
         let mut left = uniform * total;
         for candidate in candidates.iter() {
-            let weight = weight(candidate);
-            if left < weight {
+            if left < candidate.weight {
                 return Ok(candidate.token);
             }
-            left -= weight;
+            left -= candidate.weight;
         }
         // Rounding may leave a rest after the last one.
         Ok(best.token)
@@ -173,10 +187,7 @@ impl Sampler {
 
 /// The candidate with the highest logit, the lowest id among equals; checks all logits on the way.
 fn argmax(logits: &[f32]) -> Result<Candidate, SampleError> {
-    let mut best = Candidate {
-        token: 0,
-        logit: f32::NEG_INFINITY,
-    };
+    let mut best = Candidate::new(0, f32::NEG_INFINITY);
     for (&logit, token) in logits.iter().zip(0..) {
         if logit.is_nan() || logit == f32::INFINITY {
             return Err(SampleError::NotFinite {
@@ -185,7 +196,7 @@ fn argmax(logits: &[f32]) -> Result<Candidate, SampleError> {
             });
         }
         if logit > best.logit {
-            best = Candidate { token, logit };
+            best = Candidate::new(token, logit);
         }
     }
     if best.logit == f32::NEG_INFINITY {
@@ -197,11 +208,7 @@ fn argmax(logits: &[f32]) -> Result<Candidate, SampleError> {
 
 /// Moves the fewest most probable candidates whose weights reach `mass` to the front, in order, and returns their
 /// number and their summed weight. Sorts only as many as it needs, guessing four times more until they suffice.
-fn nucleus(
-    candidates: &mut [Candidate],
-    mass: f64,
-    weight: impl Fn(&Candidate) -> f64,
-) -> (usize, f64) {
+fn nucleus(candidates: &mut [Candidate], mass: f64) -> (usize, f64) {
     let mut sum = 0.0;
     let mut sorted = 0;
     let mut guess = 64;
@@ -213,7 +220,7 @@ fn nucleus(
         }
         rest[..take].sort_unstable_by(Candidate::order);
         for candidate in &rest[..take] {
-            sum += weight(candidate);
+            sum += candidate.weight;
             sorted += 1;
             if sum >= mass {
                 return (sorted, sum);
