@@ -3,4 +3,5 @@
 pub mod backends;
 pub mod checkpoint;
 pub mod models;
+pub mod optimize;
 pub mod schedule;

@@ -1,0 +1,406 @@
+//! Extraction: one node for each class that the outputs need, so that the whole DAG is cheap. Greedy first (each
+//! class has the set of kernels it needs, as in extraction-gym's faster-greedy-dag), then moves that greedy cannot
+//! see: one class at a time, or all slices of a merged product together. Deterministic: integers, and the first of
+//! equals.
+//!
+//! What comes out is in normal form, see [`super`]. Knows no rewrite.
+
+use super::{
+    cost::{Binding, CostModel, Work},
+    egraph::{EGraph, ENode, Known},
+};
+use egg::Id;
+use ir::{Attr, Class, Graph, OpKind, Value};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+/// Rounds of improvement; each strictly lowers the cost, so this bounds time, not quality.
+const ROUNDS: usize = 16;
+
+/// The choice of a node for each class that can be computed.
+pub struct Extraction<'a> {
+    egraph: &'a EGraph,
+    model: &'a dyn CostModel,
+    at: &'a Binding,
+    /// Nodes that may be chosen, for each class in order.
+    options: BTreeMap<Id, Vec<&'a ENode>>,
+    chosen: BTreeMap<Id, &'a ENode>,
+}
+
+/// What greedy knows of a class.
+#[derive(Clone, Default)]
+struct Plan {
+    /// Cost of each kernel it needs, itself included.
+    kernels: BTreeMap<Id, u64>,
+    /// Work of a body.
+    body: Work,
+    /// Ranks alternatives; never below that of a child.
+    rank: u64,
+}
+
+impl<'a> Extraction<'a> {
+    /// Chooses nodes for the outputs.
+    pub fn new(
+        egraph: &'a EGraph,
+        outputs: &[Id],
+        model: &'a dyn CostModel,
+        at: &'a Binding,
+    ) -> Extraction<'a> {
+        let mut extraction = Extraction {
+            egraph,
+            model,
+            at,
+            options: BTreeMap::new(),
+            chosen: BTreeMap::new(),
+        };
+        extraction.greedy();
+        let roots: Vec<Id> = outputs.iter().map(|o| egraph.find(*o)).collect();
+        extraction.improve(&roots);
+        extraction
+    }
+
+    /// Whether the class can be computed.
+    pub fn covers(&self, id: Id) -> bool {
+        self.chosen.contains_key(&self.egraph.find(id))
+    }
+
+    /// Picoseconds of all kernels that the outputs need; `None` if one cannot be computed.
+    pub fn cost(&self, outputs: &[Id]) -> Option<u64> {
+        let mut tally = Tally::default();
+        for root in outputs {
+            self.count(self.egraph.find(*root), &mut tally)?;
+        }
+        Some(tally.total)
+    }
+
+    /// The outputs as a graph with the inputs of `like`; `None` if one cannot be computed.
+    pub fn graph(&self, like: &Graph, outputs: &[Id]) -> Option<Graph> {
+        let mut g = Graph::new();
+        for v in like.inputs() {
+            let (name, role) = like.as_input(*v)?;
+            g.input(name.clone(), role, like.ty(*v).clone());
+        }
+        let mut built = HashMap::new();
+        let outputs: Option<Vec<Value>> = outputs
+            .iter()
+            .map(|o| self.build(self.egraph.find(*o), &mut g, &mut built))
+            .collect();
+        g.outputs = outputs?;
+        Some(g)
+    }
+
+    fn build(&self, id: Id, g: &mut Graph, built: &mut HashMap<Id, Value>) -> Option<Value> {
+        if let Some(v) = built.get(&id) {
+            return Some(*v);
+        }
+        let node = *self.chosen.get(&id)?;
+        let v = match node {
+            ENode::Input(name, role, ty) => g.input(name.clone(), *role, ty.clone()),
+            ENode::Attr(_) => return None,
+            ENode::Op(kind, _) => {
+                let (args, attrs) = node.split();
+                let args: Vec<Value> = args
+                    .iter()
+                    .map(|a| self.build(self.egraph.find(*a), g, built))
+                    .collect::<Option<_>>()?;
+                let attrs: Vec<Attr> = attrs
+                    .iter()
+                    .map(|a| self.egraph[*a].data.attr().cloned())
+                    .collect::<Option<_>>()?;
+                g.add(kind.build(&attrs)?, &args).ok()?
+            }
+        };
+        built.insert(id, v);
+        Some(v)
+    }
+
+    fn known(&self, id: Id) -> Option<&'a Known> {
+        self.egraph[id].data.value()
+    }
+
+    /// Whether the normal form admits the node in its class.
+    fn admits(&self, class: &Known, node: &ENode) -> bool {
+        let all = |ids: &[Id], f: &dyn Fn(&Known) -> bool| {
+            ids.iter().all(|a| self.known(*a).is_some_and(f))
+        };
+        let Some(kind) = node.kind() else {
+            return matches!(node, ENode::Input(..));
+        };
+        let args = node.split().0;
+        if class.weights_only {
+            return all(args, &|k| k.weights_only);
+        }
+        match kind {
+            OpKind::Acc => true,
+            _ if class.open => match kind.class() {
+                Class::Elementwise => true,
+                Class::Rowwise => !self.joins_rows(node),
+                _ => false,
+            },
+            OpKind::Map => !self.known(args[0]).is_some_and(|k| k.open),
+            OpKind::Gemm => {
+                let [x, weights @ .., _] = args else {
+                    return false;
+                };
+                all(&[*x], &|k| !k.open) && all(weights, &|k| k.weights_only)
+            }
+            OpKind::Attention | OpKind::Reshape => true,
+            OpKind::Slice => self.axis(node) == Some(class.ty.shape.len().saturating_sub(1)),
+            _ => false,
+        }
+    }
+
+    /// Whether the node concatenates along rows, which is not row-wise.
+    fn joins_rows(&self, node: &ENode) -> bool {
+        node.kind() == Some(OpKind::Concat) && self.axis(node) == Some(0)
+    }
+
+    /// The first attribute as an axis.
+    fn axis(&self, node: &ENode) -> Option<usize> {
+        match self.egraph[*node.split().1.first()?].data.attr()? {
+            Attr::Int(axis) => usize::try_from(*axis).ok(),
+            _ => None,
+        }
+    }
+
+    fn greedy(&mut self) {
+        let egraph = self.egraph;
+        let mut parents: HashMap<Id, BTreeSet<Id>> = HashMap::new();
+        let mut ids: Vec<Id> = egraph.classes().map(|c| c.id).collect();
+        ids.sort_unstable();
+        for id in &ids {
+            let Some(known) = self.known(*id) else {
+                continue;
+            };
+            let admitted: Vec<&ENode> = egraph[*id]
+                .nodes
+                .iter()
+                .filter(|n| self.admits(known, n))
+                .collect();
+            for node in &admitted {
+                for a in node.split().0 {
+                    parents.entry(egraph.find(*a)).or_default().insert(*id);
+                }
+            }
+            self.options.insert(*id, admitted);
+        }
+        let mut plans: HashMap<Id, Plan> = HashMap::new();
+        let mut queue: VecDeque<Id> = self.options.keys().copied().collect();
+        let mut queued: BTreeSet<Id> = queue.iter().copied().collect();
+        while let Some(id) = queue.pop_front() {
+            queued.remove(&id);
+            let mut better = false;
+            for node in &self.options[&id] {
+                let Some(plan) = self.plan(id, node, &plans) else {
+                    continue;
+                };
+                if plans.get(&id).is_none_or(|old| plan.rank < old.rank) {
+                    plans.insert(id, plan);
+                    self.chosen.insert(id, node);
+                    better = true;
+                }
+            }
+            if better {
+                for parent in parents.get(&id).into_iter().flatten() {
+                    if queued.insert(*parent) {
+                        queue.push_back(*parent);
+                    }
+                }
+            }
+        }
+        let chosen = &self.chosen;
+        let possible = |n: &&ENode| n.split().0.iter().all(|a| chosen.contains_key(&egraph.find(*a)));
+        for options in self.options.values_mut() {
+            options.retain(possible);
+        }
+    }
+
+    fn plan(&self, id: Id, node: &ENode, plans: &HashMap<Id, Plan>) -> Option<Plan> {
+        let known = self.known(id)?;
+        let args = node.split().0;
+        let children: Vec<&Plan> = args
+            .iter()
+            .map(|a| plans.get(&self.egraph.find(*a)))
+            .collect::<Option<_>>()?;
+        if known.weights_only {
+            // Free, but the smallest term is the one to evaluate.
+            let rank = children.iter().fold(1, |r: u64, c| r.saturating_add(c.rank));
+            return Some(Plan {
+                rank,
+                ..Plan::default()
+            });
+        }
+        let mut plan = Plan::default();
+        for (a, child) in args.iter().zip(&children) {
+            let weight = self.known(*a).is_some_and(|k| k.weights_only);
+            for (kernel, cost) in child.kernels.iter().filter(|_| !weight) {
+                let seen = plan.kernels.entry(*kernel).or_insert(0);
+                *seen = (*seen).max(*cost);
+            }
+        }
+        let bodies = |a: Id| plans.get(&self.egraph.find(a)).map(|p| p.body);
+        let work = self.work(known, node, &bodies)?;
+        let mut own = 0;
+        if known.open {
+            plan.body = work;
+            own = self.model.kernel(OpKind::Map, work);
+        } else if let Some(kind) = node.kind().filter(|k| super::egraph::is_kernel(*k)) {
+            plan.kernels.insert(id, self.model.kernel(kind, work));
+        }
+        plan.rank = plan.kernels.values().fold(own, |s, c| s.saturating_add(*c));
+        Some(plan)
+    }
+
+    fn bytes(&self, known: &Known) -> u64 {
+        self.at
+            .size(&known.ty.numel())
+            .saturating_mul(known.storage.bytes() as u64)
+    }
+
+    /// Bytes of `known` at the rows that a kernel of `rows` rows touches.
+    fn touched(&self, known: &Known, rows: u64) -> u64 {
+        let own = known.ty.shape.first().map_or(1, |d| self.at.size(d));
+        (self.bytes(known) / own.max(1)).saturating_mul(own.min(rows))
+    }
+
+    /// Work of a kernel with its body, or of a body up to this node; `body` gives that of an argument.
+    fn work(&self, known: &Known, node: &ENode, body: &dyn Fn(Id) -> Option<Work>) -> Option<Work> {
+        let ENode::Op(kind, _) = node else {
+            return Some(Work::default());
+        };
+        if !known.open && !super::egraph::is_kernel(*kind) {
+            return Some(Work::default());
+        }
+        let (args, attrs) = node.split();
+        let facts: Vec<&Known> = args
+            .iter()
+            .map(|a| self.known(*a))
+            .collect::<Option<_>>()?;
+        let attrs: Vec<Attr> = attrs
+            .iter()
+            .map(|a| self.egraph[*a].data.attr().cloned())
+            .collect::<Option<_>>()?;
+        let types: Vec<ir::Type> = facts.iter().map(|f| f.ty.clone()).collect();
+        let flops = kind.build(&attrs)?.flops(&types, &known.ty);
+        let mut work = Work {
+            bytes: 0,
+            flops: self.at.size(&flops),
+        };
+        for (i, (a, fact)) in args.iter().zip(&facts).enumerate() {
+            if fact.open {
+                work = work.and(body(*a)?);
+                continue;
+            }
+            work.bytes = work.bytes.saturating_add(match kind {
+                OpKind::Map => {
+                    let rows = known.ty.shape.first().map_or(1, |d| self.at.size(d));
+                    self.touched(fact, rows)
+                }
+                // The rows that stay are not touched.
+                OpKind::Scatter if i == 0 => 0,
+                _ => self.bytes(fact),
+            });
+        }
+        if super::egraph::is_kernel(*kind) {
+            let rows = facts[0].ty.shape.first().map_or(1, |d| self.at.size(d));
+            let written = match kind {
+                OpKind::Map => self.touched(known, rows),
+                _ => self.bytes(known),
+            };
+            work.bytes = work.bytes.saturating_add(written);
+        }
+        Some(work)
+    }
+
+    /// Adds the kernels that a class needs; `None` on a cycle or where nothing is chosen.
+    fn count(&self, id: Id, tally: &mut Tally) -> Option<Work> {
+        if let Some(done) = tally.done.get(&id) {
+            return *done;
+        }
+        let (known, node) = (self.known(id)?, *self.chosen.get(&id)?);
+        if known.weights_only {
+            return Some(Work::default());
+        }
+        tally.done.insert(id, None);
+        let mut bodies: HashMap<Id, Work> = HashMap::new();
+        for a in node.split().0 {
+            let a = self.egraph.find(*a);
+            bodies.insert(a, self.count(a, tally)?);
+        }
+        let work = self.work(known, node, &|a| bodies.get(&self.egraph.find(a)).copied())?;
+        if let Some(kind) = node.kind().filter(|k| !known.open && super::egraph::is_kernel(*k)) {
+            let cost = self.model.kernel(kind, work);
+            tally.total = tally.total.saturating_add(cost);
+        }
+        tally.done.insert(id, Some(work));
+        Some(work)
+    }
+
+    fn improve(&mut self, roots: &[Id]) {
+        let Some(mut best) = self.cost(roots) else {
+            return;
+        };
+        for _ in 0..ROUNDS {
+            let before = best;
+            for bundle in self.bundles() {
+                self.try_moves(&bundle, roots, &mut best);
+            }
+            for id in self.reached(roots) {
+                for node in self.options[&id].clone() {
+                    self.try_moves(&[(id, node)], roots, &mut best);
+                }
+            }
+            if best == before {
+                return;
+            }
+        }
+    }
+
+    /// Makes the moves if that lowers the cost.
+    fn try_moves(&mut self, moves: &[(Id, &'a ENode)], roots: &[Id], best: &mut u64) {
+        let mut undo = vec![];
+        for (id, node) in moves {
+            undo.extend(self.chosen.insert(*id, node).map(|old| (*id, old)));
+        }
+        match self.cost(roots) {
+            Some(cost) if cost < *best => *best = cost,
+            _ => self.chosen.extend(undo),
+        }
+    }
+
+    /// For each value of which several classes are slices: those classes, each as its slice.
+    fn bundles(&self) -> Vec<Vec<(Id, &'a ENode)>> {
+        let mut bundles: BTreeMap<Id, BTreeMap<Id, &'a ENode>> = BTreeMap::new();
+        for (id, options) in &self.options {
+            for node in options.iter().filter(|n| n.kind() == Some(OpKind::Slice)) {
+                let whole = self.egraph.find(node.split().0[0]);
+                if self.known(whole).is_some_and(|k| !k.weights_only) {
+                    bundles.entry(whole).or_default().insert(*id, node);
+                }
+            }
+        }
+        let several = bundles.into_values().filter(|b| b.len() > 1);
+        several.map(|b| b.into_iter().collect()).collect()
+    }
+
+    /// The classes that the roots need, by the present choice.
+    fn reached(&self, roots: &[Id]) -> Vec<Id> {
+        let (mut seen, mut todo) = (BTreeSet::new(), roots.to_vec());
+        while let Some(id) = todo.pop() {
+            if seen.insert(id) {
+                let args = self.chosen.get(&id).map_or(&[][..], |n| n.split().0);
+                todo.extend(args.iter().map(|a| self.egraph.find(*a)));
+            }
+        }
+        let data = |id: &Id| self.known(*id).is_some_and(|k| !k.weights_only);
+        seen.into_iter().filter(data).collect()
+    }
+}
+
+/// Sum over a DAG in progress.
+#[derive(Default)]
+struct Tally {
+    total: u64,
+    /// Work of each class visited; `None` while its arguments are.
+    done: HashMap<Id, Option<Work>>,
+}
+

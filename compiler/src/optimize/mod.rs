@@ -1,0 +1,213 @@
+//! The optimizer: a graph in, an equal graph of few kernels out, by equality saturation (arXiv 2004.03082). The rules
+//! say what is equal, the cost model what is cheap; this file only runs them. Never looks at time, so that the same
+//! input gives the same output.
+//!
+//! **Normal form** of what comes out: every op that is not computed from weights alone and is not in a body is a
+//! `map`, a `gemm` whose weights are, an `attention`, or a view (`reshape`, `slice` of the last axis) of one or of an
+//! input. Bodies hold elementwise and row-wise ops over `acc`, closed values and literals; a gemm's body elementwise
+//! ops alone. Terms of weights alone are arbitrary: they are evaluated at compile time.
+
+pub mod cost;
+pub mod egraph;
+mod extract;
+pub mod rules;
+pub mod term;
+
+use cost::{Binding, CostModel, Roofline, Work};
+use egg::{Runner, SimpleScheduler, StopReason};
+use extract::Extraction;
+use indexmap::IndexMap;
+use ir::{Graph, Name, Program, Type, TypeError, Value};
+use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
+
+/// What to optimize for, and how long to try.
+#[derive(Debug)]
+pub struct Options {
+    /// Sizes at which alternatives are compared: one token for decoding, 128 for an encoder.
+    pub sizes: Binding,
+    /// What kernels cost on the target.
+    pub cost: Box<dyn CostModel>,
+    /// E-nodes after which rewriting stops.
+    pub nodes: usize,
+    /// Rounds of rewriting after which it stops.
+    pub iterations: usize,
+}
+
+impl Options {
+    /// A generic processor at the given sizes of symbols.
+    pub fn at<'a>(sizes: impl IntoIterator<Item = (&'a str, u32)>) -> Options {
+        Options {
+            sizes: Binding::new(sizes),
+            cost: Box::new(Roofline::default()),
+            nodes: 50_000,
+            iterations: 40,
+        }
+    }
+}
+
+/// Why rewriting stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// No rule finds anything new: all that the rules can say is known.
+    Saturated,
+    /// [`Options::nodes`] was reached.
+    Nodes,
+    /// [`Options::iterations`] was reached.
+    Iterations,
+}
+
+/// What the optimizer did to one graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// E-nodes in the end.
+    pub nodes: usize,
+    /// E-classes in the end.
+    pub classes: usize,
+    /// Rounds of rewriting.
+    pub iterations: usize,
+    /// Why it stopped.
+    pub stop: Stop,
+    /// How often each rule said something new, for every rule; zero for those that did not fire.
+    pub fired: BTreeMap<String, usize>,
+    /// Picoseconds predicted with one kernel an op.
+    pub before: u64,
+    /// Picoseconds predicted for the result.
+    pub after: u64,
+}
+
+/// Reports by graph, in the program's order.
+pub type Reports = IndexMap<Name, Report>;
+
+/// Why there is no optimized graph.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum OptimizeError {
+    /// An op's expansion does not type-check.
+    #[error(transparent)]
+    Type(#[from] TypeError),
+    /// No kernel computes a value.
+    #[error(
+        "graph {graph}: no kernel computes value {value}, {op} of {args:?}: \
+         give it as a weight, or write it with ops that kernels cover (see the optimizer's normal form)"
+    )]
+    NoKernel {
+        /// The graph; empty if it has no name.
+        graph: String,
+        /// Index of the value.
+        value: usize,
+        /// Its op.
+        op: &'static str,
+        /// Types of its arguments.
+        args: Vec<Type>,
+    },
+}
+
+static REWRITES: LazyLock<Vec<rules::Rewrite>> = LazyLock::new(|| {
+    let compile = |r: rules::Rule| r.compile().expect("the tests compile every rule");
+    rules::all().into_iter().flat_map(compile).collect()
+});
+
+/// Rewrites a graph into the cheapest normal form found.
+///
+/// # Errors
+/// When no kernel computes some value.
+pub fn graph(g: &Graph, o: &Options) -> Result<(Graph, Report), OptimizeError> {
+    saturate(g, o, &REWRITES)
+}
+
+/// Optimizes each unique graph of a program once; calls and signatures stay.
+///
+/// # Errors
+/// Those of [`graph`], with the graph's name.
+pub fn program(p: &Program, o: &Options) -> Result<(Program, Reports), OptimizeError> {
+    let (mut out, mut reports) = (p.clone(), Reports::new());
+    for (name, g) in &mut out.graphs {
+        let (better, report) = graph(g, o).map_err(|e| match e {
+            OptimizeError::NoKernel { value, op, args, .. } => OptimizeError::NoKernel {
+                graph: name.to_string(),
+                value,
+                op,
+                args,
+            },
+            e => e,
+        })?;
+        *g = better;
+        reports.insert(name.clone(), report);
+    }
+    Ok((out, reports))
+}
+
+fn saturate(g: &Graph, o: &Options, rewrites: &[rules::Rewrite]) -> Result<(Graph, Report), OptimizeError> {
+    let mut egraph = egraph::EGraph::default();
+    let ids = egraph::load(&mut egraph, g)?;
+    let runner = Runner::default()
+        .with_egraph(egraph)
+        .with_scheduler(SimpleScheduler)
+        .with_node_limit(o.nodes)
+        .with_iter_limit(o.iterations)
+        .with_time_limit(Duration::MAX)
+        .run(rewrites);
+    let mut fired: BTreeMap<String, usize> =
+        rewrites.iter().map(|r| (r.name.to_string(), 0)).collect();
+    for iteration in &runner.iterations {
+        for (name, times) in &iteration.applied {
+            *fired.entry(name.to_string()).or_default() += times;
+        }
+    }
+    let outputs: Vec<egg::Id> = g.outputs.iter().map(|v| ids[v]).collect();
+    let extraction = Extraction::new(&runner.egraph, &outputs, &*o.cost, &o.sizes);
+    let found = extraction.graph(g, &outputs).zip(extraction.cost(&outputs));
+    let Some((better, after)) = found else {
+        let missing = |v: &Value| !extraction.covers(ids[v]);
+        let culprit = g.cone(&g.outputs).into_iter().find(missing);
+        let culprit = culprit.unwrap_or(g.outputs[0]);
+        return Err(OptimizeError::NoKernel {
+            graph: String::new(),
+            value: culprit.index(),
+            op: g.op(culprit).map_or("input", |op| op.kind().name()),
+            args: g.args(culprit).iter().map(|a| g.ty(*a).clone()).collect(),
+        });
+    };
+    let report = Report {
+        nodes: runner.egraph.total_number_of_nodes(),
+        classes: runner.egraph.number_of_classes(),
+        iterations: runner.iterations.len(),
+        stop: match runner.stop_reason {
+            Some(StopReason::NodeLimit(_)) => Stop::Nodes,
+            Some(StopReason::IterationLimit(_)) => Stop::Iterations,
+            _ => Stop::Saturated,
+        },
+        fired,
+        before: unfused(g, &runner.egraph, &ids, o),
+        after,
+    };
+    Ok((better, report))
+}
+
+/// Cost with one kernel for each op that is not a view and not computed from weights alone.
+fn unfused(
+    g: &Graph,
+    egraph: &egraph::EGraph,
+    ids: &std::collections::HashMap<Value, egg::Id>,
+    o: &Options,
+) -> u64 {
+    let bytes = |v: &Value| {
+        egraph[ids[v]].data.value().map_or(0, |k| {
+            let numel = o.sizes.size(&k.ty.numel());
+            numel.saturating_mul(k.storage.bytes() as u64)
+        })
+    };
+    let cone = g.cone(&g.outputs);
+    let open = g.open();
+    let costs = cone.iter().filter_map(|v| {
+        let op = g.op(*v)?;
+        let known = egraph[ids[v]].data.value()?;
+        if known.weights_only || open[v.index()] || op.kind().class() == ir::Class::View {
+            return None;
+        }
+        let types: Vec<Type> = g.args(*v).iter().map(|a| g.ty(*a).clone()).collect();
+        let read = g.args(*v).iter().map(bytes).fold(bytes(v), u64::saturating_add);
+        let flops = o.sizes.size(&op.flops(&types, g.ty(*v)));
+        Some(o.cost.kernel(op.kind(), Work { bytes: read, flops }))
+    });
+    costs.fold(0, u64::saturating_add)
+}

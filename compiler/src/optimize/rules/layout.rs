@@ -1,0 +1,23 @@
+//! Transposes, reshapes, slices and casts: what cancels, and what may change places.
+
+use super::{Rule, rules};
+
+pub fn rules() -> Vec<Rule> {
+    rules! { "layout";
+        "transpose-transpose": "(transpose (transpose ?x ?p) ?q)" => "(transpose ?x ($compose ?p ?q))";
+            "x: f32[T,2,8]; p = [1,2,0]; q = [1,0,2]"
+        "transpose-nothing": "(transpose ?x ?p)" => "?x" if "identity ?p"; "x: f32[T,8]; p = [0,1]"
+        "reshape-reshape": "(reshape (reshape ?x ?a) ?b)" => "(reshape ?x ?b)"; "x: f32[T,8]; a = [T,2,4]; b = [T,4,2]"
+        "reshape-nothing": "(reshape ?x ?a)" => "?x"; "x: f32[T,8]; a = [T,8]"
+        "slice-slice": "(slice (slice ?x ?a ?i ?j) ?a ?k ?l)" => "(slice ?x ?a ($plus ?i ?k) ($plus ?i ?l))";
+            "x: f32[T,8]; a = 1; i = 1; j = 7; k = 2; l = 5"
+        "slice-nothing": "(slice ?x ?a ?i ?j)" => "?x"; "x: f32[T,8]; a = 1; i = 0; j = 8"
+        "cast-nothing": "(cast ?x ?t)" => "?x"; "x: f32[T,8]; t = f32"
+        "reshape-of-biased": "(reshape (add ?x ?b) ?s)" => "(add (reshape ?x ?s) (reshape ?b ($tail ?b ?s)))" if "weight ?b, vector ?b, data ?x";
+            "x: f32[T,8]; b: weight f32[8]; s = [T,2,4]"
+        "reshape-of-scaled": "(reshape (mul ?x ?c) ?s)" => "(mul (reshape ?x ?s) ?c)" if "weight ?c, scalar ?c, data ?x";
+            "x: f32[T,8]; c := (const 0.25 f32); s = [T,2,4]"
+        "flatten-of-biased": "(reshape (add ?x ?b) ?s)" => "(add (reshape ?x ?s) (reshape ?b ($flat ?b)))" if "weight ?b, matrix ?b, data ?x";
+            "x: f32[T,2,4]; b: weight f32[2,4]; s = [T,8]"
+    }
+}

@@ -1,0 +1,210 @@
+//! The rewrite rules: tables by theme, each rule one line with a name, two sides, a guard and an example that is also
+//! its test. Knows how a rule becomes an egg rewrite; costs nothing to read, decides nothing about what is better.
+//!
+//! House rules: a right side that does not type-check, or has another type, does not fire; commuted left sides are
+//! made when a rule is loaded, never by a rule; a rule's example saturates small.
+
+mod algebra;
+mod attention;
+mod composites;
+mod embedding;
+mod fusion;
+mod layout;
+mod merge;
+mod norm;
+
+use super::{
+    egraph::{EGraph, ENode, Fact, Facts, Known},
+    term::{Draft, SELF, Term, var},
+};
+use egg::{Applier, Id, Pattern, PatternAst, Subst, Symbol};
+use ir::{Attr, OpKind};
+
+/// One rewrite.
+#[derive(Clone, Debug)]
+pub struct Rule {
+    /// Which table it stands in.
+    pub theme: &'static str,
+    /// Unique.
+    pub name: String,
+    /// What it finds.
+    pub lhs: String,
+    /// What is equal to that.
+    pub rhs: String,
+    /// Conditions, separated by commas: a predicate of [`PREDICATES`] and its variables.
+    pub guard: String,
+    /// The variables of both sides, separated by semicolons; see `tests/rules.rs` for the notation.
+    pub example: String,
+    /// How left sides are found.
+    pub finds: Finds,
+}
+
+/// How a rule finds its left sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finds {
+    /// By pattern.
+    Pattern,
+    /// By matching the expansion of this composite.
+    Expansion(OpKind),
+    /// By looking for products of one tensor behind the arguments of an attention.
+    Products,
+}
+
+/// `name: lhs => rhs; if guard; example`, the guard optional.
+macro_rules! rules {
+    ($theme:literal; $($name:literal: $lhs:literal => $rhs:literal $(if $guard:literal)?; $example:literal)*) => {
+        vec![$($crate::optimize::rules::Rule {
+            theme: $theme,
+            name: $name.into(),
+            lhs: $lhs.into(),
+            rhs: $rhs.into(),
+            guard: String::new() $(+ $guard)?,
+            example: $example.into(),
+            finds: $crate::optimize::rules::Finds::Pattern,
+        }),*]
+    };
+}
+use rules;
+
+/// Every rule.
+pub fn all() -> Vec<Rule> {
+    let themes = [
+        algebra::rules(),
+        norm::rules(),
+        layout::rules(),
+        embedding::rules(),
+        attention::rules(),
+        composites::rules(),
+        merge::rules(),
+        fusion::rules(),
+    ];
+    themes.into_iter().flatten().collect()
+}
+
+/// A condition on what is known of some variables' classes.
+type Predicate = (&'static str, fn(&[&Fact]) -> bool);
+
+/// What a guard may say.
+const PREDICATES: &[Predicate] = &[
+    ("weight", |f| known(f).is_some_and(|k| k.iter().all(|k| k.weights_only))),
+    ("data", |f| known(f).is_some_and(|k| k.iter().all(|k| !k.weights_only))),
+    ("closed", |f| known(f).is_some_and(|k| k.iter().all(|k| !k.open))),
+    ("scalar", |f| known(f).is_some_and(|k| k.iter().all(|k| k.ty.shape.is_empty()))),
+    ("vector", |f| known(f).is_some_and(|k| k.iter().all(|k| k.ty.shape.len() == 1))),
+    ("matrix", |f| known(f).is_some_and(|k| k.iter().all(|k| k.ty.shape.len() == 2))),
+    ("same", |f| known(f).is_some_and(|k| k.iter().all(|j| j.ty == k[0].ty))),
+    ("rows", |f| known(f).is_some_and(|k| k.iter().all(|j| rows(j) == rows(k[0])))),
+    ("identity", |f| match f {
+        [Fact::Attr(Attr::Dims(p))] => p.iter().enumerate().all(|(i, d)| d.size() == Some(i)),
+        _ => false,
+    }),
+];
+
+fn known<'a>(facts: &[&'a Fact]) -> Option<Vec<&'a Known>> {
+    facts.iter().map(|f| f.value()).collect()
+}
+
+/// Rank and first dim: values that agree in both have their rows at the same places.
+fn rows(known: &Known) -> (usize, Option<&ir::Dim>) {
+    (known.ty.shape.len(), known.ty.shape.first())
+}
+
+impl Rule {
+    /// The rule as egg rewrites, one for each order of commutative arguments on the left.
+    ///
+    /// # Errors
+    /// When the rule's text is malformed.
+    pub fn compile(&self) -> Result<Vec<Rewrite>, String> {
+        let here = |e: String| format!("rule {}: {e}", self.name);
+        let compiled = match self.finds {
+            Finds::Pattern => self.compile_patterns().map_err(here)?,
+            Finds::Expansion(kind) => vec![composites::compile(self, kind).map_err(here)?],
+            Finds::Products => vec![merge::compile(self).map_err(here)?],
+        };
+        Ok(compiled)
+    }
+
+    fn compile_patterns(&self) -> Result<Vec<Rewrite>, String> {
+        let (lhs, rhs) = (Term::parse(&self.lhs)?, Term::parse(&self.rhs)?);
+        let guard = guard(&self.guard)?;
+        let unbound = |v: &&str| *v != SELF && !lhs.vars().contains(v);
+        let used = guard.iter().flat_map(|(_, vars)| vars.iter().map(String::as_str));
+        if let Some(v) = rhs.vars().into_iter().chain(used).find(unbound) {
+            return Err(format!("?{v} does not occur on the left"));
+        }
+        lhs.commuted()
+            .iter()
+            .map(|form| {
+                let pattern = form.pattern().ok_or("a left side calls no functions")?;
+                let build = Build {
+                    rhs: rhs.clone(),
+                    guard: guard.clone(),
+                };
+                Rewrite::new(&*self.name, Pattern::new(pattern), build)
+            })
+            .collect()
+    }
+}
+
+/// A rule that egg can run.
+pub type Rewrite = egg::Rewrite<ENode, Facts>;
+
+type Guard = Vec<(fn(&[&Fact]) -> bool, Vec<String>)>;
+
+fn guard(text: &str) -> Result<Guard, String> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|g| !g.is_empty())
+        .map(|g| {
+            let mut words = g.split_whitespace();
+            let name = words.next().unwrap_or_default();
+            let found = PREDICATES.iter().find(|(n, _)| *n == name);
+            let vars = words.map(|w| w.trim_start_matches('?').to_string());
+            Ok((found.ok_or(format!("no predicate `{name}`"))?.1, vars.collect()))
+        })
+        .collect()
+}
+
+/// Builds a right side where the guard holds and the types agree.
+struct Build {
+    rhs: Term,
+    guard: Guard,
+}
+
+impl Applier<ENode, Facts> for Build {
+    fn apply_one(
+        &self,
+        egraph: &mut EGraph,
+        class: Id,
+        subst: &Subst,
+        _: Option<&PatternAst<ENode>>,
+        _: Symbol,
+    ) -> Vec<Id> {
+        let holds = self.guard.iter().all(|(predicate, vars)| {
+            let facts: Option<Vec<&Fact>> = vars
+                .iter()
+                .map(|v| match &**v {
+                    SELF => Some(&egraph[class].data),
+                    v => subst.get(var(v)).map(|id| &egraph[*id].data),
+                })
+                .collect();
+            facts.is_some_and(|f| predicate(&f))
+        });
+        if !holds {
+            return vec![];
+        }
+        unite(egraph, class, &self.rhs, subst).into_iter().collect()
+    }
+}
+
+/// Makes a term equal to a class if it has the same type, and returns the class if that is news.
+fn unite(egraph: &mut EGraph, class: Id, term: &Term, subst: &Subst) -> Option<Id> {
+    let mut draft = Draft::default();
+    draft.lay(term, egraph, class, subst)?;
+    let (new, old) = (draft.fact()?.value()?, egraph[class].data.value()?);
+    if new.ty != old.ty || new.open != old.open {
+        return None;
+    }
+    let id = draft.commit(egraph)?;
+    egraph.union(class, id).then_some(class)
+}
