@@ -23,9 +23,7 @@ impl ENode {
     /// The ids of an op's arguments and of its attributes; none for a leaf.
     pub fn split(&self) -> (&[Id], &[Id]) {
         match self {
-            ENode::Op(kind, ids) => {
-                ids.split_at(ids.len().saturating_sub(kind.attr_names().len()))
-            }
+            ENode::Op(kind, ids) => ids.split_at(ids.len().saturating_sub(kind.attr_names().len())),
             _ => (&[], &[]),
         }
     }
@@ -298,8 +296,7 @@ fn load_into(
                 let args: Vec<Id> = args.iter().map(|a| ids[a]).collect();
                 let id = add_op(egraph, op, &args);
                 if op.kind().class() == ir::Class::Other && !is_kernel(op.kind()) {
-                    let types: Vec<Type> =
-                        g.args(v).iter().map(|a| g.ty(*a).clone()).collect();
+                    let types: Vec<Type> = g.args(v).iter().map(|a| g.ty(*a).clone()).collect();
                     if let Some(expanded) = expansion(op, &types) {
                         let (body, root) = expanded?;
                         let inner = body.inputs().iter().copied().zip(args).collect();

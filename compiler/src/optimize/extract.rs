@@ -38,10 +38,12 @@ struct Plan {
 }
 
 impl<'a> Extraction<'a> {
-    /// Chooses nodes for the outputs.
+    /// Chooses nodes for the outputs. `shared` are classes that may be worth computing for several users, though
+    /// none of them alone would.
     pub fn new(
         egraph: &'a EGraph,
         outputs: &[Id],
+        shared: &[Id],
         model: &'a dyn CostModel,
         at: &'a Binding,
     ) -> Extraction<'a> {
@@ -52,8 +54,20 @@ impl<'a> Extraction<'a> {
             options: BTreeMap::new(),
             chosen: BTreeMap::new(),
         };
-        extraction.greedy();
+        extraction.find_options();
+        extraction.chosen = extraction.greedy(&BTreeSet::new());
+        let chosen = extraction.chosen.clone();
+        let possible = |n: &&ENode| {
+            n.split()
+                .0
+                .iter()
+                .all(|a| chosen.contains_key(&egraph.find(*a)))
+        };
+        for options in extraction.options.values_mut() {
+            options.retain(possible);
+        }
         let roots: Vec<Id> = outputs.iter().map(|o| egraph.find(*o)).collect();
+        extraction.share(&roots, shared.iter().map(|s| egraph.find(*s)).collect());
         extraction.improve(&roots);
         extraction
     }
@@ -162,27 +176,28 @@ impl<'a> Extraction<'a> {
         }
     }
 
-    fn greedy(&mut self) {
+    fn find_options(&mut self) {
         let egraph = self.egraph;
-        let mut parents: HashMap<Id, BTreeSet<Id>> = HashMap::new();
         let mut ids: Vec<Id> = egraph.classes().map(|c| c.id).collect();
         ids.sort_unstable();
-        for id in &ids {
-            let Some(known) = self.known(*id) else {
-                continue;
-            };
-            let admitted: Vec<&ENode> = egraph[*id]
-                .nodes
-                .iter()
-                .filter(|n| self.admits(known, n))
-                .collect();
-            for node in &admitted {
-                for a in node.split().0 {
-                    parents.entry(egraph.find(*a)).or_default().insert(*id);
-                }
+        for id in ids {
+            if let Some(known) = self.known(id) {
+                let nodes = egraph[id].nodes.iter();
+                let admitted = nodes.filter(|n| self.admits(known, n)).collect();
+                self.options.insert(id, admitted);
             }
-            self.options.insert(*id, admitted);
         }
+    }
+
+    /// The cheapest node of each class, seen from that class alone, with the kernels of `paid` classes for nothing.
+    fn greedy(&self, paid: &BTreeSet<Id>) -> BTreeMap<Id, &'a ENode> {
+        let mut parents: HashMap<Id, BTreeSet<Id>> = HashMap::new();
+        for (id, options) in &self.options {
+            for a in options.iter().flat_map(|n| n.split().0) {
+                parents.entry(self.egraph.find(*a)).or_default().insert(*id);
+            }
+        }
+        let mut chosen = BTreeMap::new();
         let mut plans: HashMap<Id, Plan> = HashMap::new();
         let mut queue: VecDeque<Id> = self.options.keys().copied().collect();
         let mut queued: BTreeSet<Id> = queue.iter().copied().collect();
@@ -190,12 +205,12 @@ impl<'a> Extraction<'a> {
             queued.remove(&id);
             let mut better = false;
             for node in &self.options[&id] {
-                let Some(plan) = self.plan(id, node, &plans) else {
+                let Some(plan) = self.plan(id, node, &plans, paid) else {
                     continue;
                 };
                 if plans.get(&id).is_none_or(|old| plan.rank < old.rank) {
                     plans.insert(id, plan);
-                    self.chosen.insert(id, node);
+                    chosen.insert(id, *node);
                     better = true;
                 }
             }
@@ -207,14 +222,45 @@ impl<'a> Extraction<'a> {
                 }
             }
         }
-        let chosen = &self.chosen;
-        let possible = |n: &&ENode| n.split().0.iter().all(|a| chosen.contains_key(&egraph.find(*a)));
-        for options in self.options.values_mut() {
-            options.retain(possible);
+        chosen
+    }
+
+    /// Computes shared classes, and products that several values are slices of, once for all their users where that
+    /// is cheaper in the end: greedy again, as if they were paid for, first all together, then with each one added or
+    /// left out.
+    fn share(&mut self, roots: &[Id], shared: BTreeSet<Id>) {
+        let Some(mut best) = self.cost(roots) else {
+            return;
+        };
+        let wholes = self.bundles().into_keys();
+        let shared: BTreeSet<Id> = shared.into_iter().chain(wholes).collect();
+        let each = shared.iter().map(|id| BTreeSet::from([*id]));
+        let moves: Vec<BTreeSet<Id>> = std::iter::once(shared.clone()).chain(each).collect();
+        let mut paid = BTreeSet::new();
+        for _ in 0..ROUNDS {
+            let before = best;
+            for toggled in &moves {
+                let trial: BTreeSet<Id> = paid.symmetric_difference(toggled).copied().collect();
+                let greedy = self.greedy(&trial);
+                let old = std::mem::replace(&mut self.chosen, greedy);
+                match self.cost(roots) {
+                    Some(cost) if cost < best => (best, paid) = (cost, trial),
+                    _ => self.chosen = old,
+                }
+            }
+            if best == before {
+                return;
+            }
         }
     }
 
-    fn plan(&self, id: Id, node: &ENode, plans: &HashMap<Id, Plan>) -> Option<Plan> {
+    fn plan(
+        &self,
+        id: Id,
+        node: &ENode,
+        plans: &HashMap<Id, Plan>,
+        paid: &BTreeSet<Id>,
+    ) -> Option<Plan> {
         let known = self.known(id)?;
         let args = node.split().0;
         let children: Vec<&Plan> = args
@@ -223,7 +269,9 @@ impl<'a> Extraction<'a> {
             .collect::<Option<_>>()?;
         if known.weights_only {
             // Free, but the smallest term is the one to evaluate.
-            let rank = children.iter().fold(1, |r: u64, c| r.saturating_add(c.rank));
+            let rank = children
+                .iter()
+                .fold(1, |r: u64, c| r.saturating_add(c.rank));
             return Some(Plan {
                 rank,
                 ..Plan::default()
@@ -247,6 +295,10 @@ impl<'a> Extraction<'a> {
             plan.kernels.insert(id, self.model.kernel(kind, work));
         }
         plan.rank = plan.kernels.values().fold(own, |s, c| s.saturating_add(*c));
+        if paid.contains(&id) && !known.open {
+            // Seen from here it costs what it costs; users get it for nothing. See `Plan::rank`.
+            plan.kernels.clear();
+        }
         Some(plan)
     }
 
@@ -271,10 +323,7 @@ impl<'a> Extraction<'a> {
             return Some(Work::default());
         }
         let (args, attrs) = node.split();
-        let facts: Vec<&Known> = args
-            .iter()
-            .map(|a| self.known(*a))
-            .collect::<Option<_>>()?;
+        let facts: Vec<&Known> = args.iter().map(|a| self.known(*a)).collect::<Option<_>>()?;
         let attrs: Vec<Attr> = attrs
             .iter()
             .map(|a| self.egraph[*a].data.attr().cloned())
@@ -327,7 +376,10 @@ impl<'a> Extraction<'a> {
             bodies.insert(a, self.count(a, tally)?);
         }
         let work = self.work(known, node, &|a| bodies.get(&self.egraph.find(a)).copied())?;
-        if let Some(kind) = node.kind().filter(|k| !known.open && super::egraph::is_kernel(*k)) {
+        if let Some(kind) = node
+            .kind()
+            .filter(|k| !known.open && super::egraph::is_kernel(*k))
+        {
             let cost = self.model.kernel(kind, work);
             tally.total = tally.total.saturating_add(cost);
         }
@@ -341,8 +393,9 @@ impl<'a> Extraction<'a> {
         };
         for _ in 0..ROUNDS {
             let before = best;
-            for bundle in self.bundles() {
-                self.try_moves(&bundle, roots, &mut best);
+            for bundle in self.bundles().into_values() {
+                let moves: Vec<(Id, &ENode)> = bundle.into_iter().collect();
+                self.try_moves(&moves, roots, &mut best);
             }
             for id in self.reached(roots) {
                 for node in self.options[&id].clone() {
@@ -367,8 +420,8 @@ impl<'a> Extraction<'a> {
         }
     }
 
-    /// For each value of which several classes are slices: those classes, each as its slice.
-    fn bundles(&self) -> Vec<Vec<(Id, &'a ENode)>> {
+    /// For each value of which several classes are slices: those classes, each with its slice.
+    fn bundles(&self) -> BTreeMap<Id, BTreeMap<Id, &'a ENode>> {
         let mut bundles: BTreeMap<Id, BTreeMap<Id, &'a ENode>> = BTreeMap::new();
         for (id, options) in &self.options {
             for node in options.iter().filter(|n| n.kind() == Some(OpKind::Slice)) {
@@ -378,8 +431,8 @@ impl<'a> Extraction<'a> {
                 }
             }
         }
-        let several = bundles.into_values().filter(|b| b.len() > 1);
-        several.map(|b| b.into_iter().collect()).collect()
+        bundles.retain(|_, slices| slices.len() > 1);
+        bundles
     }
 
     /// The classes that the roots need, by the present choice.
@@ -403,4 +456,3 @@ struct Tally {
     /// Work of each class visited; `None` while its arguments are.
     done: HashMap<Id, Option<Work>>,
 }
-

@@ -122,7 +122,9 @@ pub fn program(p: &Program, o: &Options) -> Result<(Program, Reports), OptimizeE
     let (mut out, mut reports) = (p.clone(), Reports::new());
     for (name, g) in &mut out.graphs {
         let (better, report) = graph(g, o).map_err(|e| match e {
-            OptimizeError::NoKernel { value, op, args, .. } => OptimizeError::NoKernel {
+            OptimizeError::NoKernel {
+                value, op, args, ..
+            } => OptimizeError::NoKernel {
                 graph: name.to_string(),
                 value,
                 op,
@@ -136,7 +138,11 @@ pub fn program(p: &Program, o: &Options) -> Result<(Program, Reports), OptimizeE
     Ok((out, reports))
 }
 
-fn saturate(g: &Graph, o: &Options, rewrites: &[rules::Rewrite]) -> Result<(Graph, Report), OptimizeError> {
+fn saturate(
+    g: &Graph,
+    o: &Options,
+    rewrites: &[rules::Rewrite],
+) -> Result<(Graph, Report), OptimizeError> {
     let mut egraph = egraph::EGraph::default();
     let ids = egraph::load(&mut egraph, g)?;
     let runner = Runner::default()
@@ -146,15 +152,24 @@ fn saturate(g: &Graph, o: &Options, rewrites: &[rules::Rewrite]) -> Result<(Grap
         .with_iter_limit(o.iterations)
         .with_time_limit(Duration::MAX)
         .run(rewrites);
-    let mut fired: BTreeMap<String, usize> =
-        rewrites.iter().map(|r| (r.name.to_string(), 0)).collect();
+    let mut fired: BTreeMap<String, usize> = rewrites
+        .iter()
+        .map(|r| (rules::name_of(r.name.as_str()).into(), 0))
+        .collect();
     for iteration in &runner.iterations {
         for (name, times) in &iteration.applied {
-            *fired.entry(name.to_string()).or_default() += times;
+            *fired
+                .entry(rules::name_of(name.as_str()).into())
+                .or_default() += times;
         }
     }
     let outputs: Vec<egg::Id> = g.outputs.iter().map(|v| ids[v]).collect();
-    let extraction = Extraction::new(&runner.egraph, &outputs, &*o.cost, &o.sizes);
+    let shared = g.cone(&g.outputs).into_iter().filter(|v| {
+        let kept = usize::from(g.outputs.contains(v));
+        g.op(*v).is_some() && g.users(*v).len() + kept > 1
+    });
+    let shared: Vec<egg::Id> = shared.map(|v| ids[&v]).collect();
+    let extraction = Extraction::new(&runner.egraph, &outputs, &shared, &*o.cost, &o.sizes);
     let found = extraction.graph(g, &outputs).zip(extraction.cost(&outputs));
     let Some((better, after)) = found else {
         let missing = |v: &Value| !extraction.covers(ids[v]);
@@ -205,7 +220,11 @@ fn unfused(
             return None;
         }
         let types: Vec<Type> = g.args(*v).iter().map(|a| g.ty(*a).clone()).collect();
-        let read = g.args(*v).iter().map(bytes).fold(bytes(v), u64::saturating_add);
+        let read = g
+            .args(*v)
+            .iter()
+            .map(bytes)
+            .fold(bytes(v), u64::saturating_add);
         let flops = o.sizes.size(&op.flops(&types, g.ty(*v)));
         Some(o.cost.kernel(op.kind(), Work { bytes: read, flops }))
     });

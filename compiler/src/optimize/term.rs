@@ -1,7 +1,7 @@
 //! The terms that rules are written in: `(op args .. attrs ..)`, variables `?x`, attribute literals, and `($f ..)`
 //! for attributes computed from types. Knows the notation, not the rules.
 
-use super::egraph::{ENode, EGraph, Fact, derive};
+use super::egraph::{EGraph, ENode, Fact, derive};
 use egg::{ENodeOrVar, Id, PatternAst, RecExpr, Subst, Var};
 use ir::{Attr, DType, Dim, Float, Graph, OpKind, Sym, Type, Value};
 use std::collections::HashMap;
@@ -151,7 +151,11 @@ impl Term {
             let forms = a.commuted();
             all = all
                 .into_iter()
-                .flat_map(|done| forms.iter().map(move |f| [&done[..], &[f.clone()]].concat()))
+                .flat_map(|done| {
+                    forms
+                        .iter()
+                        .map(move |f| [&done[..], &[f.clone()]].concat())
+                })
                 .collect();
         }
         let mut terms = vec![];
@@ -172,9 +176,7 @@ impl Term {
         match self {
             Term::Var(name) => vec![name],
             Term::Attr(_) => vec![],
-            Term::Op(_, args) | Term::Call(_, args) => {
-                args.iter().flat_map(Term::vars).collect()
-            }
+            Term::Op(_, args) | Term::Call(_, args) => args.iter().flat_map(Term::vars).collect(),
         }
     }
 
@@ -238,10 +240,7 @@ impl Term {
 
 /// Whether the two arguments may change places.
 pub fn commutative(kind: OpKind) -> bool {
-    matches!(
-        kind,
-        OpKind::Add | OpKind::Mul | OpKind::Max | OpKind::Min
-    )
+    matches!(kind, OpKind::Add | OpKind::Mul | OpKind::Max | OpKind::Min)
 }
 
 /// The egg variable of that name.
@@ -302,16 +301,14 @@ enum Planned {
 
 impl Draft {
     /// Lays the term out; `None` if it does not type-check. The last entry is the term itself.
-    pub fn lay(
-        &mut self,
-        term: &Term,
-        egraph: &EGraph,
-        class: Id,
-        subst: &Subst,
-    ) -> Option<Id> {
+    pub fn lay(&mut self, term: &Term, egraph: &EGraph, class: Id, subst: &Subst) -> Option<Id> {
         let entry = match term {
             Term::Var(name) => {
-                let id = if name == SELF { class } else { *subst.get(var(name))? };
+                let id = if name == SELF {
+                    class
+                } else {
+                    *subst.get(var(name))?
+                };
                 (Planned::Class(id), egraph[id].data.clone())
             }
             Term::Attr(a) => (Planned::New(ENode::Attr(a.clone())), Fact::Attr(a.clone())),

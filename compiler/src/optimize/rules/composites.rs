@@ -23,8 +23,14 @@ const COMPOSITES: &[(&str, &str)] = &[
     ("(softmax ?x)", "x: f32[T,8]"),
     ("(rms_norm ?x ?eps)", "x: f32[T,8]; eps = 0.1234"),
     ("(layer_norm ?x ?eps)", "x: f32[T,8]; eps = 0.1234"),
-    ("(rope ?x ?cos ?sin)", "x: f32[T,2,8]; cos: f32[T,1,4]; sin: f32[T,1,4]"),
-    ("(rope ?x ?cos ?sin)", "x: f32[T,2,8]; cos: f32[T,1,2]; sin: f32[T,1,2]"),
+    (
+        "(rope ?x ?cos ?sin)",
+        "x: f32[T,2,8]; cos: f32[T,1,4]; sin: f32[T,1,4]",
+    ),
+    (
+        "(rope ?x ?cos ?sin)",
+        "x: f32[T,2,8]; cos: f32[T,1,2]; sin: f32[T,1,2]",
+    ),
     ("(linear ?x ?w)", "x: f32[T,8]; w: weight f32[4,8]"),
     (
         "(attention ?q ?k ?v ?lo ?hi ?s ?cap)",
@@ -39,9 +45,18 @@ const COMPOSITES: &[(&str, &str)] = &[
 pub fn rules() -> Vec<Rule> {
     let mut all: Vec<Rule> = vec![];
     for (term, example) in COMPOSITES {
-        let Ok(Term::Op(kind, _)) = Term::parse(term) else { continue };
-        let before = all.iter().filter(|r| r.finds == Finds::Expansion(kind)).count();
-        let suffix = if before == 0 { String::new() } else { format!("-{}", before + 1) };
+        let Ok(Term::Op(kind, _)) = Term::parse(term) else {
+            continue;
+        };
+        let before = all
+            .iter()
+            .filter(|r| r.finds == Finds::Expansion(kind))
+            .count();
+        let suffix = if before == 0 {
+            String::new()
+        } else {
+            format!("-{}", before + 1)
+        };
         all.push(Rule {
             theme: "composites",
             name: format!("recognise-{}{suffix}", kind.name()),
@@ -64,13 +79,22 @@ pub fn compile(rule: &Rule, kind: OpKind) -> Result<Rewrite, String> {
     let declared = declarations(&rule.example);
     let literal = |t: &Term| -> Result<Attr, String> {
         let name = t.vars().first().copied().unwrap_or_default().to_string();
-        let text = declared.get(&*name).ok_or(format!("?{name} has no example"))?;
-        crate::optimize::term::attr(text.split(' ').next().unwrap_or_default())
+        let text = declared
+            .get(&*name)
+            .ok_or(format!("?{name} has no example"))?;
+        let mut words = text.split(' ').map(crate::optimize::term::attr);
+        words
+            .find_map(Result::ok)
+            .ok_or(format!("`{text}` declares nothing"))
     };
-    let types = args.iter().map(|a| Type::try_from(literal(a)?).map_err(|a| format!("{a} is no type")));
+    let types = args
+        .iter()
+        .map(|a| Type::try_from(literal(a)?).map_err(|a| format!("{a} is no type")));
     let types: Vec<Type> = types.collect::<Result<_, _>>()?;
     let example: Vec<Attr> = attrs.iter().map(literal).collect::<Result<_, _>>()?;
-    let op = kind.build(&example).ok_or("the example's attributes are of other kinds")?;
+    let op = kind
+        .build(&example)
+        .ok_or("the example's attributes are of other kinds")?;
     let (graph, root) = expansion(&op, &types)
         .ok_or("the op is a primitive")?
         .map_err(|e| e.to_string())?;
@@ -82,7 +106,10 @@ pub fn compile(rule: &Rule, kind: OpKind) -> Result<Rewrite, String> {
         })
     };
     let names = |terms: &[Term]| -> Vec<Var> {
-        terms.iter().flat_map(|t| t.vars().into_iter().map(var).collect::<Vec<_>>()).collect()
+        terms
+            .iter()
+            .flat_map(|t| t.vars().into_iter().map(var).collect::<Vec<_>>())
+            .collect()
     };
     let attrs: Vec<(Var, Option<(Value, usize)>, Attr)> = names(attrs)
         .into_iter()
@@ -92,9 +119,17 @@ pub fn compile(rule: &Rule, kind: OpKind) -> Result<Rewrite, String> {
     let build = Recognised {
         kind,
         args: names(args),
-        attrs: attrs.iter().map(|(v, place, a)| (*v, place.is_none().then(|| a.clone()))).collect(),
+        attrs: attrs
+            .iter()
+            .map(|(v, place, a)| (*v, place.is_none().then(|| a.clone())))
+            .collect(),
     };
-    let search = Expansion { graph, root, args: names(args), attrs };
+    let search = Expansion {
+        graph,
+        root,
+        args: names(args),
+        attrs,
+    };
     Rewrite::new(&*rule.name, search, build)
 }
 
@@ -120,7 +155,13 @@ struct Bound {
 }
 
 impl Expansion {
-    fn solve(&self, egraph: &EGraph, mut todo: Vec<(Value, Id)>, mut bound: Bound, found: &mut Vec<Bound>) {
+    fn solve(
+        &self,
+        egraph: &EGraph,
+        mut todo: Vec<(Value, Id)>,
+        mut bound: Bound,
+        found: &mut Vec<Bound>,
+    ) {
         let Some((v, id)) = todo.pop() else {
             found.push(bound);
             return;
@@ -145,7 +186,9 @@ impl Expansion {
                 continue;
             }
             let mut bound = bound.clone();
-            bound.attrs.extend(attrs.iter().enumerate().map(|(i, a)| ((v, i), *a)));
+            bound
+                .attrs
+                .extend(attrs.iter().enumerate().map(|(i, a)| ((v, i), *a)));
             let mut with = |ids: &mut dyn Iterator<Item = Id>| {
                 let mut todo = todo.clone();
                 todo.extend(args.iter().copied().zip(ids));
@@ -164,12 +207,24 @@ impl Searcher<ENode, Facts> for Expansion {
         let kind = self.graph.op(self.root).map(Op::kind);
         let classes = kind.and_then(|k| egraph.classes_for_op(&Tag::Op(k)));
         let classes = classes.into_iter().flatten();
-        classes.filter_map(|c| self.search_eclass_with_limit(egraph, c, limit)).collect()
+        classes
+            .filter_map(|c| self.search_eclass_with_limit(egraph, c, limit))
+            .collect()
     }
 
-    fn search_eclass_with_limit(&self, egraph: &EGraph, class: Id, limit: usize) -> Option<SearchMatches<'_, ENode>> {
+    fn search_eclass_with_limit(
+        &self,
+        egraph: &EGraph,
+        class: Id,
+        limit: usize,
+    ) -> Option<SearchMatches<'_, ENode>> {
         let mut found = vec![];
-        self.solve(egraph, vec![(self.root, class)], Bound::default(), &mut found);
+        self.solve(
+            egraph,
+            vec![(self.root, class)],
+            Bound::default(),
+            &mut found,
+        );
         let mut substs: Vec<Subst> = vec![];
         for bound in found {
             let mut subst = Subst::default();
@@ -186,12 +241,20 @@ impl Searcher<ENode, Facts> for Expansion {
             }
         }
         substs.truncate(limit);
-        (!substs.is_empty()).then_some(SearchMatches { eclass: class, substs, ast: None })
+        (!substs.is_empty()).then_some(SearchMatches {
+            eclass: class,
+            substs,
+            ast: None,
+        })
     }
 
     fn vars(&self) -> Vec<Var> {
         let read = self.attrs.iter().filter(|(_, place, _)| place.is_some());
-        self.args.iter().copied().chain(read.map(|(v, ..)| *v)).collect()
+        self.args
+            .iter()
+            .copied()
+            .chain(read.map(|(v, ..)| *v))
+            .collect()
     }
 }
 
@@ -216,21 +279,34 @@ impl Applier<ENode, Facts> for Recognised {
             return vec![];
         };
         let id = add_op(egraph, &op, &args);
-        if egraph.union(class, id) { vec![class] } else { vec![] }
+        if egraph.union(class, id) {
+            vec![class]
+        } else {
+            vec![]
+        }
     }
 }
 
 impl Recognised {
     fn verified(&self, egraph: &EGraph, class: Id, subst: &Subst) -> Option<(Op, Vec<Id>)> {
-        let args: Vec<Id> = self.args.iter().map(|v| subst.get(*v).copied()).collect::<Option<_>>()?;
+        let args: Vec<Id> = self
+            .args
+            .iter()
+            .map(|v| subst.get(*v).copied())
+            .collect::<Option<_>>()?;
         let attrs = self.attrs.iter().map(|(v, fixed)| match fixed {
             Some(a) => Some(a.clone()),
             None => egraph[*subst.get(*v)?].data.attr().cloned(),
         });
         let op = self.kind.build(&attrs.collect::<Option<Vec<Attr>>>()?)?;
-        let types = args.iter().map(|a| egraph[*a].data.value().map(|k| k.ty.clone()));
+        let types = args
+            .iter()
+            .map(|a| egraph[*a].data.value().map(|k| k.ty.clone()));
         let types: Vec<Type> = types.collect::<Option<_>>()?;
-        let facts: Vec<_> = args.iter().filter_map(|a| egraph[*a].data.value()).collect();
+        let facts: Vec<_> = args
+            .iter()
+            .filter_map(|a| egraph[*a].data.value())
+            .collect();
         Fact::of(&op, &facts).ok()?;
         let (graph, root) = expansion(&op, &types)?.ok()?;
         (find(egraph, &graph, root, &args)? == egraph.find(class)).then_some((op, args))
@@ -239,12 +315,24 @@ impl Recognised {
 
 /// The class that holds a graph's value, up to the order of commutative ops' arguments; `None` if none does.
 fn find(egraph: &EGraph, graph: &Graph, root: Value, args: &[Id]) -> Option<Id> {
-    let mut ids: HashMap<Value, Id> = graph.inputs().iter().copied().zip(args.iter().copied()).collect();
+    let mut ids: HashMap<Value, Id> = graph
+        .inputs()
+        .iter()
+        .copied()
+        .zip(args.iter().copied())
+        .collect();
     for v in graph.cone(&[root]) {
-        let Node::Op { op, args } = graph.node(v) else { continue };
+        let Node::Op { op, args } = graph.node(v) else {
+            continue;
+        };
         let args: Vec<Id> = args.iter().map(|a| ids[a]).collect();
-        let attrs: Vec<Id> = op.attrs().into_iter().map(|a| egraph.lookup(ENode::Attr(a))).collect::<Option<_>>()?;
-        let look = |args: &[Id]| egraph.lookup(ENode::Op(op.kind(), [args, &attrs].concat().into()));
+        let attrs: Vec<Id> = op
+            .attrs()
+            .into_iter()
+            .map(|a| egraph.lookup(ENode::Attr(a)))
+            .collect::<Option<_>>()?;
+        let look =
+            |args: &[Id]| egraph.lookup(ENode::Op(op.kind(), [args, &attrs].concat().into()));
         let found = look(&args).or_else(|| {
             let turned: Vec<Id> = args.iter().rev().copied().collect();
             commutative(op.kind()).then(|| look(&turned)).flatten()

@@ -23,12 +23,20 @@ pub fn rules() -> Vec<Rule> {
         let mut push = |form: &str, args: [&str; 2], guard: &str, given: &str| {
             let n = sample.args.len();
             let term = |args: &[&str]| format!("({name} {}{})", args.join(" "), sample.attrs);
-            let right: Vec<String> = args.iter().map(|a| match a.strip_prefix('!') {
-                Some(whole) => whole.to_string(),
-                None => format!("(gather {a} ?i)"),
-            }).take(n).collect();
+            let right: Vec<String> = args
+                .iter()
+                .map(|a| match a.strip_prefix('!') {
+                    Some(whole) => whole.to_string(),
+                    None => format!("(gather {a} ?i)"),
+                })
+                .take(n)
+                .collect();
             let right: Vec<&str> = right.iter().map(String::as_str).collect();
-            let left: Vec<&str> = args.iter().map(|a| a.trim_start_matches('!')).take(n).collect();
+            let left: Vec<&str> = args
+                .iter()
+                .map(|a| a.trim_start_matches('!'))
+                .take(n)
+                .collect();
             all.push(Rule {
                 name: format!("rows-of-{name}{form}"),
                 lhs: format!("(gather {} ?i)", term(&left)),
@@ -41,9 +49,24 @@ pub fn rules() -> Vec<Rule> {
         match sample.args.len() {
             1 => push("", ["?x", ""], "data ?x", "x: f32[T,8]"),
             2 if sample.kind.class() == Class::Elementwise => {
-                push("", ["?x", "?y"], "rows ?x ?y, data ?x ?y", "x: f32[T,8]; y: f32[T,8]");
-                push("-constant", ["?x", "!?y"], "data ?x, weight ?y, vector ?y", "x: f32[T,8]; y: weight f32[8]");
-                push("-by-constant", ["!?x", "?y"], "data ?y, weight ?x, vector ?x", "y: f32[T,8]; x: weight f32[8]");
+                push(
+                    "",
+                    ["?x", "?y"],
+                    "rows ?x ?y, data ?x ?y",
+                    "x: f32[T,8]; y: f32[T,8]",
+                );
+                push(
+                    "-constant",
+                    ["?x", "!?y"],
+                    "data ?x, weight ?y, vector ?y",
+                    "x: f32[T,8]; y: weight f32[8]",
+                );
+                push(
+                    "-by-constant",
+                    ["!?x", "?y"],
+                    "data ?y, weight ?x, vector ?x",
+                    "y: f32[T,8]; x: weight f32[8]",
+                );
             }
             _ => {}
         }

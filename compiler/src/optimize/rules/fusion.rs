@@ -33,7 +33,11 @@ const ATTRIBUTES: &[&str] = &["0.1", "1", "bf16"];
 /// Every elementwise and row-wise op, with arguments it accepts.
 pub fn samples() -> Vec<Sample> {
     let fusable = |k: &&OpKind| matches!(k.class(), Class::Elementwise | Class::Rowwise);
-    OpKind::ALL.iter().filter(fusable).filter_map(|k| sample(*k)).collect()
+    OpKind::ALL
+        .iter()
+        .filter(fusable)
+        .filter_map(|k| sample(*k))
+        .collect()
 }
 
 fn sample(kind: OpKind) -> Option<Sample> {
@@ -47,7 +51,9 @@ fn sample(kind: OpKind) -> Option<Sample> {
     }
     for chosen in choices {
         let attrs: Option<Vec<Attr>> = chosen.iter().map(|a| term::attr(a).ok()).collect();
-        let Some(op) = attrs.and_then(|a| kind.build(&a)) else { continue };
+        let Some(op) = attrs.and_then(|a| kind.build(&a)) else {
+            continue;
+        };
         for list in ARGUMENTS {
             let types = list.iter().map(|a| {
                 let ty = a.split(' ').next().unwrap_or_default();
@@ -102,7 +108,9 @@ pub fn rules() -> Vec<Rule> {
 fn absorb(sample: &Sample, position: usize, all: &mut Vec<Rule>) {
     let (kind, n) = (sample.kind, sample.args.len());
     let with = |inner: &str| {
-        let args: Vec<&str> = (0..n).map(|i| if i == position { inner } else { ARGS[i] }).collect();
+        let args: Vec<&str> = (0..n)
+            .map(|i| if i == position { inner } else { ARGS[i] })
+            .collect();
         format!("({} {}{})", kind.name(), args.join(" "), sample.attrs)
     };
     let others: Vec<usize> = (0..n).filter(|i| *i != position).collect();
@@ -114,11 +122,21 @@ fn absorb(sample: &Sample, position: usize, all: &mut Vec<Rule>) {
     }
     let (ty, declaration) = &sample.args[position];
     let elementwise = kind.class() == Class::Elementwise;
-    let rows = |of: &str| if elementwise { format!(", rows {of} ?self") } else { String::new() };
+    let rows = |of: &str| {
+        if elementwise {
+            format!(", rows {of} ?self")
+        } else {
+            String::new()
+        }
+    };
     let mut push = |form: &str, lhs: String, rhs: String, guard: String, example: String| {
         all.push(Rule {
             theme: "fusion",
-            name: format!("{form}-{}{}", kind.name(), ["", "-second", "-third"][if elementwise { position } else { 0 }]),
+            name: format!(
+                "{form}-{}{}",
+                kind.name(),
+                ["", "-second", "-third"][if elementwise { position } else { 0 }]
+            ),
             lhs,
             rhs,
             guard,
@@ -133,7 +151,11 @@ fn absorb(sample: &Sample, position: usize, all: &mut Vec<Rule>) {
         format!("{closed}closed ?x, data ?self{}", rows("?x")),
         format!("x: {declaration}{given}"),
     );
-    let body = if ty.dtype.is_float() { format!("(tanh (acc 0 {ty}))") } else { format!("(acc 0 {ty})") };
+    let body = if ty.dtype.is_float() {
+        format!("(tanh (acc 0 {ty}))")
+    } else {
+        format!("(acc 0 {ty})")
+    };
     push(
         "map-then",
         with("(map ?x ?e)"),
@@ -154,7 +176,9 @@ fn absorb(sample: &Sample, position: usize, all: &mut Vec<Rule>) {
             with("(gemm ?x ?w ?v ?e)"),
             format!("(gemm ?x ?w ?v {})", with("?e")),
             format!("{closed}closed ?x"),
-            format!("x: f32[T,4]; w: weight f32[4,8]; v: weight f32[4,8]; e := (mul (acc 0 {ty}) (acc 1 {ty})){given}"),
+            format!(
+                "x: f32[T,4]; w: weight f32[4,8]; v: weight f32[4,8]; e := (mul (acc 0 {ty}) (acc 1 {ty})){given}"
+            ),
         );
     }
 }
@@ -165,15 +189,49 @@ fn pair(sample: &Sample, all: &mut Vec<Rule>) {
     let gemm = "x: f32[T,4]; w: weight f32[4,8]; v: weight f32[4,8]; t = f32[T,8]; e := (tanh (acc 0 f32[T,8]))";
     let map = "x: f32[T,8]; d := (tanh (acc 0 f32[T,8])); e := (exp (acc 0 f32[T,8]))";
     let forms = [
-        ("gemms", "(F (gemm ?x ?w ?e) (gemm ?x ?v (acc 0 ?t)))", "(gemm ?x ?w ?v (F ?e (acc 1 ?t)))", gemm),
-        ("gemms-turned", "(F (gemm ?x ?v (acc 0 ?t)) (gemm ?x ?w ?e))", "(gemm ?x ?w ?v (F (acc 1 ?t) ?e))", gemm),
-        ("self", "(F ?x ?x)", "(map ?x (F (acc 0 ($type ?x)) (acc 0 ($type ?x))))", map),
-        ("map-self", "(F (map ?x ?e) ?x)", "(map ?x (F ?e (acc 0 ($type ?x))))", map),
-        ("self-map", "(F ?x (map ?x ?e))", "(map ?x (F (acc 0 ($type ?x)) ?e))", map),
-        ("maps", "(F (map ?x ?d) (map ?x ?e))", "(map ?x (F ?d ?e))", map),
+        (
+            "gemms",
+            "(F (gemm ?x ?w ?e) (gemm ?x ?v (acc 0 ?t)))",
+            "(gemm ?x ?w ?v (F ?e (acc 1 ?t)))",
+            gemm,
+        ),
+        (
+            "gemms-turned",
+            "(F (gemm ?x ?v (acc 0 ?t)) (gemm ?x ?w ?e))",
+            "(gemm ?x ?w ?v (F (acc 1 ?t) ?e))",
+            gemm,
+        ),
+        (
+            "self",
+            "(F ?x ?x)",
+            "(map ?x (F (acc 0 ($type ?x)) (acc 0 ($type ?x))))",
+            map,
+        ),
+        (
+            "map-self",
+            "(F (map ?x ?e) ?x)",
+            "(map ?x (F ?e (acc 0 ($type ?x))))",
+            map,
+        ),
+        (
+            "self-map",
+            "(F ?x (map ?x ?e))",
+            "(map ?x (F (acc 0 ($type ?x)) ?e))",
+            map,
+        ),
+        (
+            "maps",
+            "(F (map ?x ?d) (map ?x ?e))",
+            "(map ?x (F ?d ?e))",
+            map,
+        ),
     ];
     for (form, lhs, rhs, example) in forms {
-        let guard = if form.starts_with("gemms") { "closed ?x" } else { "closed ?x, data ?x, rows ?x ?self" };
+        let guard = if form.starts_with("gemms") {
+            "closed ?x"
+        } else {
+            "closed ?x, data ?x, rows ?x ?self"
+        };
         all.push(Rule {
             theme: "fusion",
             name: format!("{form}-{f}"),

@@ -8,14 +8,23 @@ use egg::{Applier, Id, PatternAst, SearchMatches, Searcher, Subst, Symbol, Var};
 use ir::{Op, OpKind, ops};
 
 pub fn rules() -> Vec<Rule> {
-    let of = |product: &str| format!(
-        "(attention (rope (reshape {} [T,2,4]) ?cos ?sin) (scatter ?kc ?rows (rope (reshape {} [T,2,4]) ?cos ?sin)) (scatter ?vc ?rows (reshape {} [T,2,4])) ?lo ?hi 0.5 0.0)",
-        product.replace('#', "q"), product.replace('#', "k"), product.replace('#', "v"),
-    );
+    let of = |product: &str| {
+        format!(
+            "(attention (rope (reshape {} [T,2,4]) ?cos ?sin) (scatter ?kc ?rows (rope (reshape {} [T,2,4]) ?cos ?sin)) (scatter ?vc ?rows (reshape {} [T,2,4])) ?lo ?hi 0.5 0.0)",
+            product.replace('#', "q"),
+            product.replace('#', "k"),
+            product.replace('#', "v"),
+        )
+    };
     let inputs = "x: f32[T,8]; wq: weight f32[8,8]; wk: weight f32[8,8]; wv: weight f32[8,8]; cos: f32[T,1,2]; sin: f32[T,1,2]; \
         kc: state f32[R,2,4]; vc: state f32[R,2,4]; rows: i32[T] distinct R; lo: i32[T] in 0..R; hi: i32[T] in lo..R";
-    let slices = |merged: &str| of("(slice M 1 #0 #1)")
-        .replace("q0 q1", "0 8").replace("k0 k1", "8 16").replace("v0 v1", "16 24").replace('M', merged);
+    let slices = |merged: &str| {
+        of("(slice M 1 #0 #1)")
+            .replace("q0 q1", "0 8")
+            .replace("k0 k1", "8 16")
+            .replace("v0 v1", "16 24")
+            .replace('M', merged)
+    };
     let rule = |name: &str, lhs: String, rhs: String, more: &str| Rule {
         theme: "merge",
         name: name.into(),
@@ -28,7 +37,12 @@ pub fn rules() -> Vec<Rule> {
     let product = "(matmul ?x (concat ?wq ?wk ?wv 1))";
     let biases = "; bq: weight f32[8]; bk: weight f32[8]; bv: weight f32[8]";
     vec![
-        rule("merge-projections", of("(matmul ?x ?w#)"), slices(product), ""),
+        rule(
+            "merge-projections",
+            of("(matmul ?x ?w#)"),
+            slices(product),
+            "",
+        ),
         rule(
             "merge-biased-projections",
             of("(add (matmul ?x ?w#) ?b#)"),
@@ -49,11 +63,25 @@ struct Attentions;
 
 impl Searcher<ENode, Facts> for Attentions {
     fn search_with_limit(&self, egraph: &EGraph, limit: usize) -> Vec<SearchMatches<'_, ENode>> {
-        let classes = egraph.classes_for_op(&Tag::Op(OpKind::Attention)).into_iter().flatten();
-        classes.filter_map(|c| self.search_eclass_with_limit(egraph, c, limit)).collect()
+        let classes = egraph
+            .classes_for_op(&Tag::Op(OpKind::Attention))
+            .into_iter()
+            .flatten();
+        classes
+            .filter_map(|c| self.search_eclass_with_limit(egraph, c, limit))
+            .collect()
     }
-    fn search_eclass_with_limit(&self, _: &EGraph, class: Id, _: usize) -> Option<SearchMatches<'_, ENode>> {
-        Some(SearchMatches { eclass: class, substs: vec![Subst::default()], ast: None })
+    fn search_eclass_with_limit(
+        &self,
+        _: &EGraph,
+        class: Id,
+        _: usize,
+    ) -> Option<SearchMatches<'_, ENode>> {
+        Some(SearchMatches {
+            eclass: class,
+            substs: vec![Subst::default()],
+            ast: None,
+        })
     }
     fn vars(&self) -> Vec<Var> {
         vec![]
@@ -108,12 +136,27 @@ impl Merge {
     /// Products behind a value: through views, rotations, norms, constant scales and shifts, and cache updates.
     fn products(&self, egraph: &EGraph, from: Id) -> Vec<Product> {
         let weight = |id: Id| egraph[id].data.value().is_some_and(|k| k.weights_only);
-        let vector = |id: Id| egraph[id].data.value().is_some_and(|k| k.ty.shape.len() == 1);
+        let vector = |id: Id| {
+            egraph[id]
+                .data
+                .value()
+                .is_some_and(|k| k.ty.shape.len() == 1)
+        };
         let product = |class: Id, bias: Option<Id>, of: Id| {
-            let node = egraph[of].nodes.iter().filter(|n| n.kind() == Some(OpKind::MatMul));
+            let node = egraph[of]
+                .nodes
+                .iter()
+                .filter(|n| n.kind() == Some(OpKind::MatMul));
             let pairs = node.map(|n| (n.split().0[0], n.split().0[1]));
             let pairs = pairs.filter(|(x, w)| weight(*w) && !weight(*x));
-            pairs.map(move |(x, w)| Product { x: egraph.find(x), class, w, bias }).collect::<Vec<_>>()
+            pairs
+                .map(move |(x, w)| Product {
+                    x: egraph.find(x),
+                    class,
+                    w,
+                    bias,
+                })
+                .collect::<Vec<_>>()
         };
         let (mut found, mut seen, mut todo) = (vec![], vec![], vec![egraph.find(from)]);
         while let Some(class) = todo.pop() {
@@ -127,10 +170,16 @@ impl Merge {
             for node in &egraph[class].nodes {
                 let args = node.split().0;
                 let next = match node.kind() {
-                    Some(OpKind::Reshape | OpKind::Rope | OpKind::RmsNorm | OpKind::LayerNorm) => args[0],
+                    Some(OpKind::Reshape | OpKind::Rope | OpKind::RmsNorm | OpKind::LayerNorm) => {
+                        args[0]
+                    }
                     Some(OpKind::Scatter) => args[2],
                     Some(OpKind::Add | OpKind::Mul) if weight(args[0]) != weight(args[1]) => {
-                        let (data, constant) = if weight(args[0]) { (args[1], args[0]) } else { (args[0], args[1]) };
+                        let (data, constant) = if weight(args[0]) {
+                            (args[1], args[0])
+                        } else {
+                            (args[0], args[1])
+                        };
                         if self.biased && node.kind() == Some(OpKind::Add) && vector(constant) {
                             found.extend(product(class, Some(constant), data));
                         }
@@ -148,14 +197,22 @@ impl Merge {
 
 /// Makes each product a slice of one; returns the classes for which that is news.
 fn merge(egraph: &mut EGraph, parts: &[Product]) -> Vec<Id> {
-    let distinct = parts.iter().enumerate().all(|(i, p)| parts[..i].iter().all(|q| egraph.find(q.class) != egraph.find(p.class)));
+    let distinct = parts.iter().enumerate().all(|(i, p)| {
+        parts[..i]
+            .iter()
+            .all(|q| egraph.find(q.class) != egraph.find(p.class))
+    });
     if !distinct {
         return vec![];
     }
     let weights: Vec<Id> = parts.iter().map(|p| p.w).collect();
     let biases: Option<Vec<Id>> = parts.iter().map(|p| p.bias).collect();
     let mut add = |op: Op, args: &[Id]| -> Option<Id> {
-        let attrs: Vec<Id> = op.attrs().into_iter().map(|a| egraph.add(ENode::Attr(a))).collect();
+        let attrs: Vec<Id> = op
+            .attrs()
+            .into_iter()
+            .map(|a| egraph.add(ENode::Attr(a)))
+            .collect();
         let node = ENode::Op(op.kind(), [args, &attrs].concat().into());
         derive(&node, |id| &egraph[id].data)?;
         Some(add_op(egraph, &op, args))
@@ -174,9 +231,18 @@ fn merge(egraph: &mut EGraph, parts: &[Product]) -> Vec<Id> {
     let Some(merged) = merged else { return vec![] };
     let (mut changed, mut start) = (vec![], 0);
     for part in parts {
-        let shape = egraph[part.class].data.value().map(|k| (k.ty.shape.len(), k.ty.last().known()));
-        let Some((rank, Some(width))) = shape else { return changed };
-        let slice = ops::Slice { axis: rank as i64 - 1, start, end: start + width };
+        let shape = egraph[part.class]
+            .data
+            .value()
+            .map(|k| (k.ty.shape.len(), k.ty.last().known()));
+        let Some((rank, Some(width))) = shape else {
+            return changed;
+        };
+        let slice = ops::Slice {
+            axis: rank as i64 - 1,
+            start,
+            end: start + width,
+        };
         let id = add_op(egraph, &slice.into(), &[merged]);
         start += width;
         if egraph.union(part.class, id) {

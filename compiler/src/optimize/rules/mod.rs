@@ -86,14 +86,30 @@ type Predicate = (&'static str, fn(&[&Fact]) -> bool);
 
 /// What a guard may say.
 const PREDICATES: &[Predicate] = &[
-    ("weight", |f| known(f).is_some_and(|k| k.iter().all(|k| k.weights_only))),
-    ("data", |f| known(f).is_some_and(|k| k.iter().all(|k| !k.weights_only))),
-    ("closed", |f| known(f).is_some_and(|k| k.iter().all(|k| !k.open))),
-    ("scalar", |f| known(f).is_some_and(|k| k.iter().all(|k| k.ty.shape.is_empty()))),
-    ("vector", |f| known(f).is_some_and(|k| k.iter().all(|k| k.ty.shape.len() == 1))),
-    ("matrix", |f| known(f).is_some_and(|k| k.iter().all(|k| k.ty.shape.len() == 2))),
-    ("same", |f| known(f).is_some_and(|k| k.iter().all(|j| j.ty == k[0].ty))),
-    ("rows", |f| known(f).is_some_and(|k| k.iter().all(|j| rows(j) == rows(k[0])))),
+    ("weight", |f| {
+        known(f).is_some_and(|k| k.iter().all(|k| k.weights_only))
+    }),
+    ("data", |f| {
+        known(f).is_some_and(|k| k.iter().all(|k| !k.weights_only))
+    }),
+    ("closed", |f| {
+        known(f).is_some_and(|k| k.iter().all(|k| !k.open))
+    }),
+    ("scalar", |f| {
+        known(f).is_some_and(|k| k.iter().all(|k| k.ty.shape.is_empty()))
+    }),
+    ("vector", |f| {
+        known(f).is_some_and(|k| k.iter().all(|k| k.ty.shape.len() == 1))
+    }),
+    ("matrix", |f| {
+        known(f).is_some_and(|k| k.iter().all(|k| k.ty.shape.len() == 2))
+    }),
+    ("same", |f| {
+        known(f).is_some_and(|k| k.iter().all(|j| j.ty == k[0].ty))
+    }),
+    ("rows", |f| {
+        known(f).is_some_and(|k| k.iter().all(|j| rows(j) == rows(k[0])))
+    }),
     ("identity", |f| match f {
         [Fact::Attr(Attr::Dims(p))] => p.iter().enumerate().all(|(i, d)| d.size() == Some(i)),
         _ => false,
@@ -128,22 +144,35 @@ impl Rule {
         let (lhs, rhs) = (Term::parse(&self.lhs)?, Term::parse(&self.rhs)?);
         let guard = guard(&self.guard)?;
         let unbound = |v: &&str| *v != SELF && !lhs.vars().contains(v);
-        let used = guard.iter().flat_map(|(_, vars)| vars.iter().map(String::as_str));
+        let used = guard
+            .iter()
+            .flat_map(|(_, vars)| vars.iter().map(String::as_str));
         if let Some(v) = rhs.vars().into_iter().chain(used).find(unbound) {
             return Err(format!("?{v} does not occur on the left"));
         }
         lhs.commuted()
             .iter()
-            .map(|form| {
+            .enumerate()
+            .map(|(i, form)| {
                 let pattern = form.pattern().ok_or("a left side calls no functions")?;
                 let build = Build {
                     rhs: rhs.clone(),
                     guard: guard.clone(),
                 };
-                Rewrite::new(&*self.name, Pattern::new(pattern), build)
+                // egg wants unique names; see `name_of`.
+                let name = format!("{}{VARIANT}{i}", self.name);
+                Rewrite::new(name, Pattern::new(pattern), build)
             })
             .collect()
     }
+}
+
+/// Separates a rule's name from the number of its left side's form.
+const VARIANT: char = '~';
+
+/// Name of the rule that a rewrite is a form of.
+pub fn name_of(rewrite: &str) -> &str {
+    rewrite.split(VARIANT).next().unwrap_or(rewrite)
 }
 
 /// A rule that egg can run.
@@ -160,7 +189,10 @@ fn guard(text: &str) -> Result<Guard, String> {
             let name = words.next().unwrap_or_default();
             let found = PREDICATES.iter().find(|(n, _)| *n == name);
             let vars = words.map(|w| w.trim_start_matches('?').to_string());
-            Ok((found.ok_or(format!("no predicate `{name}`"))?.1, vars.collect()))
+            Ok((
+                found.ok_or(format!("no predicate `{name}`"))?.1,
+                vars.collect(),
+            ))
         })
         .collect()
 }
