@@ -26,6 +26,14 @@ pub enum EvalError {
         /// Rows there are.
         rows: usize,
     },
+    /// Too few or too many tensors.
+    #[error("{found} tensors given, the graph has {wanted} inputs")]
+    Count {
+        /// Given.
+        found: usize,
+        /// Wanted.
+        wanted: usize,
+    },
     /// An input tensor of another shape than the graph's type says.
     #[error("input {name}: shape {found:?}, the graph wants {wanted:?}")]
     Input {
@@ -57,6 +65,10 @@ impl Graph {
         inputs: &[Tensor],
         at: &dyn Fn(&Sym) -> i64,
     ) -> Result<Vec<Tensor>, EvalError> {
+        let (found, wanted) = (inputs.len(), self.inputs().len());
+        if found != wanted {
+            return Err(EvalError::Count { found, wanted });
+        }
         let graph = self.lower(|_| false)?;
         let mut values: HashMap<Value, Tensor> = HashMap::new();
         for (v, t) in graph.inputs().iter().zip(inputs) {
