@@ -1,7 +1,385 @@
-//! Program to artifact: checkpoints, model families, equality saturation, scheduling, code generation.
+//! Program to artifact: checkpoints, model families, equality saturation, scheduling, code generation. Pure: the same
+//! checkpoint and options give the same bytes. Opens no device.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
 
 pub mod backends;
 pub mod checkpoint;
+pub mod fold;
 pub mod models;
 pub mod optimize;
 pub mod schedule;
+
+use backends::{Backend, Code, EmitError};
+use checkpoint::{Checkpoint, CheckpointError};
+use fold::{Array, Fold, FoldError};
+use ir::{
+    DType, Description, Float, Name, Operand, Program, Target, Task,
+    artifact::{ArtifactError, Manifest, Writer},
+    feed,
+};
+use models::ModelError;
+use optimize::{OptimizeError, Reports};
+use schedule::{Emitted, Kernel, Schedule, ScheduleError};
+use std::{
+    collections::HashMap,
+    io::{Seek, Write},
+};
+
+/// What to compile for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What the code may use.
+    pub target: Target,
+    /// How weights are stored.
+    pub weights: Weights,
+}
+
+/// How weights are stored in the artifact.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Weights {
+    /// In the checkpoint's element types, wherever that is exact.
+    #[default]
+    Stored,
+    /// Widened to f32: larger, but nothing is widened while running.
+    F32,
+}
+
+/// A stage of the compiler, for progress bars.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Reading and checking the checkpoint.
+    Check,
+    /// Rewriting the unique blocks.
+    Optimize,
+    /// Generating code.
+    Emit,
+    /// Computing and writing weights.
+    Pack,
+}
+
+/// Why there is no artifact.
+#[derive(Debug, thiserror::Error)]
+#[allow(
+    missing_docs,
+    reason = "each variant is the error of the stage it names"
+)]
+pub enum CompileError {
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error("optimizing: {0}")]
+    Optimize(#[from] OptimizeError),
+    #[error("scheduling {graph}: {error}")]
+    Schedule { graph: Name, error: ScheduleError },
+    #[error(transparent)]
+    Emit(#[from] EmitError),
+    #[error("weights of {graph}: {error}")]
+    Fold { graph: Name, error: FoldError },
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    #[error("the program is malformed, which is a bug in the model's builder: {}", .0.join("; "))]
+    Malformed(Vec<String>),
+}
+
+/// A program on its way to an artifact: what `satura inspect` shows of each stage.
+pub struct Compilation {
+    /// What the model is.
+    pub description: Description,
+    /// As the family built it.
+    pub built: Program,
+    /// After rewriting.
+    pub optimized: Program,
+    /// What the optimizer did.
+    pub reports: Reports,
+    /// Kernels of each unique graph.
+    pub schedules: HashMap<Name, Schedule>,
+}
+
+impl Compilation {
+    /// Everything up to code generation of a checkpoint. Reads headers, no weights.
+    ///
+    /// # Errors
+    /// A model that is not covered, or that some stage cannot handle.
+    pub fn new(
+        checkpoint: &Checkpoint,
+        progress: &dyn Fn(Stage, u64, u64),
+    ) -> Result<Compilation, CompileError> {
+        let (built, description) = models::build(checkpoint.config(), checkpoint)?;
+        let sizes = sizes(&description);
+        Compilation::of(built, description, &sizes, progress)
+    }
+
+    /// Everything up to code generation of a program, wherever it comes from.
+    ///
+    /// # Errors
+    /// A malformed program, or one that some stage cannot handle.
+    pub fn of(
+        built: Program,
+        description: Description,
+        sizes: &optimize::Options,
+        progress: &dyn Fn(Stage, u64, u64),
+    ) -> Result<Compilation, CompileError> {
+        let violations = built.verify();
+        if !violations.is_empty() {
+            return Err(CompileError::Malformed(
+                violations.iter().map(ToString::to_string).collect(),
+            ));
+        }
+        progress(Stage::Optimize, 0, 1);
+        let (optimized, reports) = optimize::program(&built, sizes)?;
+        progress(Stage::Optimize, 1, 1);
+        let mut schedules = HashMap::new();
+        for (name, graph) in &optimized.graphs {
+            let schedule = schedule::graph(graph).map_err(|error| CompileError::Schedule {
+                graph: name.clone(),
+                error,
+            })?;
+            schedules.insert(name.clone(), schedule);
+        }
+        Ok(Compilation {
+            description,
+            built,
+            optimized,
+            reports,
+            schedules,
+        })
+    }
+
+    /// Generates code, computes weights and writes the artifact. `weight` gives a checkpoint tensor by name.
+    ///
+    /// # Errors
+    /// See [`CompileError`]; `out` then holds no valid artifact.
+    pub fn write<'a, W: Write + Seek>(
+        mut self,
+        options: &Options,
+        weight: &dyn Fn(&Name) -> Result<Array<'a>, CompileError>,
+        tokenizer: &[u8],
+        out: W,
+        progress: &dyn Fn(Stage, u64, u64),
+    ) -> Result<W, CompileError> {
+        let backend = backends::cpu::Cpu::new(&options.target)?;
+        if options.weights == Weights::F32 {
+            for schedule in self.schedules.values_mut() {
+                schedule.widen();
+            }
+        }
+        progress(Stage::Emit, 0, 1);
+        let symbols: Vec<Name> = schedule::symbols(&self.optimized)
+            .into_iter()
+            .map(|s| s.name)
+            .collect();
+        let (code, index) = emit(&backend, &self, &symbols)?;
+        progress(Stage::Emit, 1, 1);
+        let mut writer = Writer::new(out)?;
+        let offsets = pack(&self, weight, &mut writer, progress)?;
+        let emitted = |graph: &Name, kernel: usize| {
+            let entry = &code.entries[index[&(graph.clone(), kernel)]];
+            Emitted {
+                entry: entry.offset,
+                tasks: entry.tasks.clone(),
+                grain: entry.grain,
+            }
+        };
+        let plan = schedule::link(
+            &self.optimized,
+            &self.schedules,
+            &|call, term| offsets[&(call, term)],
+            &emitted,
+        )
+        .map_err(|error| CompileError::Schedule {
+            graph: "program".into(),
+            error,
+        })?;
+        let report = report(&self);
+        let manifest = Manifest {
+            compiler: env!("CARGO_PKG_VERSION").into(),
+            target: options.target.clone(),
+            description: self.description,
+            plan,
+            report,
+        };
+        Ok(writer.finish(&code.bytes, tokenizer, &manifest)?)
+    }
+}
+
+/// Sizes at which alternatives are compared: a decoder is judged by little more than a token, whose logits alone are
+/// wanted; an encoder by a sentence.
+fn sizes(description: &Description) -> optimize::Options {
+    let (tokens, selected) = match description.task {
+        Task::CausalLm => (2, 1),
+        _ => (128, 128),
+    };
+    let context = u32::try_from(description.context.min(512)).unwrap_or(512);
+    optimize::Options::at([
+        (feed::T, tokens),
+        (feed::L, selected),
+        (feed::B, 1),
+        (feed::R, context),
+    ])
+}
+
+/// Compiles a checkpoint into an artifact. `progress` is told `(stage, done, of)`.
+///
+/// # Errors
+/// See [`CompileError`]; `out` then holds no valid artifact.
+pub fn compile<W: Write + Seek>(
+    checkpoint: &Checkpoint,
+    options: &Options,
+    out: W,
+    progress: &dyn Fn(Stage, u64, u64),
+) -> Result<W, CompileError> {
+    let compilation = Compilation::new(checkpoint, progress)?;
+    progress(Stage::Check, 0, 1);
+    checkpoint.check_finite(compilation.built.weights.keys().map(|n| &**n))?;
+    progress(Stage::Check, 1, 1);
+    let types = compilation.built.weights.clone();
+    let weight = |name: &Name| {
+        let tensor = checkpoint.tensor(name)?;
+        Ok(Array::new(types[name].dtype, tensor.shape, tensor.bytes))
+    };
+    let tokenizer = checkpoint.file("tokenizer.json")?;
+    compilation.write(
+        options,
+        &weight,
+        tokenizer.as_deref().unwrap_or_default(),
+        out,
+        progress,
+    )
+}
+
+/// Code of every unique kernel, and where each graph's kernels are in it.
+fn emit(
+    backend: &dyn Backend,
+    compilation: &Compilation,
+    symbols: &[Name],
+) -> Result<(Code, HashMap<(Name, usize), usize>), EmitError> {
+    let mut unique: Vec<&Kernel> = vec![];
+    let mut index = HashMap::new();
+    for name in compilation.optimized.graphs.keys() {
+        for (i, kernel) in compilation.schedules[name].kernels.iter().enumerate() {
+            let at = unique.iter().position(|k| *k == kernel).unwrap_or_else(|| {
+                unique.push(kernel);
+                unique.len() - 1
+            });
+            index.insert((name.clone(), i), at);
+        }
+    }
+    Ok((backend.emit(&unique, symbols)?, index))
+}
+
+/// Writes every call's weights, those that calls share once; gives the offset of `(call, term)`.
+fn pack<'a, W: Write + Seek>(
+    compilation: &Compilation,
+    weight: &dyn Fn(&Name) -> Result<Array<'a>, CompileError>,
+    writer: &mut Writer<W>,
+    progress: &dyn Fn(Stage, u64, u64),
+) -> Result<HashMap<(usize, usize), u64>, CompileError> {
+    let program = &compilation.optimized;
+    let mut folds: HashMap<&Name, Fold> = HashMap::new();
+    for (name, graph) in &program.graphs {
+        let fold = Fold::new(graph, &compilation.schedules[name].weights).map_err(|error| {
+            CompileError::Fold {
+                graph: name.clone(),
+                error,
+            }
+        })?;
+        folds.insert(name, fold);
+    }
+    let mut written: HashMap<(&Name, usize, Vec<&Operand>), u64> = HashMap::new();
+    let mut offsets = HashMap::new();
+    let calls = program.calls.len() as u64;
+    for (c, call) in program.calls.iter().enumerate() {
+        progress(Stage::Pack, c as u64, calls);
+        let fold = &folds[&call.graph];
+        let arrays = call
+            .args
+            .iter()
+            .map(|a| array(a, program, weight))
+            .collect::<Result<Vec<_>, _>>()?;
+        for term in 0..compilation.schedules[&call.graph].weights.len() {
+            let depends = fold
+                .depends(term)
+                .into_iter()
+                .map(|i| &call.args[i])
+                .collect();
+            let key = (&call.graph, term, depends);
+            let offset = match written.get(&key) {
+                Some(offset) => *offset,
+                None => {
+                    let input = |i: usize| {
+                        arrays[i]
+                            .clone()
+                            .unwrap_or_else(|| Array::new(DType::F32, &[0], &[][..]))
+                    };
+                    let bytes = fold
+                        .term(term, &input)
+                        .map_err(|error| CompileError::Fold {
+                            graph: call.graph.clone(),
+                            error,
+                        })?;
+                    let offset = writer.weight(&bytes)?;
+                    written.insert(key, offset);
+                    offset
+                }
+            };
+            offsets.insert((c, term), offset);
+        }
+    }
+    progress(Stage::Pack, calls, calls);
+    Ok(offsets)
+}
+
+/// The array behind a weight argument; `None` for arguments that are no weights.
+fn array<'a>(
+    argument: &Operand,
+    program: &Program,
+    weight: &dyn Fn(&Name) -> Result<Array<'a>, CompileError>,
+) -> Result<Option<Array<'a>>, CompileError> {
+    Ok(match argument {
+        Operand::Weight(name) => Some(weight(name)?),
+        Operand::Constant(name) => {
+            let constant = &program.constants[name];
+            let shape: Vec<usize> = constant.ty.shape.iter().filter_map(ir::Dim::size).collect();
+            let values = constant.data.iter().map(|x: &Float| x.get() as f32);
+            let bytes: Vec<u8> = values.flat_map(f32::to_le_bytes).collect();
+            Some(Array::new(DType::F32, &shape, bytes))
+        }
+        _ => None,
+    })
+}
+
+/// What `satura explain` prints.
+fn report(compilation: &Compilation) -> Vec<(String, String)> {
+    let mut out = vec![];
+    for (name, r) in &compilation.reports {
+        let fired: Vec<String> = r
+            .fired
+            .iter()
+            .filter(|(_, n)| **n > 0)
+            .map(|(rule, n)| format!("{rule} x{n}"))
+            .collect();
+        let calls = compilation
+            .optimized
+            .calls
+            .iter()
+            .filter(|c| c.graph == *name)
+            .count();
+        out.push((
+            format!("graph {name}, called {calls} times"),
+            format!(
+                "{} e-nodes in {} classes after {} iterations ({:?}); predicted {:.1} us, {:.1} us unfused\nrules that fired: {}\n{}",
+                r.nodes,
+                r.classes,
+                r.iterations,
+                r.stop,
+                r.after as f64 / 1e6,
+                r.before as f64 / 1e6,
+                fired.join(", "),
+                compilation.schedules[name]
+            ),
+        ));
+    }
+    out
+}

@@ -145,24 +145,30 @@ impl<'a> Kernels<'a> {
         }
     }
 
-    /// Where `v` is to be found as a plain row-major array; copies it if it is a view of something else.
-    pub fn materialise(&mut self, v: Value) -> Result<Buffer, ScheduleError> {
-        if let Some(b) = self.placed.get(&v) {
-            return Ok(*b);
-        }
-        if let Ok((operand, view)) = self.operand(v)
-            && operand.offset == 0
-            && view.is_contiguous()
-            && !matches!(operand.buffer, Buffer::Weight(_))
+    /// A buffer of its own for an output of the graph: copies what is an input, a view of something else, known at
+    /// compile time, or given out before. A state that was updated in place stays where it is.
+    pub fn output(&mut self, v: Value, given: &[Buffer]) -> Result<Buffer, ScheduleError> {
+        if let Some(buffer) = self.placed.get(&v)
+            && self.graph.as_input(v).is_none()
+            && !given.contains(buffer)
         {
-            return Ok(operand.buffer);
+            return Ok(*buffer);
+        }
+        let read = self.operand(v)?;
+        if let Buffer::Temp(_) = read.0.buffer
+            && read.0.offset == 0
+            && read.1.is_contiguous()
+            && self.temps_numel(read.0.buffer) == Some(self.graph.ty(v).numel())
+            && !given.contains(&read.0.buffer)
+        {
+            return Ok(read.0.buffer);
         }
         let ty = self.graph.ty(v).clone();
         let mut body = Graph::new();
         let x = body.input("x", Role::Data, ty.clone());
         body.outputs = vec![x];
-        let read = self.operand(v)?;
-        let buffer = self.temp(v, &ty);
+        self.temps.push(ty.clone());
+        let buffer = Buffer::Temp(self.temps.len() - 1);
         let write = (Operand { buffer, offset: 0 }, self.contiguous(v, &ty)?);
         let template = Template::Map {
             body,
@@ -170,6 +176,13 @@ impl<'a> Kernels<'a> {
         };
         self.step("copy".into(), template, vec![read, write]);
         Ok(buffer)
+    }
+
+    fn temps_numel(&self, buffer: Buffer) -> Option<Dim> {
+        match buffer {
+            Buffer::Temp(i) => Some(self.temps[i].numel()),
+            _ => None,
+        }
     }
 
     fn map(&mut self, v: Value, x: Value, body: Value) -> Result<(), ScheduleError> {
@@ -297,12 +310,10 @@ impl<'a> Kernels<'a> {
         let buffer = self.temp(v, &ty);
         operands.push((Operand { buffer, offset: 0 }, self.contiguous(v, &ty)?));
         for (_, view) in operands.iter().take(3) {
-            let head = view.shape.last().and_then(Dim::known);
-            let one = view.shape[1].known() == Some(1);
-            if view.dtype != DType::F32
-                || view.strides[2] != 1
-                || (!one && Some(view.strides[1]) != head)
-            {
+            let (heads, head) = (view.shape[1].known(), view.shape[2].known());
+            let side_by_side = heads == Some(1) || Some(view.strides[1]) == head;
+            let dense = head == Some(1) || view.strides[2] == 1;
+            if view.dtype != DType::F32 || !side_by_side || !dense {
                 return Err(self.error(
                     v,
                     "attention reads heads that do not lie side by side".into(),

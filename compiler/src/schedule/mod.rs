@@ -87,11 +87,11 @@ pub fn graph(graph: &Graph) -> Result<Schedule, ScheduleError> {
     for v in graph.cone(&graph.outputs) {
         k.visit(v)?;
     }
-    let outputs = graph
-        .outputs
-        .iter()
-        .map(|o| k.materialise(*o))
-        .collect::<Result<_, _>>()?;
+    let mut outputs = vec![];
+    for o in &graph.outputs {
+        let buffer = k.output(*o, &outputs)?;
+        outputs.push(buffer);
+    }
     Ok(Schedule {
         kernels: k.kernels,
         steps: k.steps,
@@ -395,4 +395,56 @@ pub fn symbols(program: &Program) -> BTreeSet<ir::Sym> {
     borders
         .flat_map(|t| t.shape.iter().flat_map(|d| d.symbols().cloned()))
         .collect()
+}
+
+impl Schedule {
+    /// Stores every weight as f32.
+    pub fn widen(&mut self) {
+        for w in &mut self.weights {
+            w.dtype = if w.dtype.is_float() {
+                ir::DType::F32
+            } else {
+                w.dtype
+            };
+        }
+        for k in &mut self.kernels {
+            if let Template::Gemm { codec, .. } = &mut k.template {
+                *codec = ir::DType::F32;
+            }
+            for v in &mut k.views {
+                v.dtype = if v.dtype.is_float() {
+                    ir::DType::F32
+                } else {
+                    v.dtype
+                };
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Schedule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (i, step) in self.steps.iter().enumerate() {
+            let kernel = &self.kernels[step.kernel];
+            writeln!(f, "{i:>3} {}", step.label)?;
+            for (operand, view) in step.operands.iter().zip(&kernel.views) {
+                let dims: Vec<String> = view.shape.iter().map(ToString::to_string).collect();
+                let offset = if operand.offset == 0 {
+                    String::new()
+                } else {
+                    format!(" + {}", operand.offset)
+                };
+                writeln!(
+                    f,
+                    "      {:?}{offset}: {}[{}] by {:?}",
+                    operand.buffer,
+                    view.dtype,
+                    dims.join(","),
+                    view.strides
+                )?;
+            }
+        }
+        let outputs: Vec<String> = self.outputs.iter().map(|o| format!("{o:?}")).collect();
+        write!(f, "    gives {}", outputs.join(", "))
+    }
 }

@@ -107,8 +107,10 @@ pub(crate) struct Engine {
     envs: Envs,
     /// What each launch took so far, where that is measured.
     times: Option<Vec<Duration>>,
-    /// Held for their addresses: arena, states, scratch.
-    _memory: Vec<Buffer>,
+    #[cfg_attr(not(feature = "testing"), expect(dead_code, reason = "held for their addresses"))]
+    states: Vec<Buffer>,
+    /// Held for their addresses: arena, scratch.
+    _memory: [Buffer; 2],
 }
 
 /// One [`Env`] a thread.
@@ -215,8 +217,6 @@ impl Engine {
             scratch: scratch.address().wrapping_add(thread * SCRATCH_BYTES),
         };
         let envs = Envs((0..pool.threads()).map(env).collect());
-        let mut memory = states;
-        memory.extend([arena, scratch]);
         Ok(Engine {
             model: Arc::clone(model),
             pool,
@@ -228,7 +228,8 @@ impl Engine {
             launches,
             envs,
             times: None,
-            _memory: memory,
+            states,
+            _memory: [arena, scratch],
         })
     }
 
@@ -248,6 +249,16 @@ impl Engine {
         // SAFETY: the memory is the buffer's, aligned to pages; kernels that read it run only under `&mut self`.
         unsafe {
             std::slice::from_raw_parts_mut(buffer.address().cast(), buffer.len() / size_of::<i32>())
+        }
+    }
+
+    /// State `i` of the plan: zero at first, then as the last step left it.
+    #[cfg(feature = "testing")]
+    pub fn state(&mut self, i: usize) -> &mut [f32] {
+        let buffer = &self.states[i];
+        // SAFETY: as in `input`.
+        unsafe {
+            std::slice::from_raw_parts_mut(buffer.address().cast(), buffer.len() / size_of::<f32>())
         }
     }
 

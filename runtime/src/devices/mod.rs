@@ -2,6 +2,8 @@
 //! kernels' is here. Devices know plans; they know nothing of tokens, sequences or tasks.
 
 pub mod cpu;
+#[cfg(feature = "testing")]
+pub mod evaluate;
 pub(crate) mod memory;
 mod polynomial;
 

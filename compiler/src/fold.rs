@@ -1,0 +1,383 @@
+//! Computes weights-only terms at compile time and lays them out as kernels read them. Layout ops are followed as
+//! strides over the mapped checkpoint, so that a weight which is only cast, transposed or joined is read once and
+//! never held as f32. Arithmetic is done in f64 and rounded once.
+
+use crate::schedule::{Packing, WeightTerm};
+use half::{bf16, f16};
+use ir::{DType, EvalError, Graph, Node, Op, Tensor, Type, TypeError, Value, abi::PANEL};
+use rayon::prelude::*;
+use std::{borrow::Cow, collections::HashMap};
+
+/// A strided array over the bytes of a checkpoint, or over bytes made here.
+#[derive(Clone, Debug)]
+pub struct Array<'a> {
+    /// Of the elements in `bytes`: a value of type f32 may be held narrower where that is exact.
+    pub dtype: DType,
+    /// Outermost first.
+    pub shape: Vec<usize>,
+    strides: Vec<usize>,
+    offset: usize,
+    bytes: Cow<'a, [u8]>,
+}
+
+/// Why a weight cannot be computed.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum FoldError {
+    /// An expansion does not type-check.
+    #[error(transparent)]
+    Type(#[from] TypeError),
+    /// A term has no value.
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+    /// A term whose size is not known at compile time.
+    #[error("weight of type {0} has no size at compile time")]
+    Symbolic(Type),
+}
+
+impl<'a> Array<'a> {
+    /// Row-major elements.
+    pub fn new(dtype: DType, shape: &[usize], bytes: impl Into<Cow<'a, [u8]>>) -> Array<'a> {
+        Array {
+            dtype,
+            shape: shape.to_vec(),
+            strides: contiguous(shape),
+            offset: 0,
+            bytes: bytes.into(),
+        }
+    }
+
+    fn from_tensor(t: &Tensor) -> Array<'static> {
+        let bytes: Vec<u8> = t
+            .data
+            .iter()
+            .flat_map(|x| (*x as f32).to_le_bytes())
+            .collect();
+        Array::new(DType::F32, &t.shape, bytes)
+    }
+
+    /// Byte position of an element.
+    fn at(&self, index: &[usize]) -> usize {
+        let flat = index
+            .iter()
+            .zip(&self.strides)
+            .fold(self.offset, |o, (i, s)| o + i * s);
+        flat * self.dtype.bytes()
+    }
+
+    fn get(&self, index: &[usize]) -> f32 {
+        let at = &self.bytes[self.at(index)..];
+        match self.dtype {
+            DType::BF16 => bf16::from_le_bytes([at[0], at[1]]).to_f32(),
+            DType::F16 => f16::from_le_bytes([at[0], at[1]]).to_f32(),
+            DType::I32 => i32::from_le_bytes([at[0], at[1], at[2], at[3]]) as f32,
+            DType::F32 => f32::from_le_bytes([at[0], at[1], at[2], at[3]]),
+            DType::Bool => f32::from(at[0]),
+        }
+    }
+
+    fn to_tensor(&self) -> Tensor {
+        Tensor::from_fn(&self.shape, |i| f64::from(self.get(i)))
+    }
+
+    /// The elements as `dtype`, row-major or in panels of a `[K, N]` matrix padded with zeros.
+    pub fn pack(&self, dtype: DType, packing: Packing) -> Vec<u8> {
+        let (k, n) = match self.shape[..] {
+            [k, n] => (k, n),
+            _ => (self.shape.iter().product::<usize>(), 1),
+        };
+        match packing {
+            Packing::Panels => self.pack_panels(dtype, k, n),
+            Packing::Rows => {
+                let rows: usize = self.shape.iter().take(1).product();
+                let width = self.shape.iter().skip(1).product::<usize>();
+                let mut out = vec![0; rows * width * dtype.bytes()];
+                out.par_chunks_mut((width * dtype.bytes()).max(1))
+                    .enumerate()
+                    .for_each(|(r, row)| {
+                        let mut index = vec![0; self.shape.len()];
+                        if let Some(first) = index.first_mut() {
+                            *first = r;
+                        }
+                        for element in row.chunks_mut(dtype.bytes()) {
+                            self.copy(&index, dtype, element);
+                            for axis in (1..index.len()).rev() {
+                                index[axis] += 1;
+                                if index[axis] < self.shape[axis] {
+                                    break;
+                                }
+                                index[axis] = 0;
+                            }
+                        }
+                    });
+                out
+            }
+        }
+    }
+
+    fn pack_panels(&self, dtype: DType, k: usize, n: usize) -> Vec<u8> {
+        let size = dtype.bytes();
+        let mut out = vec![0; n.div_ceil(PANEL) * k * PANEL * size];
+        out.par_chunks_mut((k * PANEL * size).max(1))
+            .enumerate()
+            .for_each(|(p, panel)| {
+                for j in 0..PANEL.min(n - p * PANEL) {
+                    for i in 0..k {
+                        let to = (i * PANEL + j) * size;
+                        self.copy(&[i, p * PANEL + j], dtype, &mut panel[to..to + size]);
+                    }
+                }
+            });
+        out
+    }
+
+    /// One element as `dtype`.
+    fn copy(&self, index: &[usize], dtype: DType, to: &mut [u8]) {
+        if dtype == self.dtype {
+            to.copy_from_slice(&self.bytes[self.at(index)..][..to.len()]);
+            return;
+        }
+        let x = self.get(index);
+        match dtype {
+            DType::BF16 => to.copy_from_slice(&bf16::from_f32(x).to_le_bytes()),
+            DType::F16 => to.copy_from_slice(&f16::from_f32(x).to_le_bytes()),
+            DType::I32 => to.copy_from_slice(&(x as i32).to_le_bytes()),
+            DType::F32 => to.copy_from_slice(&x.to_le_bytes()),
+            DType::Bool => to.copy_from_slice(&[u8::from(x != 0.0)]),
+        }
+    }
+
+    /// The array after a layout op, where strides can say it; otherwise a row-major copy is made first.
+    fn relayout(&self, op: &Op, out: &[usize]) -> Option<Array<'a>> {
+        let mut view = self.clone();
+        match op {
+            Op::Cast(c) if c.to == DType::F32 && self.dtype.is_float() => {}
+            Op::Transpose(t) => {
+                let axes = t.axes(self.shape.len())?;
+                view.strides = axes.iter().map(|a| self.strides[*a]).collect();
+            }
+            Op::Slice(s) => {
+                view.offset +=
+                    usize::try_from(s.start).ok()? * self.strides[usize::try_from(s.axis).ok()?];
+            }
+            Op::Reshape(_) => {
+                if self.strides != contiguous(&self.shape) {
+                    let packed = self.pack(self.dtype, Packing::Rows);
+                    view = Array::new(self.dtype, &self.shape, packed);
+                }
+                view.strides = contiguous(out);
+            }
+            _ => return None,
+        }
+        view.shape = out.to_vec();
+        Some(view)
+    }
+
+    /// Arrays of one type, one after another along an axis.
+    fn join(parts: &[Array<'a>], axis: usize, out: &[usize]) -> Array<'a> {
+        let same = parts.iter().all(|p| p.dtype == parts[0].dtype);
+        let dtype = if same { parts[0].dtype } else { DType::F32 };
+        let outer: usize = out[..axis].iter().product();
+        let packed: Vec<(Vec<u8>, usize)> = parts
+            .iter()
+            .map(|p| {
+                let row = p.shape[axis..].iter().product::<usize>() * dtype.bytes();
+                (p.pack(dtype, Packing::Rows), row)
+            })
+            .collect();
+        let mut bytes = Vec::with_capacity(out.iter().product::<usize>() * dtype.bytes());
+        for o in 0..outer {
+            for (part, row) in &packed {
+                bytes.extend_from_slice(&part[o * row..(o + 1) * row]);
+            }
+        }
+        Array::new(dtype, out, bytes)
+    }
+}
+
+fn contiguous(shape: &[usize]) -> Vec<usize> {
+    let mut strides = vec![1; shape.len()];
+    for i in (1..shape.len()).rev() {
+        strides[i - 1] = strides[i] * shape[i];
+    }
+    strides
+}
+
+/// The weights-only part of a graph, lowered once and evaluated for each call.
+pub struct Fold {
+    graph: Graph,
+    terms: Vec<WeightTerm>,
+}
+
+impl Fold {
+    /// Prepares a graph's terms.
+    ///
+    /// # Errors
+    /// When an expansion does not type-check.
+    pub fn new(graph: &Graph, terms: &[WeightTerm]) -> Result<Fold, FoldError> {
+        let mut part = graph.clone();
+        part.outputs = terms.iter().map(|t| t.value).collect();
+        Ok(Fold {
+            graph: part.lower(|_| false)?,
+            terms: terms.to_vec(),
+        })
+    }
+
+    /// Positions of the graph inputs that a term depends on.
+    pub fn depends(&self, term: usize) -> Vec<usize> {
+        let cone = self.graph.cone(&[self.graph.outputs[term]]);
+        let position = |v: &Value| self.graph.inputs().iter().position(|i| i == v);
+        cone.iter().filter_map(position).collect()
+    }
+
+    /// A term's bytes, as kernels read them. `input` gives the array of a graph input, by position.
+    ///
+    /// # Errors
+    /// See [`FoldError`].
+    pub fn term<'a>(
+        &self,
+        term: usize,
+        input: &dyn Fn(usize) -> Array<'a>,
+    ) -> Result<Vec<u8>, FoldError> {
+        let root = self.graph.outputs[term];
+        let mut arrays: HashMap<Value, Array<'a>> = HashMap::new();
+        for v in self.graph.cone(&[root]) {
+            let array = match self.graph.node(v) {
+                Node::Input { .. } => {
+                    let position = self.graph.inputs().iter().position(|i| *i == v);
+                    input(position.expect("an input is among the inputs"))
+                }
+                Node::Op { op, args } => {
+                    let args: Vec<Array> = args.iter().map(|a| arrays[a].clone()).collect();
+                    self.evaluate(v, op, &args)?
+                }
+            };
+            arrays.insert(v, array);
+        }
+        let WeightTerm { dtype, packing, .. } = self.terms[term];
+        Ok(arrays[&root].pack(dtype, packing))
+    }
+
+    fn evaluate<'a>(&self, v: Value, op: &Op, args: &[Array<'a>]) -> Result<Array<'a>, FoldError> {
+        let ty = self.graph.ty(v);
+        let shape: Option<Vec<usize>> = ty.shape.iter().map(ir::Dim::size).collect();
+        let shape = shape.ok_or_else(|| FoldError::Symbolic(ty.clone()))?;
+        if let [x] = args
+            && let Some(view) = x.relayout(op, &shape)
+        {
+            return Ok(view);
+        }
+        if let Op::Concat(c) = op {
+            return Ok(Array::join(
+                args,
+                usize::try_from(c.axis).unwrap_or(0),
+                &shape,
+            ));
+        }
+        let tensors: Vec<Tensor> = args.iter().map(Array::to_tensor).collect();
+        Ok(Array::from_tensor(&op.eval(&tensors, &shape)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ir::{Role, ops};
+
+    /// A term evaluated in a few ways must agree with the reference interpreter.
+    #[test]
+    fn terms_equal_the_interpreter() {
+        let mut g = Graph::new();
+        let ty = |shape: [usize; 2]| Type::new(DType::BF16, shape);
+        let a = g.input("a", Role::Weight, ty([20, 3]));
+        let b = g.input("b", Role::Weight, ty([5, 3]));
+        let gain = g.input("gain", Role::Weight, Type::new(DType::F32, [3usize]));
+        let mut add = |op: Op, args: &[Value]| g.add(op, args).expect("types check");
+        let both = add(ops::Concat { axis: 0 }.into(), &[a, b]);
+        let wide = add(ops::Cast { to: DType::F32 }.into(), &[both]);
+        let scaled = add(ops::Mul.into(), &[wide, gain]);
+        let turned = add(
+            ops::Transpose {
+                perm: vec![1.into(), 0.into()],
+            }
+            .into(),
+            &[scaled],
+        );
+        let flat = add(
+            ops::Reshape {
+                shape: vec![75.into()],
+            }
+            .into(),
+            &[turned],
+        );
+        let part = add(
+            ops::Slice {
+                axis: 1,
+                start: 2,
+                end: 21,
+            }
+            .into(),
+            &[turned],
+        );
+        g.outputs = vec![both, turned, flat, part];
+        let values = |n: usize| (0..n).map(|i| (i as f64) * 0.25 - 3.0).collect::<Vec<_>>();
+        let inputs = [
+            Tensor::new([20, 3], values(60)),
+            Tensor::new([5, 3], values(15)),
+            Tensor::new([3], values(3)),
+        ];
+        let wanted = g.eval(&inputs, &|_| 1).expect("evaluates");
+        let terms: Vec<WeightTerm> = g
+            .outputs
+            .iter()
+            .map(|v| WeightTerm {
+                value: *v,
+                dtype: DType::F32,
+                packing: Packing::Rows,
+            })
+            .collect();
+        let fold = Fold::new(&g, &terms).expect("lowers");
+        let input = |i: usize| {
+            let t = &inputs[i];
+            let dtype = if i < 2 { DType::BF16 } else { DType::F32 };
+            let mut bytes = Array::from_tensor(t).pack(dtype, Packing::Rows);
+            bytes.shrink_to_fit();
+            Array::new(dtype, &t.shape, bytes)
+        };
+        for (i, want) in wanted.iter().enumerate() {
+            let bytes = fold.term(i, &input).expect("folds");
+            let got: Vec<f64> = bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|b| f64::from(f32::from_le_bytes(*b)))
+                .collect();
+            assert_eq!(got, want.data, "term {i}");
+        }
+    }
+
+    #[test]
+    fn panels_hold_columns_side_by_side_and_pad_with_zeros() {
+        let t = Tensor::from_fn(&[3, 21], |i| (i[0] * 100 + i[1]) as f64);
+        let packed = Array::from_tensor(&t).pack(DType::F32, Packing::Panels);
+        let got: Vec<f32> = packed
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| f32::from_le_bytes(*b))
+            .collect();
+        assert_eq!(got.len(), 2 * 3 * PANEL);
+        for (p, k, j) in [(0, 0, 0), (0, 2, 15), (1, 1, 4), (1, 2, 5)] {
+            let column = p * PANEL + j;
+            let want = if column < 21 {
+                (k * 100 + column) as f32
+            } else {
+                0.0
+            };
+            assert_eq!(
+                got[(p * 3 + k) * PANEL + j],
+                want,
+                "panel {p}, row {k}, column {j}"
+            );
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! One step of any plan on given values: the door through which conformance tests compare a device with the
+//! reference interpreter. Trusts its inputs, as the session does after checking them; therefore not for users.
+
+use super::cpu::Engine;
+use crate::{Error, Model};
+use ir::{DType, Tensor};
+use std::sync::Arc;
+
+/// Outputs of a step and the states after it.
+pub type Step = (Vec<Tensor>, Vec<Tensor>);
+
+/// Runs one step. `dims` are the values of the plan's symbols; indices among the inputs must be in range.
+///
+/// # Errors
+/// No memory for a step of this size.
+pub fn evaluate(
+    model: &Arc<Model>,
+    threads: usize,
+    dims: &[i64],
+    inputs: &[Tensor],
+    states: &[Tensor],
+) -> Result<Step, Error> {
+    let plan = &model.manifest().plan;
+    let mut engine = Engine::new(model, threads, dims)?;
+    for (i, (tensor, port)) in inputs.iter().zip(&plan.inputs).enumerate() {
+        // Buffers are words; a float's bits go in as they are.
+        for (word, x) in engine.input(i).iter_mut().zip(&tensor.data) {
+            *word = match port.ty.dtype {
+                DType::I32 => *x as i32,
+                _ => (*x as f32).to_bits().cast_signed(),
+            };
+        }
+    }
+    for (i, tensor) in states.iter().enumerate() {
+        for (element, x) in engine.state(i).iter_mut().zip(&tensor.data) {
+            *element = *x as f32;
+        }
+    }
+    engine.run(dims);
+    let at = |s: &ir::Sym| {
+        let index = plan.symbols.iter().position(|p| p == s);
+        index.map_or(0, |i| dims[i])
+    };
+    let outputs = plan.outputs.iter().enumerate();
+    let outputs = outputs
+        .map(|(i, port)| tensor(port.ty.at(&at), engine.output(i)))
+        .collect();
+    let states = plan.states.iter().enumerate();
+    let states = states
+        .map(|(i, port)| tensor(port.ty.at(&at), engine.state(i)))
+        .collect();
+    Ok((outputs, states))
+}
+
+fn tensor(shape: Vec<usize>, data: &[f32]) -> Tensor {
+    let len = shape.iter().product();
+    Tensor::new(shape, data[..len].iter().map(|x| f64::from(*x)).collect())
+}
