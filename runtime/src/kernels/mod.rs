@@ -1,6 +1,6 @@
 //! The hand-written kernels behind [`KernelTable`], chosen by CPU feature at run time.
 //!
-//! Kernels are written once over [`lanes::Lanes`] and compiled per instruction set ([`Isa`]). All tables give equal
+//! Kernels are written once over `lanes::Lanes` and compiled per instruction set (`Isa`). All tables give equal
 //! bits. Nothing here knows models, artifacts or threads.
 
 mod attention;
