@@ -16,10 +16,11 @@
 //! Written by hand, types after `%n` may be left out, values may have names (`%gate`), arguments may be nested terms
 //! (`silu(linear(x, w))`), and `;` starts a comment.
 
+mod lex;
 mod parse;
 mod print;
 
-pub use parse::ParseError;
+pub use lex::ParseError;
 pub(crate) use print::labels;
 
 /// Whether a name stands in text without quotes.
