@@ -285,6 +285,10 @@ impl<'a> Extraction<'a> {
                 *seen = (*seen).max(*cost);
             }
         }
+        if plan.kernels.contains_key(&id) {
+            // A class that needs itself is never computed.
+            return None;
+        }
         let bodies = |a: Id| plans.get(&self.egraph.find(a)).map(|p| p.body);
         let work = self.work(known, node, &bodies)?;
         let mut own = 0;
@@ -297,7 +301,7 @@ impl<'a> Extraction<'a> {
         plan.rank = plan.kernels.values().fold(own, |s, c| s.saturating_add(*c));
         if paid.contains(&id) && !known.open {
             // Seen from here it costs what it costs; users get it for nothing. See `Plan::rank`.
-            plan.kernels.clear();
+            plan.kernels.values_mut().for_each(|cost| *cost = 0);
         }
         Some(plan)
     }

@@ -534,17 +534,18 @@ fn is_view(op: &Op) -> bool {
     op.kind().class() == ir::Class::View || op.kind() == OpKind::Transpose
 }
 
-/// For each value whether it is known at compile time: depends on at least one weight and nothing else.
+/// For each value whether it is known at compile time; literals, which kernels hold themselves, apart.
 fn weights_only(graph: &Graph) -> Vec<bool> {
     let mut known = vec![false; graph.len()];
     for v in graph.values() {
+        let literal = |a: &Value| matches!(graph.op(*a), Some(Op::Const(_)));
         known[v.index()] = match graph.node(v) {
             Node::Input { role, .. } => *role == Role::Weight,
             Node::Op { op, args } => {
-                let constant = |a: &Value| matches!(graph.op(*a), Some(Op::Const(_)));
-                op.kind() != OpKind::Acc
-                    && args.iter().any(|a| known[a.index()])
-                    && args.iter().all(|a| known[a.index()] || constant(a))
+                let sized = graph.ty(v).shape.iter().all(|d| d.known().is_some());
+                !matches!(op, Op::Acc(_) | Op::Const(_))
+                    && sized
+                    && args.iter().all(|a| known[a.index()] || literal(a))
             }
         };
     }

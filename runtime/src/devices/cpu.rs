@@ -107,7 +107,10 @@ pub(crate) struct Engine {
     envs: Envs,
     /// What each launch took so far, where that is measured.
     times: Option<Vec<Duration>>,
-    #[cfg_attr(not(feature = "testing"), expect(dead_code, reason = "held for their addresses"))]
+    #[cfg_attr(
+        not(feature = "testing"),
+        expect(dead_code, reason = "held for their addresses")
+    )]
     states: Vec<Buffer>,
     /// Held for their addresses: arena, scratch.
     _memory: [Buffer; 2],

@@ -134,7 +134,9 @@ impl<'a> RowBody<'a> {
                 Op::Sum(_) | Op::Amax(_) => self.reduce(f, op.kind() == OpKind::Amax, args[0])?,
                 Op::Slice(_) | Op::Concat(_) => {
                     let zero = f.int(0);
-                    self.prepare(f, v)?;
+                    for a in args {
+                        self.prepare(f, *a)?;
+                    }
                     let mut memo = HashMap::new();
                     self.pick(f, v, 0, zero, 1, &mut memo)?
                 }

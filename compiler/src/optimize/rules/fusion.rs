@@ -156,6 +156,10 @@ fn absorb(sample: &Sample, position: usize, all: &mut Vec<Rule>) {
     } else {
         format!("(acc 0 {ty})")
     };
+    if kind == OpKind::Gather {
+        // A kernel gathers what it loads, not what it computes.
+        return;
+    }
     push(
         "map-then",
         with("(map ?x ?e)"),
