@@ -14,8 +14,13 @@ pub use compiler;
 pub use ir;
 pub use runtime;
 
+mod cache;
 mod embedded;
+mod entities;
 mod open;
+mod staged;
 
+pub use cache::{Cache, Key};
 pub use embedded::embedded;
-pub use open::{Error, Opened, Opening, Source, open};
+pub use entities::{Entity, entities, probabilities};
+pub use open::{Error, Opened, Opening, Output, Source, open, tokenizer};

@@ -39,8 +39,5 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Doctor(args) => doctor::run(args),
     };
-    done.unwrap_or_else(|error| {
-        commands::report(&error);
-        ExitCode::FAILURE
-    })
+    done.unwrap_or_else(|error| commands::failed(&error))
 }

@@ -1,12 +1,26 @@
-//! From what a user names to a model that runs: a directory is compiled, an artifact is loaded. Knows where models
-//! come from; neither what they are nor what is done with them.
+//! From what a user names to a model that runs: a directory is compiled, or found compiled in the cache; an artifact is
+//! loaded. Knows where models come from; neither what they are nor what is done with them.
 
-use compiler::checkpoint::{Checkpoint, CheckpointError};
-use runtime::Model;
+use crate::{
+    cache::{Cache, Key},
+    staged::{self, Staged},
+};
+use compiler::{
+    CompileError, Options, Stage, Weights,
+    checkpoint::{Checkpoint, CheckpointError},
+};
+use ir::artifact::{ArtifactError, HEADER_BYTES, Header};
+use runtime::{
+    Model,
+    devices::{Bytes, cpu},
+    tokenizer::{Tokenizer, TokenizerError},
+};
 use std::{
+    fs::File,
+    io::{self, BufWriter, Read},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Where a model comes from.
@@ -24,7 +38,7 @@ pub enum Source {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The name leads nowhere.
+    /// The name leads nowhere, or to something else than is needed.
     #[error("{name}: {why}")]
     Source {
         /// As given.
@@ -35,9 +49,28 @@ pub enum Error {
     /// The model's files are at fault.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// It does not compile.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
+    /// Its tokenizer is at fault.
+    #[error("{name}: {source}")]
+    Tokenizer {
+        /// The model.
+        name: String,
+        /// What is wrong.
+        source: TokenizerError,
+    },
     /// It does not load.
     #[error(transparent)]
     Runtime(#[from] runtime::Error),
+    /// The artifact cannot be written.
+    #[error("{}: {source}; choose another place", path.display())]
+    Write {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
 }
 
 impl Source {
@@ -83,7 +116,7 @@ impl Source {
             Source::Artifact(file) => {
                 return Err(Error::Source {
                     name: file.display().to_string(),
-                    why: "is a file, a model directory (config.json, *.safetensors) is needed here"
+                    why: "is a file; this needs a model directory (config.json, *.safetensors)"
                         .into(),
                 });
             }
@@ -114,8 +147,24 @@ fn is_hub_id(name: &str) -> bool {
 }
 
 /// How a model is opened.
-#[derive(Default)]
-pub struct Opening {}
+pub struct Opening<'a> {
+    /// How weights are stored, where it is compiled.
+    pub weights: Weights,
+    /// Where compiled models are kept; `None` compiles anew and keeps nothing.
+    pub cache: Option<Cache>,
+    /// Told of each stage of a compilation: `(stage, done, of)`.
+    pub progress: &'a dyn Fn(Stage, u64, u64),
+}
+
+impl Default for Opening<'_> {
+    fn default() -> Self {
+        Opening {
+            weights: Weights::default(),
+            cache: Cache::of_user(),
+            progress: &|_, _, _| {},
+        }
+    }
+}
 
 /// A model, and what opening it took.
 #[derive(Clone, Debug)]
@@ -130,13 +179,246 @@ pub struct Opened {
     pub warnings: Vec<String>,
 }
 
-/// Opens a model.
+/// Opens a model for this machine.
 ///
 /// # Errors
-/// The files are damaged or not supported, or this machine cannot run them.
-pub fn open(source: &Source, _how: &Opening) -> Result<Opened, Error> {
-    Err(Error::Source {
-        name: source.to_string(),
-        why: "not built yet".into(),
+/// The files are damaged or not supported, or this machine cannot run them. A cache that cannot be used is no error
+/// but a warning.
+pub fn open(source: &Source, how: &Opening<'_>) -> Result<Opened, Error> {
+    let (mut warnings, start) = (vec![], Instant::now());
+    if let Source::Artifact(path) = source {
+        return Ok(Opened {
+            model: Model::open(path)?,
+            load: start.elapsed(),
+            compile: None,
+            warnings,
+        });
+    }
+    let checkpoint = source.checkpoint()?;
+    let options = Options {
+        target: cpu::host(),
+        weights: how.weights,
+    };
+    let key = Key::new(&checkpoint, &options)?;
+    if let Some(path) = how.cache.as_ref().and_then(|cache| cache.find(key)) {
+        match Model::open(&path) {
+            Ok(model) => {
+                return Ok(Opened {
+                    model,
+                    load: start.elapsed(),
+                    compile: None,
+                    warnings,
+                });
+            }
+            Err(error) => warnings.push(format!("cached artifact not used: {error}")),
+        }
+    }
+
+    let start = Instant::now();
+    let staged = compile_somewhere(&checkpoint, &options, how, &mut warnings)?;
+    let compile = start.elapsed();
+    if Key::new(&checkpoint, &options)? != key {
+        return Err(Error::Source {
+            name: source.to_string(),
+            why: "the model's files changed while they were compiled; try again".into(),
+        });
+    }
+
+    let start = Instant::now();
+    let bytes = Bytes::of_file("the compiled model", staged.file())?;
+    let model = Model::from_bytes(bytes)?;
+    let load = start.elapsed();
+    if let (Compiled::Cached(staged), Some(cache)) = (staged, &how.cache)
+        && let Err(error) = cache.add(staged, key)
+    {
+        warnings.push(not_kept(cache, &error));
+    }
+    Ok(Opened {
+        model,
+        load,
+        compile: Some(compile),
+        warnings,
+    })
+}
+
+/// A complete artifact.
+enum Compiled {
+    /// In the cache's folder, not yet under its name.
+    Cached(Staged),
+    Uncached(File),
+}
+
+impl Compiled {
+    fn file(&self) -> &File {
+        match self {
+            Compiled::Cached(staged) => staged.file(),
+            Compiled::Uncached(file) => file,
+        }
+    }
+}
+
+/// Compiles into the cache where it has room, else into memory.
+fn compile_somewhere(
+    checkpoint: &Checkpoint,
+    options: &Options,
+    how: &Opening<'_>,
+    warnings: &mut Vec<String>,
+) -> Result<Compiled, Error> {
+    if let Some(cache) = &how.cache {
+        let written = cache.stage().map_err(|error| Error::Write {
+            path: cache.folder().into(),
+            source: error,
+        });
+        let written = written.and_then(|staged| {
+            compile_into(checkpoint, options, staged.file(), how.progress)?;
+            Ok(staged)
+        });
+        match written {
+            Ok(staged) => return Ok(Compiled::Cached(staged)),
+            Err(
+                Error::Write { source, .. }
+                | Error::Compile(CompileError::Artifact(ArtifactError::Io(source))),
+            ) => warnings.push(not_kept(cache, &source)),
+            Err(error) => return Err(error),
+        }
+    }
+    let file = staged::in_memory().map_err(|source| Error::Write {
+        path: std::env::temp_dir(),
+        source,
+    })?;
+    compile_into(checkpoint, options, &file, how.progress)?;
+    Ok(Compiled::Uncached(file))
+}
+
+fn not_kept(cache: &Cache, error: &io::Error) -> String {
+    let folder = cache.folder().display();
+    format!(
+        "the compiled model is not kept: {folder}: {error}; set SATURA_CACHE to another folder, or use --no-cache"
+    )
+}
+
+fn compile_into(
+    checkpoint: &Checkpoint,
+    options: &Options,
+    file: &File,
+    progress: &dyn Fn(Stage, u64, u64),
+) -> Result<(), Error> {
+    if let Some(json) = checkpoint.file(TOKENIZER)? {
+        parse(&checkpoint.config().file().with_file_name(TOKENIZER), &json)?;
+    }
+    let out = BufWriter::with_capacity(1 << 20, file);
+    compiler::compile(checkpoint, options, out, progress)?;
+    Ok(())
+}
+
+/// An artifact to be written.
+#[derive(Debug)]
+pub struct Output {
+    path: PathBuf,
+    staged: Staged,
+}
+
+impl Output {
+    /// Makes sure that an artifact can be written to `path`, before the work begins.
+    ///
+    /// # Errors
+    /// The folder is missing or not writable, or `path` is something that an artifact must not replace: a directory,
+    /// a device, a file that is no artifact.
+    pub fn new(path: &Path) -> Result<Output, Error> {
+        let failed = |source| Error::Write {
+            path: path.into(),
+            source,
+        };
+        if path.file_name().is_none() || !replaceable(path).map_err(failed)? {
+            let why = "exists and is not an artifact; satura replaces artifacts only";
+            return Err(Error::Source {
+                name: path.display().to_string(),
+                why: why.into(),
+            });
+        }
+        let staged = Staged::new(path.parent().unwrap_or(Path::new("."))).map_err(failed)?;
+        Ok(Output {
+            path: path.into(),
+            staged,
+        })
+    }
+
+    /// Compiles a model into it. The file appears whole or not at all; returns its size in bytes.
+    ///
+    /// # Errors
+    /// The model is at fault, or the disk is full.
+    pub fn compile(
+        self,
+        checkpoint: &Checkpoint,
+        options: &Options,
+        progress: &dyn Fn(Stage, u64, u64),
+    ) -> Result<u64, Error> {
+        let failed = |source| Error::Write {
+            path: self.path.clone(),
+            source,
+        };
+        match compile_into(checkpoint, options, self.staged.file(), progress) {
+            Err(Error::Compile(CompileError::Artifact(ArtifactError::Io(source)))) => {
+                return Err(failed(source));
+            }
+            done => done?,
+        }
+        let bytes = self.staged.file().metadata().map_err(failed)?.len();
+        self.staged
+            .commit(&self.path)
+            .map_err(|source| Error::Write {
+                path: self.path.clone(),
+                source,
+            })?;
+        Ok(bytes)
+    }
+}
+
+/// Whether an artifact may take the place of what is at `path`: nothing, an empty file, or another artifact.
+fn replaceable(path: &Path) -> io::Result<bool> {
+    match path.metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
+        Ok(about) if !about.is_file() => Ok(false),
+        Ok(about) if about.len() == 0 => Ok(true),
+        Ok(about) => {
+            let mut start = vec![];
+            File::open(path)?
+                .take(HEADER_BYTES as u64)
+                .read_to_end(&mut start)?;
+            let header = Header::decode(&start, about.len());
+            Ok(!matches!(header, Err(ArtifactError::Magic { .. })))
+        }
+    }
+}
+
+const TOKENIZER: &str = "tokenizer.json";
+
+/// The tokenizer that a model brings along.
+///
+/// # Errors
+/// It has none, or a broken one, or that of another model.
+pub fn tokenizer(model: &Model) -> Result<Tokenizer, Error> {
+    let json = model.tokenizer_json();
+    if json.is_empty() {
+        let why = "has no tokenizer.json, so it takes no text; add one to the model's directory";
+        return Err(Error::Source {
+            name: model.origin().into(),
+            why: why.into(),
+        });
+    }
+    let tokenizer = parse(Path::new(model.origin()), json)?;
+    let fits = tokenizer.check_vocabulary(model.description().vocabulary);
+    fits.map_err(|source| Error::Tokenizer {
+        name: model.origin().into(),
+        source,
+    })?;
+    Ok(tokenizer)
+}
+
+fn parse(name: &Path, json: &[u8]) -> Result<Tokenizer, Error> {
+    Tokenizer::from_bytes(json).map_err(|source| Error::Tokenizer {
+        name: name.display().to_string(),
+        source,
     })
 }

@@ -16,6 +16,6 @@ pub struct Args {
 
 /// Does it.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let _ = args.model.open(args.json)?;
+    let _ = args.model.open()?;
     anyhow::bail!("`satura bench` is not built yet")
 }

@@ -1,14 +1,22 @@
-//! `satura doctor`: what this machine has and what is used of it.
+//! `satura doctor`: what this machine has and what is used of it, and why. Opens no model.
 
-use super::ModelArgs;
-use std::process::ExitCode;
+use super::{bytes, print_json};
+use satura::{
+    Cache,
+    ir::Target,
+    runtime::{devices::cpu, kernels, pool},
+};
+use serde_json::json;
+use std::{
+    fs,
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+};
 
-/// Show what this machine has and what satura uses of it
+/// Show what this machine has, what satura uses of it, and why
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    #[command(flatten)]
-    model: ModelArgs,
-
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -16,6 +24,116 @@ pub struct Args {
 
 /// Does it.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let _ = args.model.open(args.json)?;
-    anyhow::bail!("`satura doctor` is not built yet")
+    let host = cpu::host();
+    let level = Target::level(&host.arch, |f| host.has(f));
+    let level = level.map_or_else(
+        || format!("{}, no named level", host.arch),
+        |l| l.to_string(),
+    );
+    let tables: Vec<&str> = kernels::tables()
+        .into_iter()
+        .map(|(name, _)| name)
+        .collect();
+    let hardware = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = pool::default_threads();
+    let memory = memory();
+    let cache = Cache::of_user();
+    let model = processor();
+    let gpu = "not used: this build of satura has no GPU support, models run on the CPU";
+
+    if args.json {
+        print_json(&json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "cpu": {
+                "model": model,
+                "arch": host.arch,
+                "features": host.features,
+                "level": level,
+                "hardware_threads": hardware,
+                "default_threads": threads,
+                "kernels": { "used": tables.first(), "available": tables },
+            },
+            "memory_bytes": memory,
+            "cache": cache.as_ref().map(|cache| {
+                let (artifacts, bytes) = cache.size();
+                json!({
+                    "folder": cache.folder().display().to_string(),
+                    "artifacts": artifacts,
+                    "bytes": bytes,
+                    "problem": problem(cache.folder()),
+                })
+            }),
+            "gpu": { "supported": false, "why": gpu },
+        }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+
+    let features: Vec<&str> = host.features.iter().map(String::as_str).collect();
+    let used = tables.first().copied().unwrap_or_default();
+    let why = match tables.get(1..) {
+        Some([_, ..]) => format!(
+            "the fastest of {}, which this CPU all has",
+            tables.join(", ")
+        ),
+        _ => "the only ones that this CPU runs: it lacks AVX2, FMA or F16C".into(),
+    };
+    let cache = match &cache {
+        None => {
+            "none: neither SATURA_CACHE, XDG_CACHE_HOME nor HOME is set; each run compiles".into()
+        }
+        Some(cache) => {
+            let (artifacts, size) = cache.size();
+            let problem =
+                problem(cache.folder()).map_or(String::new(), |p| format!("; not usable: {p}"));
+            let folder = cache.folder().display();
+            format!(
+                "{folder}, {artifacts} compiled models, {}{problem}",
+                bytes(size)
+            )
+        }
+    };
+    let rows = [
+        ("satura", env!("CARGO_PKG_VERSION").to_string()),
+        ("CPU", model.unwrap_or_else(|| "unknown".into())),
+        ("features", features.join(" ")),
+        (
+            "compiles for",
+            format!("{level} and above, by the features (--target native)"),
+        ),
+        ("kernels", format!("{used}: {why}")),
+        (
+            "threads",
+            format!("{threads} by default, one a core; {hardware} hardware threads are available"),
+        ),
+        ("memory", memory.map_or("unknown".into(), bytes)),
+        ("cache", cache),
+        ("GPU", gpu.into()),
+    ];
+    let mut out = io::stdout().lock();
+    for (name, value) in rows {
+        writeln!(out, "{name:<13} {value}")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The processor's name, as the system tells it.
+fn processor() -> Option<String> {
+    let about = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = about.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_string())
+}
+
+/// The machine's memory in bytes.
+fn memory() -> Option<u64> {
+    let about = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = about.lines().find(|line| line.starts_with("MemTotal"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// Why nothing can be kept in `folder`; asks the nearest folder that exists.
+fn problem(folder: &Path) -> Option<String> {
+    let there = folder.ancestors().find(|p| p.exists())?;
+    let failed = |e: io::Error| format!("{}: {e}", there.display());
+    tempfile::tempfile_in(there).err().map(failed)
 }

@@ -1,13 +1,34 @@
-//! `satura explain`: the plan in an artifact, and how it came about.
+//! `satura explain`: the plan in an artifact, and how it came about. Reads the artifact, so that one for another
+//! machine can be explained too; runs nothing.
 
-use super::ModelArgs;
-use std::process::ExitCode;
+use super::{bytes, count, print_json};
+use anyhow::Context;
+use satura::{
+    Cache, Opening, Source,
+    ir::{
+        Description,
+        artifact::{HEADER_BYTES, Header, Launch, Manifest, Section, Sections},
+    },
+};
+use serde_json::json;
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Read, Seek, SeekFrom, Write},
+    path::Path,
+    process::ExitCode,
+};
 
-/// Show what the compiler did to a model
+/// Show what the compiler did to a model: the plan, the rewrites that fired, the sizes
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  satura explain llama.satura
+  satura explain models/llama           compiles it first, where it is not in the cache")]
 pub struct Args {
-    #[command(flatten)]
-    model: ModelArgs,
+    /// A file that `satura compile` wrote, or a model directory
+    #[arg(value_name = "ARTIFACT")]
+    artifact: String,
 
     /// Print one JSON object instead of text
     #[arg(long)]
@@ -16,6 +37,171 @@ pub struct Args {
 
 /// Does it.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let _ = args.model.open(args.json)?;
-    anyhow::bail!("`satura explain` is not built yet")
+    let source = Source::parse(Some(&args.artifact))?;
+    let (manifest, sections) = match &source {
+        Source::Artifact(path) => {
+            let (manifest, sections) = read(path)?;
+            (manifest, Some(sections))
+        }
+        _ => {
+            let how = Opening {
+                cache: Cache::of_user(),
+                ..Opening::default()
+            };
+            (satura::open(&source, &how)?.model.manifest().clone(), None)
+        }
+    };
+    match args.json {
+        true => print_object(&manifest, sections.as_ref())?,
+        false => io::stdout()
+            .lock()
+            .write_all(text(&manifest, sections.as_ref()).as_bytes())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The manifest of an artifact and where its parts are; checks what it reads, and no more.
+pub fn read(path: &Path) -> anyhow::Result<(Manifest, Sections)> {
+    let name = || path.display().to_string();
+    let mut file = File::open(path).with_context(name)?;
+    let about = file.metadata().with_context(name)?;
+    anyhow::ensure!(about.is_file(), "{}: is not a file", path.display());
+    let mut header = vec![];
+    Read::by_ref(&mut file)
+        .take(HEADER_BYTES as u64)
+        .read_to_end(&mut header)
+        .with_context(name)?;
+    let sections = Header::decode(&header, about.len())
+        .with_context(name)?
+        .sections;
+    let Section { offset, len, .. } = sections.manifest;
+    file.seek(SeekFrom::Start(offset)).with_context(name)?;
+    let mut bytes = vec![];
+    file.take(len).read_to_end(&mut bytes).with_context(name)?;
+    sections
+        .manifest
+        .check("manifest", &bytes)
+        .with_context(name)?;
+    Ok((Manifest::decode(&bytes).with_context(name)?, sections))
+}
+
+/// What a launch runs: its name without the call it belongs to.
+fn kernel(launch: &Launch) -> &str {
+    launch
+        .name
+        .split_once(": ")
+        .map_or(&*launch.name, |(_, kernel)| kernel)
+}
+
+fn kernels(manifest: &Manifest) -> BTreeMap<&str, usize> {
+    let mut kernels = BTreeMap::new();
+    for launch in &manifest.plan.launches {
+        *kernels.entry(kernel(launch)).or_default() += 1;
+    }
+    kernels
+}
+
+/// Different entries into the code.
+fn entries(manifest: &Manifest) -> usize {
+    let mut entries: Vec<u64> = manifest.plan.launches.iter().map(|l| l.entry).collect();
+    entries.sort_unstable();
+    entries.dedup();
+    entries.len()
+}
+
+fn text(manifest: &Manifest, sections: Option<&Sections>) -> String {
+    let Description {
+        architecture,
+        parameters,
+        layers,
+        hidden,
+        context,
+        ..
+    } = &manifest.description;
+    let plan = &manifest.plan;
+    let mut lines = vec![
+        format!(
+            "{architecture}: {} parameters, {layers} layers of {hidden}, context {context}",
+            count(*parameters)
+        ),
+        format!(
+            "compiled by satura {} for {}",
+            manifest.compiler, manifest.target
+        ),
+    ];
+    if let Some(s) = sections {
+        lines.push(format!(
+            "weights {}, code {}, tokenizer {}, manifest {}",
+            bytes(s.weights.len),
+            bytes(s.code.len),
+            bytes(s.tokenizer.len),
+            bytes(s.manifest.len)
+        ));
+    }
+    lines.push(format!(
+        "a step: {} launches of {} kernels, at most {} of memory for values",
+        plan.launches.len(),
+        entries(manifest),
+        bytes(plan.arena)
+    ));
+    let ports = [
+        ("in", &plan.inputs),
+        ("out", &plan.outputs),
+        ("state", &plan.states),
+    ];
+    for (what, ports) in ports {
+        let ports: Vec<String> = ports
+            .iter()
+            .map(|p| format!("{}: {}", p.name, p.ty))
+            .collect();
+        if !ports.is_empty() {
+            lines.push(format!("{what}: {}", ports.join(", ")));
+        }
+    }
+    for (heading, text) in &manifest.report {
+        lines.push(format!("\n{heading}"));
+        lines.extend(text.lines().map(|line| format!("  {line}")));
+    }
+    lines.push("\nlaunches of a step:".into());
+    for (kernel, n) in kernels(manifest) {
+        lines.push(format!("  {n:>5} x {kernel}"));
+    }
+    lines.join("\n") + "\n"
+}
+
+fn print_object(manifest: &Manifest, sections: Option<&Sections>) -> anyhow::Result<()> {
+    let d = &manifest.description;
+    let port =
+        |p: &satura::ir::artifact::Port| json!({ "name": &*p.name, "type": p.ty.to_string() });
+    let plan = &manifest.plan;
+    let report = manifest
+        .report
+        .iter()
+        .map(|(heading, text)| json!({ "heading": heading, "text": text }));
+    print_json(&json!({
+        "architecture": d.architecture,
+        "parameters": d.parameters,
+        "layers": d.layers,
+        "hidden": d.hidden,
+        "context": d.context,
+        "vocabulary": d.vocabulary,
+        "compiler": manifest.compiler,
+        "target": manifest.target.to_string(),
+        "bytes": sections.map(|s| json!({
+            "weights": s.weights.len,
+            "code": s.code.len,
+            "tokenizer": s.tokenizer.len,
+            "manifest": s.manifest.len,
+        })),
+        "plan": {
+            "launches": plan.launches.len(),
+            "kernels": entries(manifest),
+            "arena_bytes": plan.arena,
+            "inputs": plan.inputs.iter().map(port).collect::<Vec<_>>(),
+            "outputs": plan.outputs.iter().map(port).collect::<Vec<_>>(),
+            "states": plan.states.iter().map(port).collect::<Vec<_>>(),
+            "launches_by_kernel": kernels(manifest),
+        },
+        "report": report.collect::<Vec<_>>(),
+    }))
 }

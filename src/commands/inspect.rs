@@ -1,21 +1,182 @@
-//! `satura inspect`: the program of a model at a stage of compilation.
+//! `satura inspect`: a model at a stage of its compilation, whether it is supported, and what memory it needs. Reads
+//! headers, no weights.
 
-use super::ModelArgs;
-use std::process::ExitCode;
+use super::{bytes, count, print_json};
+use satura::{
+    Source,
+    compiler::{
+        Compilation,
+        schedule::{self, Emitted},
+    },
+    ir::{
+        Dim, Type,
+        artifact::{Plan, Tasks},
+        feed,
+    },
+};
+use serde_json::{Value, json};
+use std::{
+    fmt::Write as _,
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
-/// Show a model at a stage of compilation
+/// Show a model's program at a stage of compilation, its size and the memory it needs
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  satura inspect models/llama                      is it supported, how large, how much memory
+  satura inspect models/llama --stage optimized    the program after rewriting")]
 pub struct Args {
-    #[command(flatten)]
-    model: ModelArgs,
+    /// A model directory; by default the small model built into satura
+    #[arg(value_name = "MODEL")]
+    model: Option<String>,
+
+    /// Also print the program at this stage
+    #[arg(long, value_enum)]
+    stage: Option<Stage>,
 
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Stage {
+    /// As the model's family builds it
+    Built,
+    /// After rewriting: few kernels, fused
+    Optimized,
+    /// As kernels, each with its operands
+    Scheduled,
+}
+
 /// Does it.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let _ = args.model.open(args.json)?;
-    anyhow::bail!("`satura inspect` is not built yet")
+    let source = Source::parse(args.model.as_deref())?;
+    let found = source
+        .checkpoint()
+        .map_err(anyhow::Error::from)
+        .and_then(|checkpoint| {
+            let compilation = Compilation::new(&checkpoint, &|_, _, _| {})?;
+            Ok((checkpoint.weight_bytes() as u64, compilation))
+        });
+    let (weights, compilation) = match found {
+        Ok(found) => found,
+        Err(error) if args.json => {
+            let object = json!({ "model": source.to_string(), "supported": false, "why": format!("{error:#}") });
+            print_json(&object)?;
+            return Ok(ExitCode::FAILURE);
+        }
+        Err(error) => return Err(error),
+    };
+    let plan = plan(&compilation)?;
+    let per_token: u64 = plan.states.iter().map(|state| one_row(&state.ty)).sum();
+    let description = &compilation.description;
+    let stage = args.stage.map(|stage| text(stage, &compilation));
+    let at_context = per_token * description.context as u64;
+    if args.json {
+        print_json(&json!({
+            "model": source.to_string(),
+            "supported": true,
+            "architecture": description.architecture,
+            "parameters": description.parameters,
+            "layers": description.layers,
+            "hidden": description.hidden,
+            "vocabulary": description.vocabulary,
+            "context": description.context,
+            "memory_bytes": {
+                "weights": weights,
+                "arena": plan.arena,
+                "cache_per_token": per_token,
+                "cache_at_context": at_context,
+            },
+            "launches": plan.launches.len(),
+            "graphs": compilation.optimized.graphs.len(),
+            "stage": stage.map_or(Value::Null, Value::String),
+        }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut out = io::stdout().lock();
+    writeln!(out, "{source}: {}, supported", description.architecture)?;
+    writeln!(
+        out,
+        "{} parameters, {} layers of {}, vocabulary {}, context {}",
+        count(description.parameters),
+        description.layers,
+        description.hidden,
+        description.vocabulary,
+        description.context
+    )?;
+    writeln!(
+        out,
+        "memory: weights {}, values of a step at most {}",
+        bytes(weights),
+        bytes(plan.arena)
+    )?;
+    if per_token > 0 {
+        writeln!(
+            out,
+            "        key/value cache {} a token, {} for the whole context",
+            bytes(per_token),
+            bytes(at_context)
+        )?;
+    }
+    writeln!(
+        out,
+        "program: {} unique graphs, {} calls, {} launches a step",
+        compilation.optimized.graphs.len(),
+        compilation.optimized.calls.len(),
+        plan.launches.len()
+    )?;
+    if let Some(stage) = stage {
+        writeln!(out, "\n{}", stage.trim_end())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The plan as it will be, but for where code and weights lie.
+fn plan(compilation: &Compilation) -> anyhow::Result<Plan> {
+    let emitted = Emitted {
+        entry: 0,
+        tasks: Tasks {
+            rows: Dim::from(1),
+            rows_per_task: 1,
+            columns: 1,
+        },
+        grain: 1,
+    };
+    let (weight, emitted) = (|_: usize, _: usize| 0, |_: &_, _: usize| emitted.clone());
+    Ok(schedule::link(
+        &compilation.optimized,
+        &compilation.schedules,
+        &weight,
+        &emitted,
+    )?)
+}
+
+/// Bytes of one row of a key/value cache.
+fn one_row(ty: &Type) -> u64 {
+    let row = ty.at(&|symbol| {
+        if &*symbol.name == feed::R {
+            1
+        } else {
+            i64::from(symbol.max)
+        }
+    });
+    row.iter().map(|n| *n as u64).product::<u64>() * ty.dtype.bytes() as u64
+}
+
+fn text(stage: Stage, compilation: &Compilation) -> String {
+    match stage {
+        Stage::Built => compilation.built.to_string(),
+        Stage::Optimized => compilation.optimized.to_string(),
+        Stage::Scheduled => {
+            let mut text = String::new();
+            for name in compilation.optimized.graphs.keys() {
+                let _ = write!(text, "graph {name}\n{}\n", compilation.schedules[name]);
+            }
+            text
+        }
+    }
 }

@@ -1,5 +1,5 @@
 //! The commands, one file each: `Args` says what it takes, `run` does it. Here is what they share: naming a model,
-//! opening it, JSON, errors.
+//! opening it, progress, JSON, errors.
 
 pub mod bench;
 pub mod compile;
@@ -10,9 +10,15 @@ pub mod inspect;
 pub mod run;
 pub mod verify;
 
-use satura::{Opened, Opening, Source};
+use compiler::Stage;
+use indicatif::{ProgressBar, ProgressStyle};
+use satura::{Cache, Opened, Opening, Source, compiler};
 use serde_json::Value;
-use std::io::Write;
+use std::{
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+    time::Duration,
+};
 
 /// A model to run, and how.
 #[derive(Clone, Debug, clap::Args)]
@@ -26,6 +32,10 @@ pub struct ModelArgs {
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
 
+    /// How weights are stored where the model is compiled
+    #[arg(long, value_enum, default_value_t)]
+    pub weights: Weights,
+
     /// Compile anew, and keep nothing in the cache folder
     #[arg(long)]
     pub no_cache: bool,
@@ -36,24 +46,114 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// Opens it; compiles it first where need be. `quiet` shows no progress and no warnings.
-    pub fn open(&self, _quiet: bool) -> anyhow::Result<Opened> {
-        let source = Source::parse(self.model.as_deref())?;
-        Ok(satura::open(&source, &Opening::default())?)
+    /// What MODEL names.
+    pub fn source(&self) -> anyhow::Result<Source> {
+        Ok(Source::parse(self.model.as_deref())?)
+    }
+
+    /// Opens the model; compiles it first where need be, showing progress on a terminal. Warnings go to stderr.
+    pub fn open(&self) -> anyhow::Result<Opened> {
+        let bar = Progress::new();
+        let opened = satura::open(
+            &self.source()?,
+            &Opening {
+                weights: self.weights.into(),
+                cache: if self.no_cache {
+                    None
+                } else {
+                    Cache::of_user()
+                },
+                progress: &|stage, done, of| bar.show(stage, done, of),
+            },
+        )?;
+        drop(bar);
+        for warning in &opened.warnings {
+            eprintln!("warning: {warning}");
+        }
+        Ok(opened)
+    }
+}
+
+/// How weights are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Weights {
+    /// As in the model's files, e.g. bf16
+    #[default]
+    Stored,
+    /// Widened to f32: larger, but nothing is widened while running
+    F32,
+}
+
+impl From<Weights> for compiler::Weights {
+    fn from(weights: Weights) -> compiler::Weights {
+        match weights {
+            Weights::Stored => compiler::Weights::Stored,
+            Weights::F32 => compiler::Weights::F32,
+        }
+    }
+}
+
+/// A progress bar on stderr, where that is a terminal; it goes when dropped.
+pub struct Progress(ProgressBar);
+
+impl Progress {
+    /// Nothing to be seen yet.
+    pub fn new() -> Progress {
+        let bar = ProgressBar::new(1);
+        let style = ProgressStyle::with_template("{msg:12} {bar:32} {pos}/{len}");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Progress(bar)
+    }
+
+    /// Shows how far a stage of compilation is.
+    pub fn show(&self, stage: Stage, done: u64, of: u64) {
+        let what = match stage {
+            Stage::Check => "checking",
+            Stage::Optimize => "optimizing",
+            Stage::Emit => "generating",
+            Stage::Pack => "packing",
+        };
+        self.0.set_message(what);
+        self.0.set_length(of);
+        self.0.set_position(done);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
     }
 }
 
 /// Prints one JSON object, all that a command with `--json` writes to its output.
-#[allow(dead_code, reason = "the commands that print JSON are being written")]
 pub fn print_json(value: &Value) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value)?;
-    writeln!(out)?;
+    let mut out = io::stdout().lock();
+    writeln!(out, "{value:#}")?;
     Ok(())
 }
 
-/// Says on stderr what went wrong and why. Leaves out causes that a message already tells.
-pub fn report(error: &anyhow::Error) {
+/// A line on stderr for those who watch: dim on a terminal.
+pub fn note(text: &str) {
+    let terminal = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let (dim, plain) = if terminal {
+        ("\x1b[2m", "\x1b[0m")
+    } else {
+        ("", "")
+    };
+    // Nobody to read it is no reason to fail.
+    let _ = writeln!(io::stderr(), "{dim}{text}{plain}");
+}
+
+/// How a command that failed ends: says on stderr what went wrong and why, without the causes that a message already
+/// tells. A reader who has seen enough (`| head`) is no failure.
+pub fn failed(error: &anyhow::Error) -> ExitCode {
+    let closed = |e: &(dyn std::error::Error + 'static)| {
+        e.downcast_ref::<io::Error>()
+            .is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    };
+    if error.chain().any(closed) {
+        return ExitCode::SUCCESS;
+    }
     let mut told = String::new();
     for cause in error.chain().map(ToString::to_string) {
         if told.is_empty() {
@@ -62,5 +162,55 @@ pub fn report(error: &anyhow::Error) {
             told = format!("{told}: {cause}");
         }
     }
-    eprintln!("error: {told}");
+    let _ = writeln!(io::stderr(), "error: {told}");
+    ExitCode::FAILURE
+}
+
+/// Milliseconds, to the microsecond.
+pub fn ms(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// For people: `1.21 s`, `12.3 ms`.
+pub fn time(time: Duration) -> String {
+    match time.as_secs_f64() {
+        s if s >= 1.0 => format!("{s:.2} s"),
+        s => format!("{:.1} ms", s * 1e3),
+    }
+}
+
+/// For people: `57.8 MB`. Powers of ten.
+pub fn bytes(n: u64) -> String {
+    scaled(n, "B")
+}
+
+/// For people: `27.8 M`.
+pub fn count(n: u64) -> String {
+    scaled(n, "")
+}
+
+fn scaled(n: u64, unit: &str) -> String {
+    for (prefix, size) in [("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)] {
+        if n as f64 >= size {
+            return format!("{:.1} {prefix}{unit}", n as f64 / size);
+        }
+    }
+    format!("{n} {unit}").trim_end().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_people() {
+        let check = |n: u64, expected: &str| assert_eq!(bytes(n), expected);
+        check(0, "0 B");
+        check(999, "999 B");
+        check(57_800_000, "57.8 MB");
+        assert_eq!(count(27_800_000), "27.8 M");
+        assert_eq!(count(12), "12");
+        assert_eq!(time(Duration::from_millis(1210)), "1.21 s");
+        assert_eq!(time(Duration::from_micros(12_340)), "12.3 ms");
+    }
 }

@@ -74,11 +74,22 @@ impl Bytes {
     /// # Errors
     /// [`Error::Io`] with the path.
     pub fn map(path: &Path) -> Result<Bytes, Error> {
+        let what = path.display().to_string();
+        match File::open(path) {
+            Ok(file) => Bytes::of_file(&what, &file),
+            Err(source) => Err(Error::Io { what, source }),
+        }
+    }
+
+    /// Maps an open file, which need not have a name; `what` is what errors call it.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn of_file(what: &str, file: &File) -> Result<Bytes, Error> {
         let failed = |source| Error::Io {
-            what: path.display().to_string(),
+            what: what.into(),
             source,
         };
-        let file = File::open(path).map_err(failed)?;
         let metadata = file.metadata().map_err(failed)?;
         if !metadata.is_file() {
             return Err(failed(std::io::Error::other("not a file")));
@@ -89,7 +100,7 @@ impl Bytes {
         // SAFETY: artifacts are written under another name and renamed, never changed in place. One that is changed
         // in place nevertheless gives wrong numbers: code and plan are copied before they are checked and used, and
         // weights are only ever numbers.
-        let map = unsafe { Mmap::map(&file) }.map_err(failed)?;
+        let map = unsafe { Mmap::map(file) }.map_err(failed)?;
         // Reading ahead is a hint; the checks read everything anyway.
         #[cfg(unix)]
         let _ = map.advise(memmap2::Advice::WillNeed);

@@ -1,0 +1,248 @@
+//! Running texts through an encoder and saying what it found: entities, labels, words for masks, embeddings.
+
+use super::{Args, about, origin};
+use crate::commands::{note, print_json};
+use runtime::{
+    EncoderInput, Outputs, Rows, Session,
+    tokenizer::{Encoding, Tokenizer},
+};
+use satura::{Opened, entities, ir::Task, probabilities, runtime};
+use serde_json::{Value, json};
+use std::{
+    fmt::Write as _,
+    io::{self, Write as _},
+    time::{Duration, Instant},
+};
+
+/// Texts that share a step.
+const BATCH: usize = 16;
+
+/// Candidates shown for a mask.
+const CANDIDATES: usize = 5;
+
+/// Numbers of an embedding that are shown to people.
+const SHOWN: usize = 8;
+
+/// Spellings of the token that stands for a word to be found.
+const MASKS: [&str; 2] = ["[MASK]", "<mask>"];
+
+/// What is found in a text: for people, and as JSON.
+struct Finding {
+    text: String,
+    json: Value,
+}
+
+pub(super) fn run(
+    args: &Args,
+    opened: &Opened,
+    session: &mut Session,
+    tokenizer: &Tokenizer,
+    texts: &[String],
+) -> anyhow::Result<()> {
+    let task = opened.model.description().task.clone();
+    let (mut tokens, mut time) = (0, Duration::ZERO);
+    let mut results = vec![];
+    for batch in texts.chunks(BATCH) {
+        let encodings = batch.iter().map(|text| tokenizer.encode(text, true));
+        let encodings: Vec<Encoding> = encodings.collect::<Result<_, _>>()?;
+        let types = opened.model.description().token_types > 0;
+        let inputs: Vec<EncoderInput<'_>> = encodings
+            .iter()
+            .map(|encoding| EncoderInput {
+                ids: &encoding.ids,
+                token_types: types.then_some(&*encoding.type_ids),
+                ..EncoderInput::default()
+            })
+            .collect();
+        let start = Instant::now();
+        let outputs = session.encode(&inputs)?;
+        time += start.elapsed();
+        tokens += encodings.iter().map(Encoding::len).sum::<usize>();
+        for ((text, encoding), outputs) in batch.iter().zip(&encodings).zip(&outputs) {
+            let finding = find(&task, tokenizer, text, encoding, outputs)?;
+            if args.json {
+                results.push(finding.json);
+            } else {
+                io::stdout().lock().write_all(finding.text.as_bytes())?;
+            }
+        }
+    }
+    if args.json {
+        let mut object = about(opened, session);
+        let speed = tokens as f64 / time.as_secs_f64();
+        object.insert("tokens".into(), json!(tokens));
+        object.insert("tokens_per_s".into(), json!((speed * 10.0).round() / 10.0));
+        object.insert("results".into(), json!(results));
+        return print_json(&Value::Object(object));
+    }
+    note(&format!(
+        "{}; {tokens} tokens in {} ({:.0} tokens/s); {} threads",
+        origin(opened),
+        crate::commands::time(time),
+        tokens as f64 / time.as_secs_f64(),
+        session.threads()
+    ));
+    Ok(())
+}
+
+fn find(
+    task: &Task,
+    tokenizer: &Tokenizer,
+    text: &str,
+    encoding: &Encoding,
+    outputs: &Outputs,
+) -> anyhow::Result<Finding> {
+    let logits = || {
+        let logits = outputs.get("logits");
+        logits.ok_or_else(|| anyhow::anyhow!("the model gives no logits"))
+    };
+    match task {
+        Task::TokenClassification { labels } => Ok(tagged(labels, text, encoding, logits()?)),
+        Task::SequenceClassification { labels } => Ok(classified(labels, text, logits()?)),
+        Task::MaskedLm => filled(tokenizer, text, encoding, logits()?),
+        Task::Embedding { .. } | Task::CausalLm => Ok(embedded(text, outputs)),
+    }
+}
+
+/// The text with its entities marked, then one line each.
+fn tagged(labels: &[String], text: &str, encoding: &Encoding, logits: &Rows) -> Finding {
+    let found = entities(labels, logits, encoding);
+    let part = |range: &std::ops::Range<usize>| text.get(range.clone()).unwrap_or_default();
+    let (mut marked, mut end) = (String::new(), 0);
+    for entity in &found {
+        marked += part(&(end..entity.bytes.start));
+        let _ = write!(marked, "[{}]({})", part(&entity.bytes), entity.label);
+        end = entity.bytes.end;
+    }
+    marked += part(&(end..text.len()));
+    marked += "\n";
+    for entity in &found {
+        let span = format!("{}..{}", entity.chars.start, entity.chars.end);
+        let _ = writeln!(
+            marked,
+            "  {span:>9}  {:<12}  {:.3}  {}",
+            entity.label,
+            entity.score,
+            part(&entity.bytes)
+        );
+    }
+    let json = found.iter().map(|entity| {
+        json!({
+            "start": entity.chars.start,
+            "end": entity.chars.end,
+            "label": entity.label,
+            "score": entity.score,
+            "text": part(&entity.bytes),
+        })
+    });
+    Finding {
+        json: json!({ "text": text, "entities": json.collect::<Vec<_>>() }),
+        text: marked,
+    }
+}
+
+/// The labels and their probabilities, the most probable first. A model of one label gives a number instead.
+fn classified(labels: &[String], text: &str, logits: &Rows) -> Finding {
+    if logits.width == 1 {
+        let score = logits.row(0)[0];
+        return Finding {
+            text: format!("{text}\n  score {score:.4}\n"),
+            json: json!({ "text": text, "score": score }),
+        };
+    }
+    let scores = probabilities(logits.row(0));
+    let mut scores: Vec<(&str, f32)> = labels.iter().map(String::as_str).zip(scores).collect();
+    scores.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let mut shown = format!("{text}\n");
+    for (label, score) in &scores {
+        let _ = writeln!(shown, "  {score:.4}  {label}");
+    }
+    let json = scores
+        .iter()
+        .map(|(label, score)| json!({ "label": label, "score": score }));
+    Finding {
+        text: shown,
+        json: json!({ "text": text, "labels": json.collect::<Vec<_>>() }),
+    }
+}
+
+/// The most probable tokens for each mask in the text.
+fn filled(
+    tokenizer: &Tokenizer,
+    text: &str,
+    encoding: &Encoding,
+    logits: &Rows,
+) -> anyhow::Result<Finding> {
+    let known = MASKS
+        .iter()
+        .find_map(|mask| Some((*mask, tokenizer.id(mask)?)));
+    let (mask, id) = known.ok_or_else(|| {
+        anyhow::anyhow!(
+            "the tokenizer has neither {} as a token, so there is nothing to fill",
+            MASKS.join(" nor ")
+        )
+    })?;
+    let places: Vec<usize> = (0..encoding.len())
+        .filter(|i| encoding.ids[*i] == id)
+        .collect();
+    anyhow::ensure!(
+        !places.is_empty(),
+        "nothing to fill in {text:?}; put {mask} where a word is missing"
+    );
+    let (mut shown, mut masks) = (format!("{text}\n"), vec![]);
+    for place in places {
+        let mut scores: Vec<(usize, f32)> = probabilities(logits.row(place))
+            .into_iter()
+            .enumerate()
+            .collect();
+        scores.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let mut candidates = vec![];
+        for (id, score) in scores.into_iter().take(CANDIDATES) {
+            let token = u32::try_from(id).ok().and_then(|id| tokenizer.token(id));
+            let token = token.unwrap_or_else(|| format!("#{id}"));
+            let _ = writeln!(shown, "  {score:.4}  {token}");
+            candidates.push(json!({ "id": id, "token": token, "score": score }));
+        }
+        shown += "\n";
+        masks.push(json!({ "token_index": place, "candidates": candidates }));
+    }
+    Ok(Finding {
+        text: shown,
+        json: json!({ "text": text, "masks": masks }),
+    })
+}
+
+/// The embedding; of a model without a pooling, all that it gives.
+fn embedded(text: &str, outputs: &Outputs) -> Finding {
+    if let Some(embedding) = outputs.get("embedding") {
+        return Finding {
+            text: format!("{text}\n  {}\n", summary(embedding.row(0))),
+            json: json!({ "text": text, "embedding": embedding.row(0) }),
+        };
+    }
+    let (mut shown, mut json) = (format!("{text}\n"), json!({ "text": text }));
+    for (name, rows) in outputs.iter() {
+        let count = rows.rows().len();
+        let _ = writeln!(
+            shown,
+            "  {name}: {count} x {}, first {}",
+            rows.width,
+            summary(rows.row(0))
+        );
+        json[name] = match name {
+            "pooler_output" => json!(rows.row(0)),
+            _ => rows.rows().map(|row| json!(row)).collect(),
+        };
+    }
+    Finding { text: shown, json }
+}
+
+fn summary(vector: &[f32]) -> String {
+    let numbers: Vec<String> = vector
+        .iter()
+        .take(SHOWN)
+        .map(|x| format!("{x:.4}"))
+        .collect();
+    let more = if vector.len() > SHOWN { ", ..." } else { "" };
+    format!("{} numbers: [{}{more}]", vector.len(), numbers.join(", "))
+}

@@ -1,0 +1,179 @@
+//! `satura run`: runs a model on texts, by what the model is for. Here are its options and its inputs; the decoder's
+//! and the encoder's half lie beside.
+
+mod encode;
+mod generate;
+
+use super::ModelArgs;
+use anyhow::Context;
+use runtime::sample::{Sampler, SamplerOptions};
+use satura::{
+    Opened,
+    ir::Task,
+    runtime::{self, Session},
+};
+use serde_json::{Map, Value, json};
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+/// What the default model is asked where no prompt is given.
+const PROMPT: &str = "The socket module provides access to";
+
+/// Longest file of prompts that is read, in bytes.
+const MAX_FILE: u64 = 1 << 30;
+
+/// Run a model on text: generate, tag, classify, fill masks or embed, by what the model is for
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  satura run                                           the built-in model, a prompt of its own
+  satura run models/llama -p \"Once upon a time\" -n 64  continue a text
+  satura run models/llama -p \"Once\" --temp 0.8 --top-p 0.95 --seed 7
+  satura run models/ner -p \"int() raises a ValueError.\"  entities with spans, labels and scores
+  satura run models/minilm --file lines.txt --json     an embedding for each line
+
+The first run of a model directory compiles it and keeps the result in the cache folder
+(SATURA_CACHE, by default ~/.cache/satura); later runs load that.")]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+
+    /// Text to run on; may be given several times
+    #[arg(short, long, value_name = "TEXT")]
+    prompt: Vec<String>,
+
+    /// A file of texts, one a line; - reads standard input
+    #[arg(long, value_name = "FILE")]
+    file: Option<PathBuf>,
+
+    /// Tokens to generate at most
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 64)]
+    max_tokens: usize,
+
+    /// Sampling temperature; 0 always takes the most probable token
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    temp: f32,
+
+    /// Sample from the K most probable tokens only; 0 means all
+    #[arg(long, value_name = "K", default_value_t = 0)]
+    top_k: usize,
+
+    /// Sample from the most probable tokens that together have probability P
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    top_p: f32,
+
+    /// Seed of the sampling; the same seed gives the same text
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+
+    /// Go on after the model says that the text ends
+    #[arg(long)]
+    ignore_eos: bool,
+
+    /// Tokens that prompt and continuation may have together; by default what the model allows
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    json: bool,
+}
+
+/// Does it.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    // What needs no model is checked before one is compiled.
+    let sampler = Sampler::new(SamplerOptions {
+        temperature: args.temp,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        seed: args.seed,
+    })?;
+    args.model.source()?;
+    let texts = args.texts()?;
+    let opened = args.model.open()?;
+    let tokenizer = satura::tokenizer(&opened.model)?;
+    let options = runtime::Options {
+        threads: args.model.threads,
+        context: args.context,
+        ..runtime::Options::default()
+    };
+    let mut session = Session::new(&opened.model, options)?;
+    match opened.model.description().task {
+        Task::CausalLm => {
+            generate::run(&args, &opened, &mut session, &tokenizer, &sampler, &texts)?
+        }
+        _ => encode::run(&args, &opened, &mut session, &tokenizer, &texts)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Args {
+    fn texts(&self) -> anyhow::Result<Vec<String>> {
+        let mut texts = self.prompt.clone();
+        if let Some(file) = &self.file {
+            texts.extend(lines(file)?);
+        } else if texts.is_empty() && self.model.model.is_none() {
+            texts.push(PROMPT.into());
+        }
+        anyhow::ensure!(
+            !texts.is_empty(),
+            "there is no text to run the model on; give some with -p TEXT or --file FILE"
+        );
+        anyhow::ensure!(
+            texts.iter().all(|text| !text.is_empty()),
+            "the prompt is empty; give some text with -p TEXT"
+        );
+        Ok(texts)
+    }
+}
+
+/// The lines of a file but for empty ones.
+fn lines(file: &Path) -> anyhow::Result<Vec<String>> {
+    let mut text = String::new();
+    let read = if file == Path::new("-") {
+        std::io::stdin().take(MAX_FILE).read_to_string(&mut text)
+    } else {
+        std::fs::File::open(file).and_then(|f| f.take(MAX_FILE).read_to_string(&mut text))
+    };
+    read.with_context(|| format!("{} cannot be read as text", file.display()))?;
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    let lines: Vec<String> = lines.map(str::to_string).collect();
+    anyhow::ensure!(!lines.is_empty(), "{} has no text in it", file.display());
+    Ok(lines)
+}
+
+/// What every `--json` of this command begins with.
+fn about(opened: &Opened, session: &Session) -> Map<String, Value> {
+    let description = opened.model.description();
+    let task = match description.task {
+        Task::CausalLm => "generation",
+        Task::MaskedLm => "fill-mask",
+        Task::TokenClassification { .. } => "token-classification",
+        Task::SequenceClassification { .. } => "text-classification",
+        Task::Embedding { .. } => "embedding",
+    };
+    let entries = [
+        ("architecture", json!(description.architecture)),
+        ("task", json!(task)),
+        ("parameters", json!(description.parameters)),
+        ("threads", json!(session.threads())),
+        ("load_ms", json!(super::ms(opened.load))),
+        ("compile_ms", json!(opened.compile.map(super::ms))),
+    ];
+    entries
+        .map(|(key, value)| (key.to_string(), value))
+        .into_iter()
+        .collect()
+}
+
+/// How the model came here, for the line at the end.
+fn origin(opened: &Opened) -> String {
+    let loaded = format!("loaded in {}", super::time(opened.load));
+    match opened.compile {
+        Some(compile) => format!("compiled in {}, {loaded}", super::time(compile)),
+        None => loaded,
+    }
+}
