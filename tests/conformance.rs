@@ -1,6 +1,8 @@
 //! One suite for every backend: programs compiled and run on the device must give what the reference interpreter
 //! gives, for the example graphs, for hand-picked shapes, and for random graphs. A backend brings a target.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use compiler::{Compilation, CompileError, Options, fold::Array, optimize, schedule::Packing};
 use ir::{
     Call, Description, Graph, Name, Op, Operand, Positions, Program, Role, Target, Task, Tensor,

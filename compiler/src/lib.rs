@@ -13,6 +13,7 @@ pub mod schedule;
 use backends::{Backend, Code, EmitError};
 use checkpoint::{Checkpoint, CheckpointError};
 use fold::{Array, Fold, FoldError};
+use indexmap::IndexMap;
 use ir::{
     DType, Description, Float, Name, Operand, Program, Target, Task,
     artifact::{ArtifactError, Manifest, Writer},
@@ -94,7 +95,7 @@ pub struct Compilation {
     /// What the optimizer did.
     pub reports: Reports,
     /// Kernels of each unique graph.
-    pub schedules: HashMap<Name, Schedule>,
+    pub schedules: IndexMap<Name, Schedule>,
 }
 
 impl Compilation {
@@ -130,7 +131,7 @@ impl Compilation {
         progress(Stage::Optimize, 0, 1);
         let (optimized, reports) = optimize::program(&built, sizes)?;
         progress(Stage::Optimize, 1, 1);
-        let mut schedules = HashMap::new();
+        let mut schedules = IndexMap::new();
         for (name, graph) in &optimized.graphs {
             let schedule = schedule::graph(graph).map_err(|error| CompileError::Schedule {
                 graph: name.clone(),
@@ -249,12 +250,15 @@ pub fn compile<W: Write + Seek>(
     )
 }
 
+/// Where in the code each graph's kernels are.
+type Index = HashMap<(Name, usize), usize>;
+
 /// Code of every unique kernel, and where each graph's kernels are in it.
 fn emit(
     backend: &dyn Backend,
     compilation: &Compilation,
     symbols: &[Name],
-) -> Result<(Code, HashMap<(Name, usize), usize>), EmitError> {
+) -> Result<(Code, Index), EmitError> {
     let mut unique: Vec<&Kernel> = vec![];
     let mut index = HashMap::new();
     for name in compilation.optimized.graphs.keys() {

@@ -35,10 +35,13 @@ pub enum Seen<'a> {
 }
 
 /// See [`FUNCTIONS`].
-pub type Function = &'static (&'static str, fn(&[Seen<'_>]) -> Option<Attr>);
+pub type Function = &'static Named;
 
-/// Functions that a right side may call, without their `$`.
-pub const FUNCTIONS: &[(&str, fn(&[Seen<'_>]) -> Option<Attr>)] = &[
+/// A function of arguments, and its name without the `$`.
+pub type Named = (&'static str, fn(&[Seen<'_>]) -> Option<Attr>);
+
+/// Functions that a right side may call.
+pub const FUNCTIONS: &[Named] = &[
     // The type of a value.
     ("type", |a| match a {
         [Seen::Type(t)] => Some(Attr::Type((*t).clone())),
@@ -154,7 +157,7 @@ impl Term {
                 .flat_map(|done| {
                     forms
                         .iter()
-                        .map(move |f| [&done[..], &[f.clone()]].concat())
+                        .map(move |f| [&done[..], std::slice::from_ref(f)].concat())
                 })
                 .collect();
         }

@@ -11,11 +11,12 @@ pub use kernels::{Kernel, Packing, Step, Template, WeightTerm};
 pub use memory::{ALIGNMENT, Lifetime, place};
 pub use view::View;
 
+use indexmap::IndexMap;
 use ir::{
     Graph, Name, Operand as Argument, Program, Type,
     artifact::{Base, Launch, Place, Plan, Port, Tasks},
 };
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Where an operand's bytes are, within one graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -129,7 +130,7 @@ enum Memory {
 /// Values that cannot cross the program's border, and a memory plan that fails its check.
 pub fn link(
     program: &Program,
-    schedules: &HashMap<Name, Schedule>,
+    schedules: &IndexMap<Name, Schedule>,
     weight: &dyn Fn(usize, usize) -> u64,
     emitted: &dyn Fn(&Name, usize) -> Emitted,
 ) -> Result<Plan, ScheduleError> {
@@ -209,7 +210,7 @@ struct Flight {
 impl Flat {
     fn plan(self, program: &Program) -> Result<Plan, ScheduleError> {
         // A temp that is an output of the program lives in the output's own memory.
-        let mut output_of: HashMap<usize, u32> = HashMap::new();
+        let mut output_of: BTreeMap<usize, u32> = BTreeMap::new();
         for (i, (name, operand)) in program.outputs.iter().enumerate() {
             let memory = match operand {
                 Argument::Result { call, output } => Some(self.results[*call][*output]),

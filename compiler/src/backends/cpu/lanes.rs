@@ -151,7 +151,7 @@ impl Function<'_> {
     pub fn tanh(&mut self, x: Value, lanes: u8) -> Value {
         const P: [f32; 7] = [
             -2.760_768_5e-16,
-            2.000_187_9e-13,
+            2.000_188e-13,
             -8.604_672e-11,
             5.122_297e-8,
             1.485_722_4e-5,
@@ -170,7 +170,7 @@ impl Function<'_> {
             -2.101_024e-6,
             -5.692_506_6e-5,
             -7.349_906e-4,
-            -2.954_599_8e-3,
+            -2.954_6e-3,
             -1.609_603_4e-2,
         ];
         const Q: [f32; 5] = [
@@ -282,7 +282,7 @@ impl Function<'_> {
                 let magnitude = self.b.ins().ishl(magnitude, by_13);
                 let sign = self.b.ins().ishl(sign, by_16);
                 let magnitude = self.bits(float, magnitude);
-                let rescale = self.constant(5.192_296_9e33, lanes);
+                let rescale = self.constant(f32::from_bits((127 + 112) << 23), lanes);
                 let magnitude = self.b.ins().fmul(magnitude, rescale);
                 let magnitude = self.bits(int_type(lanes), magnitude);
                 let both = self.b.ins().bor(magnitude, sign);

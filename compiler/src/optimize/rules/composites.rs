@@ -111,7 +111,7 @@ pub fn compile(rule: &Rule, kind: OpKind) -> Result<Rewrite, String> {
             .flat_map(|t| t.vars().into_iter().map(var).collect::<Vec<_>>())
             .collect()
     };
-    let attrs: Vec<(Var, Option<(Value, usize)>, Attr)> = names(attrs)
+    let attrs: Vec<Given> = names(attrs)
         .into_iter()
         .zip(example)
         .map(|(v, a)| (v, place(&a), a))
@@ -139,12 +139,16 @@ fn declarations(example: &str) -> HashMap<&str, &str> {
     parts.map(|(n, v)| (n.trim(), v.trim())).collect()
 }
 
+/// An attribute of a composite: its variable, the node and position of the expansion that show it, and its value in the
+/// example.
+type Given = (Var, Option<(Value, usize)>, Attr);
+
 /// Finds classes that hold an expansion, whatever its attributes.
 struct Expansion {
     graph: Graph,
     root: Value,
     args: Vec<Var>,
-    attrs: Vec<(Var, Option<(Value, usize)>, Attr)>,
+    attrs: Vec<Given>,
 }
 
 /// What a partial match has bound.

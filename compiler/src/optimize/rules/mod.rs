@@ -31,7 +31,7 @@ pub struct Rule {
     pub lhs: String,
     /// What is equal to that.
     pub rhs: String,
-    /// Conditions, separated by commas: a predicate of [`PREDICATES`] and its variables.
+    /// Conditions, separated by commas: a predicate of `PREDICATES` and its variables.
     pub guard: String,
     /// The variables of both sides, separated by semicolons; see `tests/rules.rs` for the notation.
     pub example: String,

@@ -1,0 +1,243 @@
+//! Models that are not covered are refused by name: from the config alone where that shows it, else from the weights'
+//! names and shapes.
+
+use super::{changed, files, with_pooling};
+use compiler::{
+    checkpoint::{Checkpoint, Config},
+    models,
+};
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// The message with which the config alone is refused.
+fn refused(name: &str, changes: &Value) -> String {
+    let config = Config::parse(Path::new("m/config.json"), &changed(name, changes));
+    match config {
+        Err(error) => error.to_string(),
+        Ok(config) => models::supported(&config).unwrap_err().to_string(),
+    }
+}
+
+#[test]
+fn what_is_not_covered_is_refused_from_the_config_alone() {
+    let check = |fixture: &str, changes: Value, expected: &[&str]| {
+        let message = refused(fixture, &changes);
+        for part in expected.iter().chain(&["m/config.json"]) {
+            assert!(
+                message.contains(part),
+                "{changes}: no `{part}` in: {message}"
+            );
+        }
+    };
+    check(
+        "llama_gqa",
+        json!({"architectures": ["FooForCausalLM"]}),
+        &[
+            "`FooForCausalLM` is not supported",
+            "LlamaForCausalLM",
+            "BertModel",
+        ],
+    );
+    check(
+        "llama_gqa",
+        json!({"architectures": ["Foo"], "auto_map": {"AutoModel": "foo.Foo"}}),
+        &["Foo", "never run"],
+    );
+    check(
+        "llama_gqa",
+        json!({"architectures": []}),
+        &["architectures"],
+    );
+    check(
+        "llama_gqa",
+        json!({"quantization_config": {"quant_method": "gptq"}}),
+        &["quantization_config", "gptq", "f16"],
+    );
+    let llama: &[(Value, &[&str])] = &[
+        (
+            json!({"rope_scaling": {"rope_type": "foo"}}),
+            &["`rope_scaling.rope_type` is \"foo\"", "llama3"],
+        ),
+        (
+            json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}),
+            &["`rope_scaling.type` is \"dynamic\""],
+        ),
+        (
+            json!({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}),
+            &["`rope_parameters.rope_type` is \"yarn\""],
+        ),
+        (
+            json!({"rope_scaling": {"rope_type": "linear", "factor": 0}}),
+            &["`rope_scaling.factor` is 0", "positive"],
+        ),
+        (
+            json!({"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0,
+                "high_freq_factor": 4.0, "original_max_position_embeddings": 32}}),
+            &["high_freq_factor", "above low_freq_factor"],
+        ),
+        (json!({"rope_theta": -1.0}), &["rope_theta", "positive"]),
+        (
+            json!({"hidden_act": "mish"}),
+            &["`hidden_act` is \"mish\"", "silu"],
+        ),
+        (json!({"rms_norm_eps": 0.0}), &["rms_norm_eps", "positive"]),
+        (json!({"num_attention_heads": 0}), &["num_attention_heads"]),
+        (json!({"num_hidden_layers": 1e9}), &["num_hidden_layers"]),
+        (
+            json!({"num_hidden_layers": 1_000_000_000}),
+            &["num_hidden_layers"],
+        ),
+        (
+            json!({"num_key_value_heads": 3}),
+            &["`num_key_value_heads` is 3", "which is 4"],
+        ),
+        (json!({"head_dim": 15}), &["head_dim", "even"]),
+        (
+            json!({"head_dim": null, "hidden_size": 63}),
+            &["`hidden_size` is 63", "multiple"],
+        ),
+        (json!({"vocab_size": null}), &["`vocab_size` is missing"]),
+        (json!({"hidden_size": "big"}), &["`hidden_size` is \"big\""]),
+        (
+            json!({"attention_bias": 1}),
+            &["attention_bias", "true or false"],
+        ),
+    ];
+    for (changes, expected) in llama {
+        check("llama_gqa", changes.clone(), expected);
+    }
+    let bert: &[(Value, &[&str])] = &[
+        (
+            json!({"position_embedding_type": "relative_key"}),
+            &["`position_embedding_type` is \"relative_key\"", "absolute"],
+        ),
+        (json!({"is_decoder": true}), &["is_decoder", "encoder only"]),
+        (
+            json!({"add_cross_attention": true}),
+            &["add_cross_attention"],
+        ),
+        (
+            json!({"num_attention_heads": 5}),
+            &["`hidden_size` is 48", "multiple"],
+        ),
+        (json!({"hidden_act": "gelu_python"}), &["hidden_act"]),
+        (json!({"id2label": {"0": "A", "7": "B"}}), &["id2label"]),
+    ];
+    for (changes, expected) in bert {
+        check("bert_tokcls", changes.clone(), expected);
+    }
+}
+
+/// The message with which a fixture is refused whose config was changed to belong to other weights.
+fn unbuilt(name: &str, changes: &Value) -> String {
+    let checkpoint = Checkpoint::from_files(files(name, changes)).unwrap();
+    let error = models::build(checkpoint.config(), &checkpoint);
+    error.err().unwrap().to_string()
+}
+
+#[test]
+fn weights_that_the_config_does_not_describe_are_refused() {
+    let check = |fixture: &str, changes: Value, expected: &[&str]| {
+        let message = unbuilt(fixture, &changes);
+        for part in expected {
+            assert!(
+                message.contains(part),
+                "{changes}: no `{part}` in: {message}"
+            );
+        }
+    };
+    check(
+        "llama_gqa",
+        json!({"vocab_size": 308}),
+        &[
+            "model.embed_tokens.weight",
+            "[307, 64]",
+            "[308, 64]",
+            "vocab_size = 308",
+        ],
+    );
+    check(
+        "llama_gqa",
+        json!({"intermediate_size": 177}),
+        &[
+            "model.layers.0.mlp.gate_proj.weight",
+            "intermediate_size = 177",
+        ],
+    );
+    check(
+        "llama_gqa",
+        json!({"num_hidden_layers": 4}),
+        &["model.layers.3.input_layernorm.weight", "missing"],
+    );
+    check(
+        "llama_gqa",
+        json!({"num_hidden_layers": 2}),
+        &["model.layers.2.", "fewer layers"],
+    );
+    check(
+        "llama_gqa",
+        json!({"attention_bias": true}),
+        &["model.layers.0.self_attn.q_proj.bias", "missing"],
+    );
+    check(
+        "llama_tied_llama3",
+        json!({"tie_word_embeddings": false}),
+        &["lm_head.weight", "missing"],
+    );
+    check(
+        "bert_tokcls",
+        json!({"num_labels": 3, "id2label": {"0": "A", "1": "B", "2": "C"}}),
+        &["classifier.weight", "[9, 48]", "classes in id2label = 3"],
+    );
+    check(
+        "bert_tokcls",
+        json!({"architectures": ["BertForSequenceClassification"]}),
+        &["bert.pooler.dense.weight", "missing"],
+    );
+    check(
+        "bert_tokcls",
+        json!({"num_hidden_layers": 2}),
+        &["bert.encoder.layer.2."],
+    );
+}
+
+#[test]
+fn poolings_that_are_not_covered_are_refused() {
+    let check = |pooling: Value, modules: &[&str], expected: &[&str]| {
+        let checkpoint = Checkpoint::from_files(with_pooling(&pooling, modules)).unwrap();
+        let error = models::build(checkpoint.config(), &checkpoint)
+            .err()
+            .unwrap();
+        for part in expected {
+            let message = error.to_string();
+            assert!(
+                message.contains(part),
+                "{pooling}: no `{part}` in: {message}"
+            );
+        }
+    };
+    let mean = json!({"pooling_mode_mean_tokens": true});
+    check(
+        mean,
+        &["Dense"],
+        &["modules.json", "sentence_transformers.models.Dense"],
+    );
+    let max = json!({"pooling_mode_max_tokens": true});
+    check(
+        max,
+        &[],
+        &[
+            "1_Pooling/config.json",
+            "pooling_mode_max_tokens",
+            "mean or cls",
+        ],
+    );
+    let both = json!({"pooling_mode_mean_tokens": true, "pooling_mode_cls_token": true});
+    check(both, &[], &["pooling_mode_cls_token", "one of them"]);
+    check(
+        json!({"pooling_mode": "lasttoken"}),
+        &[],
+        &["`pooling_mode` is \"lasttoken\""],
+    );
+    check(json!({}), &[], &["pooling_mode_mean_tokens"]);
+}
