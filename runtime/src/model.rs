@@ -5,7 +5,7 @@ use crate::{
     devices::{
         Bytes,
         cpu::{self, Code},
-        memory::Buffer,
+        memory::{Buffer, WEIGHT_ALIGNMENT},
     },
 };
 use ir::{
@@ -13,9 +13,6 @@ use ir::{
     artifact::{ArtifactError, HEADER_BYTES, Header, Manifest, Section},
 };
 use std::{path::Path, sync::Arc};
-
-/// Alignment that kernels may count on for weights, in bytes.
-const WEIGHT_ALIGNMENT: usize = 64;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -50,8 +47,7 @@ impl Model {
         Model::load(path.display().to_string(), Bytes::map(path)?)
     }
 
-    /// The same from memory. Weights are used where they are if they happen to be aligned to 64 bytes (those of
-    /// mapped memory are), and copied otherwise.
+    /// The same from memory, without a copy of the weights unless the bytes are static and not aligned to 64.
     ///
     /// # Errors
     /// As [`Model::open`].

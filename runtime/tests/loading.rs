@@ -5,13 +5,13 @@
 
 mod common;
 
-use common::{CODE, artifact, decoder, port};
+use common::{CODE, artifact, decoder, port, row};
 use ir::{
     DType,
     artifact::{Header, Manifest, Section, Sections},
     feed,
 };
-use runtime::{Error, Model, Options, Session, devices::Bytes};
+use runtime::{Chunk, Error, Model, Options, Select, Session};
 
 fn sections(bytes: &[u8]) -> Sections {
     Header::decode(bytes, bytes.len() as u64).unwrap().sections
@@ -58,13 +58,26 @@ fn a_file_and_memory_load_alike() {
     let bytes = artifact(&decoder());
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), &bytes).unwrap();
-    for model in [
+    let mut models = vec![
         Model::open(file.path()).unwrap(),
         Model::from_bytes(bytes.clone()).unwrap(),
-        Model::from_bytes(Bytes::Static(Vec::leak(bytes))).unwrap(),
-    ] {
+    ];
+    // Built into a program, at whatever address.
+    for start in [0, 1, 48] {
+        let copy: &'static [u8] = [vec![0; start], bytes.clone()].concat().leak();
+        models.push(Model::from_bytes(&copy[start..]).unwrap());
+    }
+    for model in models {
         assert_eq!(*model.manifest(), decoder());
         assert_eq!(model.tokenizer_json(), b"{\"tokenizer\": 1}");
+        let mut session = Session::new(&model, Options::default()).unwrap();
+        let chunk = Chunk {
+            sequence: 0,
+            tokens: &[3, 4],
+            positions: None,
+        };
+        let logits = session.step(&[chunk], Select::Last).unwrap();
+        assert_eq!(logits.data, row(&[3, 4], 1, 4, 2));
     }
 }
 

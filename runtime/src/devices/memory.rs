@@ -5,6 +5,9 @@ use crate::Error;
 use memmap2::{Mmap, MmapOptions, MmapRaw};
 use std::{fs::File, ops::Deref, path::Path};
 
+/// Alignment that kernels may count on for weights, in bytes. Weights are at multiples of pages in an artifact.
+pub(crate) const WEIGHT_ALIGNMENT: usize = 64;
+
 /// Page-aligned memory, zero at first; pages never touched cost nothing. Kernels on several threads write to it while
 /// others read, so it is reached by address only.
 #[derive(Debug)]
@@ -59,12 +62,16 @@ impl Buffer {
 
 /// An artifact's bytes: a mapped file, memory, or a part of the program itself.
 #[derive(Debug)]
-pub enum Bytes {
-    /// Of a file, or of memory mapped by the caller.
+pub struct Bytes(Source);
+
+#[derive(Debug)]
+enum Source {
     Mapped(Mmap),
-    /// Owned.
-    Owned(Vec<u8>),
-    /// Built into the program.
+    /// From `start` on.
+    Owned {
+        bytes: Vec<u8>,
+        start: usize,
+    },
     Static(&'static [u8]),
 }
 
@@ -95,7 +102,7 @@ impl Bytes {
             return Err(failed(std::io::Error::other("not a file")));
         }
         if metadata.len() == 0 {
-            return Ok(Bytes::Owned(vec![]));
+            return Ok(vec![].into());
         }
         // SAFETY: artifacts are written under another name and renamed, never changed in place. One that is changed
         // in place nevertheless gives wrong numbers: code and plan are copied before they are checked and used, and
@@ -104,33 +111,42 @@ impl Bytes {
         // Reading ahead is a hint; the checks read everything anyway.
         #[cfg(unix)]
         let _ = map.advise(memmap2::Advice::WillNeed);
-        Ok(Bytes::Mapped(map))
+        Ok(map.into())
     }
 }
 
 impl Deref for Bytes {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        match self {
-            Bytes::Mapped(map) => map,
-            Bytes::Owned(bytes) => bytes,
-            Bytes::Static(bytes) => bytes,
+        match &self.0 {
+            Source::Mapped(map) => map,
+            Source::Owned { bytes, start } => &bytes[*start..],
+            Source::Static(bytes) => bytes,
         }
     }
 }
 
 impl From<Mmap> for Bytes {
     fn from(map: Mmap) -> Bytes {
-        Bytes::Mapped(map)
+        Bytes(Source::Mapped(map))
     }
 }
 impl From<Vec<u8>> for Bytes {
-    fn from(bytes: Vec<u8>) -> Bytes {
-        Bytes::Owned(bytes)
+    /// Moves the bytes within their allocation, so that they start where weights may be used in place: a large
+    /// artifact is not in memory twice.
+    fn from(mut bytes: Vec<u8>) -> Bytes {
+        bytes.reserve_exact(WEIGHT_ALIGNMENT);
+        let start = bytes.as_ptr().align_offset(WEIGHT_ALIGNMENT);
+        // A start that cannot be computed only means a copy later.
+        let start = if start < WEIGHT_ALIGNMENT { start } else { 0 };
+        let len = bytes.len();
+        bytes.resize(len + start, 0);
+        bytes.copy_within(..len, start);
+        Bytes(Source::Owned { bytes, start })
     }
 }
 impl From<&'static [u8]> for Bytes {
     fn from(bytes: &'static [u8]) -> Bytes {
-        Bytes::Static(bytes)
+        Bytes(Source::Static(bytes))
     }
 }
