@@ -81,68 +81,86 @@ impl<'a> Array<'a> {
 
     /// The elements as `dtype`, row-major or in panels of a `[K, N]` matrix padded with zeros.
     pub fn pack(&self, dtype: DType, packing: Packing) -> Vec<u8> {
-        let (k, n) = match self.shape[..] {
-            [k, n] => (k, n),
-            _ => (self.shape.iter().product::<usize>(), 1),
+        match (self.dtype, dtype) {
+            (DType::BF16, DType::F32) => {
+                self.lay_out(packing, |x| bf16::from_le_bytes(x).to_f32().to_le_bytes())
+            }
+            (DType::F16, DType::F32) => {
+                self.lay_out(packing, |x| f16::from_le_bytes(x).to_f32().to_le_bytes())
+            }
+            (DType::F32, DType::BF16) => self.lay_out(packing, |x| {
+                bf16::from_f32(f32::from_le_bytes(x)).to_le_bytes()
+            }),
+            (DType::F32, DType::F16) => self.lay_out(packing, |x| {
+                f16::from_f32(f32::from_le_bytes(x)).to_le_bytes()
+            }),
+            (DType::BF16, DType::F16) => self.lay_out(packing, |x| {
+                f16::from_f32(bf16::from_le_bytes(x).to_f32()).to_le_bytes()
+            }),
+            (DType::F16, DType::BF16) => self.lay_out(packing, |x| {
+                bf16::from_f32(f16::from_le_bytes(x).to_f32()).to_le_bytes()
+            }),
+            (from, _) => match from.bytes() {
+                1 => self.lay_out(packing, |x: [u8; 1]| x),
+                2 => self.lay_out(packing, |x: [u8; 2]| x),
+                _ => self.lay_out(packing, |x: [u8; 4]| x),
+            },
+        }
+    }
+
+    /// Converts each element and writes it where the layout wants it.
+    fn lay_out<const FROM: usize, const TO: usize>(
+        &self,
+        packing: Packing,
+        convert: impl Fn([u8; FROM]) -> [u8; TO] + Sync,
+    ) -> Vec<u8> {
+        let element = |flat: usize| {
+            let bytes = &self.bytes[flat * FROM..][..FROM];
+            convert(std::array::from_fn(|i| bytes[i]))
+        };
+        let (lead, n) = match &self.shape[..] {
+            [lead @ .., n] => (lead, *n),
+            [] => (&[][..], 1),
+        };
+        let stride = self.strides.last().copied().unwrap_or(1);
+        let rows: usize = lead.iter().product();
+        // Where each row starts.
+        let start = |mut row: usize| {
+            let axes = lead.iter().zip(&self.strides).rev();
+            axes.fold(self.offset, |at, (size, stride)| {
+                let index = row % size;
+                row /= size;
+                at + index * stride
+            })
         };
         match packing {
-            Packing::Panels => self.pack_panels(dtype, k, n),
             Packing::Rows => {
-                let rows: usize = self.shape.iter().take(1).product();
-                let width = self.shape.iter().skip(1).product::<usize>();
-                let mut out = vec![0; rows * width * dtype.bytes()];
-                out.par_chunks_mut((width * dtype.bytes()).max(1))
+                let mut out = vec![0; rows * n * TO];
+                out.par_chunks_mut((n * TO).max(1))
                     .enumerate()
                     .for_each(|(r, row)| {
-                        let mut index = vec![0; self.shape.len()];
-                        if let Some(first) = index.first_mut() {
-                            *first = r;
-                        }
-                        for element in row.chunks_mut(dtype.bytes()) {
-                            self.copy(&index, dtype, element);
-                            for axis in (1..index.len()).rev() {
-                                index[axis] += 1;
-                                if index[axis] < self.shape[axis] {
-                                    break;
-                                }
-                                index[axis] = 0;
-                            }
+                        let start = start(r);
+                        for (j, to) in row.as_chunks_mut::<TO>().0.iter_mut().enumerate() {
+                            *to = element(start + j * stride);
                         }
                     });
                 out
             }
-        }
-    }
-
-    fn pack_panels(&self, dtype: DType, k: usize, n: usize) -> Vec<u8> {
-        let size = dtype.bytes();
-        let mut out = vec![0; n.div_ceil(PANEL) * k * PANEL * size];
-        out.par_chunks_mut((k * PANEL * size).max(1))
-            .enumerate()
-            .for_each(|(p, panel)| {
-                for j in 0..PANEL.min(n - p * PANEL) {
-                    for i in 0..k {
-                        let to = (i * PANEL + j) * size;
-                        self.copy(&[i, p * PANEL + j], dtype, &mut panel[to..to + size]);
+            Packing::Panels => {
+                let mut out = vec![0; n.div_ceil(PANEL) * rows * PANEL * TO];
+                let panels = out.par_chunks_mut((rows * PANEL * TO).max(1)).enumerate();
+                panels.for_each(|(p, panel)| {
+                    let columns = PANEL.min(n - p * PANEL);
+                    let rows = panel.as_chunks_mut::<TO>().0.chunks_mut(PANEL);
+                    for (k, row) in rows.enumerate() {
+                        let start = start(k) + p * PANEL * stride;
+                        for (j, to) in row[..columns].iter_mut().enumerate() {
+                            *to = element(start + j * stride);
+                        }
                     }
-                }
-            });
-        out
-    }
-
-    /// One element as `dtype`.
-    fn copy(&self, index: &[usize], dtype: DType, to: &mut [u8]) {
-        if dtype == self.dtype {
-            to.copy_from_slice(&self.bytes[self.at(index)..][..to.len()]);
-            return;
-        }
-        let x = self.get(index);
-        match dtype {
-            DType::BF16 => to.copy_from_slice(&bf16::from_f32(x).to_le_bytes()),
-            DType::F16 => to.copy_from_slice(&f16::from_f32(x).to_le_bytes()),
-            DType::I32 => to.copy_from_slice(&(x as i32).to_le_bytes()),
-            DType::F32 => to.copy_from_slice(&x.to_le_bytes()),
-            DType::Bool => to.copy_from_slice(&[u8::from(x != 0.0)]),
+                });
+                out
+            }
         }
     }
 

@@ -10,8 +10,8 @@ use ir::{
 };
 use std::mem::{offset_of, size_of};
 
-/// Query rows of a task.
-const ROWS: i64 = 16;
+/// Query rows, over all heads of a group, of a task: enough for the tile to share the keys it packs.
+const ROWS: i64 = 64;
 
 /// Emits the kernel; gives its tasks and grain.
 pub fn emit(f: &mut Function, op: &ops::Attention, views: &[View]) -> Result<(Tasks, u64), String> {
@@ -28,17 +28,18 @@ pub fn emit(f: &mut Function, op: &ops::Attention, views: &[View]) -> Result<(Ta
         return Err("keys and values lie differently".into());
     }
     let group = heads / groups;
+    let rows_per_task = (ROWS / group).max(1);
     let bases: Vec<_> = (0..6).map(|i| f.operand(i)).collect();
     let rows = f.dim(&q.shape[0])?;
-    let round = f.add(rows, ROWS - 1);
-    let block = f.int(ROWS);
+    let round = f.add(rows, rows_per_task - 1);
+    let block = f.int(rows_per_task);
     let blocks = f.b.ins().udiv(round, block);
     let (begin, end) = (f.begin, f.end);
     f.repeat(begin, end, 1, &[], |f, task, _| {
         let head = f.b.ins().udiv(task, blocks);
         let used = f.b.ins().imul(head, blocks);
         let row_block = f.b.ins().isub(task, used);
-        let row = f.scale(row_block, ROWS);
+        let row = f.scale(row_block, rows_per_task);
         let left = f.b.ins().isub(rows, row);
         let tokens = f.min(left, block);
         let queries = |f: &mut Function, base, stride: i64| {
@@ -76,7 +77,7 @@ pub fn emit(f: &mut Function, op: &ops::Attention, views: &[View]) -> Result<(Ta
     })?;
     let tasks = Tasks {
         rows: q.shape[0].clone(),
-        rows_per_task: ROWS as u64,
+        rows_per_task: rows_per_task as u64,
         columns: groups as u64,
     };
     Ok((tasks, 1))
