@@ -10,6 +10,7 @@ mod avx2;
 mod avx512;
 mod gemm;
 mod lanes;
+pub mod probe;
 mod scratch;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,421 @@
+//! Runs a model on a reference's inputs and compares. Decoders get each row as a sequence of its own, encoders all
+//! rows; padding is left out of both. Knows no files.
+
+use super::{Error, Expected, Reference, Tolerance, divergence::argmax};
+use ir::Task;
+use runtime::{Chunk, EncoderInput, Model, Options, Select, Session};
+use std::sync::Arc;
+
+/// Where an output first leaves its tolerance.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Divergence {
+    /// Row of the inputs.
+    pub sequence: usize,
+    /// Token of that row; `None` for outputs of whole sequences.
+    pub position: Option<usize>,
+    /// Element of the output's row: the first past its tolerance, or the worst where rows have a tolerance.
+    pub element: usize,
+    /// What the model gives.
+    pub found: f32,
+    /// What the reference gives.
+    pub expected: f32,
+}
+
+/// An output beside the reference's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OutputComparison {
+    /// `logits`, `last_hidden_state`, ...
+    pub name: String,
+    /// Rows compared.
+    pub rows: usize,
+    /// Largest `|found - expected|`.
+    pub max_absolute: f64,
+    /// `norm(found - expected) / norm(expected)`.
+    pub relative_l2: f64,
+    /// Share of the rows whose largest element is the same; for `logits` only.
+    pub top1: Option<f64>,
+    /// What was allowed.
+    pub tolerance: Tolerance,
+    /// Where it is past its tolerance, if it is.
+    pub divergence: Option<Divergence>,
+}
+
+/// See the module's text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Comparison {
+    /// In the reference's order.
+    pub outputs: Vec<OutputComparison>,
+    /// `(rows that continue differently, (sequence, token) of the first difference)`, where the reference continues.
+    pub greedy: Option<Result<(), (usize, usize)>>,
+}
+
+impl Comparison {
+    /// Whether everything is within its tolerance.
+    pub fn passes(&self) -> bool {
+        self.outputs.iter().all(|o| o.divergence.is_none()) && self.greedy.is_none_or(|g| g.is_ok())
+    }
+}
+
+/// Runs `model` on the inputs of `reference` and compares everything that the reference has. `progress` is told
+/// `(rows done, of)`.
+///
+/// # Errors
+/// Inputs that the model does not take, or an output that it does not give.
+pub fn compare(
+    model: &Arc<Model>,
+    reference: &Reference,
+    threads: Option<usize>,
+    progress: &dyn Fn(usize, usize),
+) -> Result<Comparison, Error> {
+    let decodes = model.description().task == Task::CausalLm;
+    let rows = if decodes {
+        decode(model, reference, threads, progress)?
+    } else {
+        encode(model, reference, threads, progress)?
+    };
+    let outputs = reference.outputs.iter().zip(&rows.outputs);
+    Ok(Comparison {
+        outputs: outputs
+            .map(|(expected, found)| output(expected, found, reference))
+            .collect(),
+        greedy: reference
+            .greedy
+            .as_ref()
+            .map(|expected| first_difference(expected, &rows.greedy)),
+    })
+}
+
+/// What a model gave: for each output its rows in the reference's layout, and continuations.
+struct Found {
+    outputs: Vec<Vec<f32>>,
+    greedy: Vec<Vec<u32>>,
+}
+
+fn decode(
+    model: &Arc<Model>,
+    reference: &Reference,
+    threads: Option<usize>,
+    progress: &dyn Fn(usize, usize),
+) -> Result<Found, Error> {
+    let more = reference.greedy.as_ref().map_or(0, |g| g[0].len());
+    let description = model.description();
+    for expected in &reference.outputs {
+        if expected.name != "logits" || !expected.per_token {
+            return Err(lacks(&expected.name, "logits of each token"));
+        }
+        fits(expected, description.vocabulary)?;
+    }
+    let options = Options {
+        threads,
+        context: Some((reference.length + more).min(description.context)),
+        ..Options::default()
+    };
+    let mut session = Session::new(model, options)?;
+    let mut outputs: Vec<Vec<f32>> = reference
+        .outputs
+        .iter()
+        .map(|o| vec![0.0; o.data.len()])
+        .collect();
+    let mut greedy = vec![];
+    for sequence in 0..reference.sequences {
+        progress(sequence, reference.sequences);
+        let first = sequence * reference.length;
+        let kept: Vec<usize> = (first..first + reference.length)
+            .filter(|i| reference.is_kept(*i))
+            .collect();
+        let tokens: Vec<u32> = kept.iter().map(|i| reference.ids[*i]).collect();
+        // Without positions the reference counts from the row's start, padding included.
+        let position = |i: &usize| match &reference.positions {
+            Some(given) => given[*i],
+            None => (*i - first) as i32,
+        };
+        let positions: Vec<i32> = kept.iter().map(position).collect();
+        if let ([expected], [output]) = (&reference.outputs[..], &mut outputs[..]) {
+            session.reset(0)?;
+            let chunk = Chunk {
+                sequence: 0,
+                tokens: &tokens,
+                positions: Some(&positions),
+            };
+            let logits = session.step(&[chunk], Select::All)?;
+            for (i, row) in kept.iter().zip(logits.rows()) {
+                output[i * expected.width..][..expected.width].copy_from_slice(row);
+            }
+        }
+        if more > 0 {
+            session.reset(0)?;
+            let tokens = session
+                .generate(0, &tokens, more, |row| argmax(row) as u32)
+                .ignore_eos(true);
+            greedy.push(tokens.collect::<Result<_, _>>()?);
+        }
+    }
+    progress(reference.sequences, reference.sequences);
+    Ok(Found { outputs, greedy })
+}
+
+fn encode(
+    model: &Arc<Model>,
+    reference: &Reference,
+    threads: Option<usize>,
+    progress: &dyn Fn(usize, usize),
+) -> Result<Found, Error> {
+    let options = Options {
+        threads,
+        ..Options::default()
+    };
+    let mut session = Session::new(model, options)?;
+    if reference.greedy.is_some() {
+        return Err(lacks("greedy", "continuations"));
+    }
+    let mut outputs: Vec<Vec<f32>> = vec![vec![]; reference.outputs.len()];
+    for sequence in 0..reference.sequences {
+        progress(sequence, reference.sequences);
+        let range = sequence * reference.length..(sequence + 1) * reference.length;
+        let input = EncoderInput {
+            ids: &reference.ids[range.clone()],
+            token_types: reference.token_types.as_ref().map(|t| &t[range.clone()]),
+            positions: reference.positions.as_ref().map(|p| &p[range.clone()]),
+            mask: reference.mask.as_ref().map(|m| &m[range.clone()]),
+        };
+        let found = session.encode(&[input])?.swap_remove(0);
+        for (expected, output) in reference.outputs.iter().zip(&mut outputs) {
+            let rows = found.get(&expected.name).ok_or_else(|| {
+                let has: Vec<&str> = found.iter().map(|(name, _)| name).collect();
+                lacks(&expected.name, &has.join(", "))
+            })?;
+            fits(expected, rows.width)?;
+            output.extend_from_slice(&rows.data);
+            let per_sequence = expected.data.len() / reference.sequences;
+            if output.len() != (sequence + 1) * per_sequence {
+                let (count, wanted) = (rows.data.len(), per_sequence);
+                return Err(Error::Mismatch(format!(
+                    "the model gives {count} elements of `{}` a sequence, the reference has {wanted}",
+                    expected.name
+                )));
+            }
+        }
+    }
+    progress(reference.sequences, reference.sequences);
+    Ok(Found {
+        outputs,
+        greedy: vec![],
+    })
+}
+
+fn lacks(wanted: &str, has: &str) -> Error {
+    Error::Mismatch(format!(
+        "the reference has `{wanted}`, this model gives {has}; compare with a reference made from the same model"
+    ))
+}
+
+fn fits(expected: &Expected, width: usize) -> Result<(), Error> {
+    if expected.width == width {
+        return Ok(());
+    }
+    Err(Error::Mismatch(format!(
+        "rows of `{}` have {width} elements, those of the reference {}; compare with a reference made from the same model",
+        expected.name, expected.width
+    )))
+}
+
+/// Compares the rows that take part. What is not a number is infinitely wrong.
+fn output(expected: &Expected, found: &[f32], reference: &Reference) -> OutputComparison {
+    let rows = expected
+        .data
+        .chunks(expected.width)
+        .zip(found.chunks(expected.width));
+    let kept = |i: usize| !expected.per_token || reference.is_kept(i);
+    let rows: Vec<(usize, &[f32], &[f32])> = rows
+        .enumerate()
+        .filter(|(i, _)| kept(*i))
+        .map(|(i, (want, got))| (i, want, got))
+        .collect();
+    let largest = expected.data.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+    let (mut max_absolute, mut same) = (0.0f64, 0);
+    let (mut error, mut norm) = (0.0, 0.0);
+    let mut divergence = None;
+    for (i, want, got) in &rows {
+        let row = Row::of(want, got);
+        max_absolute = max_absolute.max(row.worst.1);
+        error += row.error;
+        norm += row.norm;
+        same += usize::from(argmax(want) == argmax(got));
+        if divergence.is_none() {
+            let element = match expected.tolerance {
+                Tolerance::RelativeL2(most) => {
+                    (row.error.sqrt() > most * row.norm.sqrt()).then_some(row.worst.0)
+                }
+                Tolerance::Elements { absolute, relative } => {
+                    let past = |(want, got): (&f32, &f32)| {
+                        let error = difference(*want, *got);
+                        let large = want.abs() >= largest / 100.0;
+                        error > absolute || (large && error > relative * f64::from(want.abs()))
+                    };
+                    want.iter().zip(*got).position(past)
+                }
+            };
+            divergence = element.map(|element| Divergence {
+                sequence: if expected.per_token {
+                    i / reference.length
+                } else {
+                    *i
+                },
+                position: expected.per_token.then_some(i % reference.length),
+                element,
+                found: got[element],
+                expected: want[element],
+            });
+        }
+    }
+    let relative_l2 = match error.sqrt() / norm.sqrt() {
+        ratio if ratio.is_nan() => 0.0,
+        ratio => ratio,
+    };
+    // A row may be past a tolerance that the output as a whole keeps.
+    if let Tolerance::RelativeL2(most) = expected.tolerance
+        && relative_l2 <= most
+    {
+        divergence = None;
+    }
+    OutputComparison {
+        name: expected.name.clone(),
+        rows: rows.len(),
+        max_absolute,
+        relative_l2,
+        top1: (expected.name == "logits").then(|| same as f64 / rows.len().max(1) as f64),
+        tolerance: expected.tolerance,
+        divergence,
+    }
+}
+
+/// Sums over a row.
+struct Row {
+    /// Squared errors.
+    error: f64,
+    /// Squares of what is wanted.
+    norm: f64,
+    /// Index and error of the worst element.
+    worst: (usize, f64),
+}
+
+impl Row {
+    fn of(want: &[f32], got: &[f32]) -> Row {
+        let mut row = Row {
+            error: 0.0,
+            norm: 0.0,
+            worst: (0, 0.0),
+        };
+        for (i, (want, got)) in want.iter().zip(got).enumerate() {
+            let error = difference(*want, *got);
+            row.error += error * error;
+            row.norm += f64::from(*want).powi(2);
+            if error > row.worst.1 {
+                row.worst = (i, error);
+            }
+        }
+        row
+    }
+}
+
+fn difference(want: f32, got: f32) -> f64 {
+    let error = (f64::from(want) - f64::from(got)).abs();
+    if error.is_nan() { f64::INFINITY } else { error }
+}
+
+/// `(sequence, token)` where continuations first differ.
+fn first_difference(expected: &[Vec<u32>], found: &[Vec<u32>]) -> Result<(), (usize, usize)> {
+    for (i, (want, got)) in expected.iter().zip(found).enumerate() {
+        if want != got {
+            let same = want.iter().zip(got).take_while(|(a, b)| a == b).count();
+            return Err((i, same));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reference(tolerance: Tolerance, mask: Option<Vec<u8>>) -> Reference {
+        Reference {
+            sequences: 1,
+            length: 3,
+            ids: vec![0; 3],
+            mask,
+            token_types: None,
+            positions: None,
+            outputs: vec![Expected {
+                name: "logits".into(),
+                width: 2,
+                per_token: true,
+                data: vec![1.0, 2.0, 3.0, -100.0, 0.5, 6.0],
+                tolerance,
+            }],
+            greedy: None,
+        }
+    }
+
+    #[test]
+    fn the_first_element_past_its_tolerance_is_named() {
+        let elements = |absolute, relative| Tolerance::Elements { absolute, relative };
+        let check = |tolerance, mask: Option<Vec<u8>>, found: [f32; 6], expected| {
+            let reference = reference(tolerance, mask);
+            let result = output(&reference.outputs[0], &found, &reference);
+            let place = result
+                .divergence
+                .map(|d| (d.position.unwrap_or(9), d.element));
+            assert_eq!(place, expected, "{found:?} within {tolerance:?}");
+        };
+        let exact = [1.0, 2.0, 3.0, -100.0, 0.5, 6.0];
+        let off = |i: usize, by: f32| {
+            let mut found = exact;
+            found[i] += by;
+            found
+        };
+        check(elements(0.1, 0.01), None, exact, None);
+        check(elements(0.1, 0.5), None, off(3, 0.2), Some((1, 1)));
+        // 0.05 is within 0.1 but not within a hundredth of 2.
+        check(elements(0.1, 0.01), None, off(1, 0.05), Some((0, 1)));
+        // Below a hundredth of 100 only the absolute tolerance counts.
+        check(elements(0.1, 0.01), None, off(4, 0.05), None);
+        check(elements(0.1, 0.01), None, off(4, f32::NAN), Some((2, 0)));
+        check(elements(0.1, 0.01), Some(vec![1, 1, 0]), off(4, 9.0), None);
+        check(Tolerance::RelativeL2(0.1), None, off(3, 5.0), None);
+        check(Tolerance::RelativeL2(0.1), None, off(3, 50.0), Some((1, 1)));
+        // The first row alone is past a tenth; the output as a whole is not.
+        check(Tolerance::RelativeL2(0.1), None, off(0, 1.0), None);
+    }
+
+    #[test]
+    fn measures_by_hand() {
+        let reference = reference(Tolerance::RelativeL2(1.0), Some(vec![1, 0, 1]));
+        let found = output(
+            &reference.outputs[0],
+            &[1.0, 0.0, 0.0, 0.0, 0.5, 9.0],
+            &reference,
+        );
+        assert_eq!(
+            (found.rows, found.max_absolute, found.top1),
+            (2, 3.0, Some(0.5))
+        );
+        // Errors 2 and 3; expected 1, 2, 0.5 and 6.
+        assert!((found.relative_l2 - (13.0f64 / 41.25).sqrt()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn continuations_differ_where_they_first_do() {
+        let check = |found: &[&[u32]], expected| {
+            let found: Vec<Vec<u32>> = found.iter().map(|f| f.to_vec()).collect();
+            assert_eq!(
+                first_difference(&[vec![1, 2], vec![3, 4]], &found),
+                expected,
+                "{found:?}"
+            );
+        };
+        check(&[&[1, 2], &[3, 4]], Ok(()));
+        check(&[&[1, 2], &[3, 5]], Err((1, 1)));
+        check(&[&[1], &[3, 4]], Err((0, 1)));
+    }
+}

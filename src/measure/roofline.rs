@@ -1,0 +1,106 @@
+//! The machine's ceilings, measured: how fast it reads as much memory as a model has, and how fast it multiplies. A
+//! model's speed means something beside them ("Roofline", Williams, Waterman and Patterson 2009).
+
+use super::Work;
+use runtime::{kernels::probe, pool::Pool};
+use std::{
+    hint::black_box,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+/// Time given to each ceiling. The fastest run counts: others on the machine only ever slow one down.
+const BUDGET: Duration = Duration::from_millis(250);
+
+/// Words that a thread reads at once: large enough that starting costs nothing, small enough to share evenly.
+const BLOCK: usize = 1 << 14;
+
+/// What the machine reaches with a number of threads.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ceilings {
+    /// Bytes read a second, from wherever in the cache hierarchy they fit.
+    pub read: f64,
+    /// f32 operations a second, a multiply-add counting two.
+    pub flops: f64,
+}
+
+/// Which ceiling is the nearer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// Reading.
+    Memory,
+    /// Arithmetic.
+    Compute,
+}
+
+impl Ceilings {
+    /// Measures them with `threads` threads and a buffer of `bytes` bytes.
+    pub fn measure(threads: usize, bytes: u64) -> Ceilings {
+        let pool = Pool::new(threads);
+        let words = usize::try_from(bytes / 8).unwrap_or(usize::MAX).clamp(1 << 10, 1 << 27);
+        // Words of zero could all be one page.
+        let data: Vec<u64> = (0..words as u64).collect();
+        let sink = AtomicU64::new(0);
+        let read = |streams: usize| {
+            let blocks = words.div_ceil(BLOCK) as u64;
+            fastest(|| {
+                pool.run(blocks, 1, &|_, begin, end| {
+                    let end = (end as usize * BLOCK).min(words);
+                    let found = probe::read(&data[begin as usize * BLOCK..end], streams);
+                    sink.fetch_xor(found, Relaxed);
+                });
+            })
+        };
+        let read = [1, 2, 4].map(read).into_iter().fold(f64::INFINITY, f64::min);
+        black_box(&sink);
+        let operations = AtomicU64::new(0);
+        let multiply = fastest(|| {
+            operations.store(0, Relaxed);
+            pool.run(threads as u64 * 16, 1, &|_, begin, end| {
+                let done = probe::multiply_add(16 * (end - begin) as usize);
+                operations.fetch_add(done, Relaxed);
+            });
+        });
+        Ceilings {
+            read: (words * 8) as f64 / read,
+            flops: operations.load(Relaxed) as f64 / multiply,
+        }
+    }
+
+    /// Least seconds that `work` can take, and what holds it back.
+    pub fn least(&self, work: &Work) -> (f64, Bound) {
+        let (read, compute) = (work.bytes / self.read, work.flops / self.flops);
+        if read > compute {
+            (read, Bound::Memory)
+        } else {
+            (compute, Bound::Compute)
+        }
+    }
+}
+
+/// Seconds of the fastest of the runs that fit in the budget.
+fn fastest(mut run: impl FnMut()) -> f64 {
+    run();
+    let (start, mut best) = (Instant::now(), f64::INFINITY);
+    while start.elapsed() < BUDGET {
+        let once = Instant::now();
+        run();
+        best = best.min(once.elapsed().as_secs_f64());
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_slower_of_both_binds() {
+        let ceilings = Ceilings { read: 10.0, flops: 100.0 };
+        let check = |bytes, flops, expected| {
+            assert_eq!(ceilings.least(&Work { bytes, flops }), expected, "{bytes} {flops}");
+        };
+        check(20.0, 100.0, (2.0, Bound::Memory));
+        check(20.0, 300.0, (3.0, Bound::Compute));
+    }
+}
