@@ -17,6 +17,7 @@ pub use runtime;
 mod cache;
 mod embedded;
 mod entities;
+pub mod measure;
 mod open;
 mod staged;
 

@@ -113,9 +113,14 @@ impl Progress {
             Stage::Emit => "generating",
             Stage::Pack => "packing",
         };
+        self.step(what, done as usize, of as usize);
+    }
+
+    /// Shows how far any work is.
+    pub fn step(&self, what: &'static str, done: usize, of: usize) {
         self.0.set_message(what);
-        self.0.set_length(of);
-        self.0.set_position(done);
+        self.0.set_length(of as u64);
+        self.0.set_position(done as u64);
     }
 }
 

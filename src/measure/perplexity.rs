@@ -63,7 +63,13 @@ pub fn perplexity(
                 logits.vocabulary, other.vocabulary
             )));
         }
-        score(windows_of_step, &logits, other.as_ref(), threads, &mut scored);
+        score(
+            windows_of_step,
+            &logits,
+            other.as_ref(),
+            threads,
+            &mut scored,
+        );
     }
     progress(windows.len(), windows.len());
     let count = scored.len();
@@ -81,15 +87,15 @@ pub fn perplexity(
 
 /// Logits of every token of each window.
 fn run<'a>(session: &'a mut Session, windows: &[&[u32]]) -> Result<Logits<'a>, Error> {
-    let chunk = |(sequence, tokens): (usize, &&'_ [u32])| Chunk {
-        sequence,
-        tokens: *tokens,
-        positions: None,
-    };
-    for sequence in 0..windows.len() {
+    let mut batch = vec![];
+    for (sequence, tokens) in windows.iter().enumerate() {
         session.reset(sequence)?;
+        batch.push(Chunk {
+            sequence,
+            tokens,
+            positions: None,
+        });
     }
-    let batch: Vec<Chunk<'_>> = windows.iter().enumerate().map(chunk).collect();
     Ok(session.step(&batch, Select::All)?)
 }
 

@@ -195,11 +195,7 @@ impl Reader<'_> {
         }))
     }
 
-    fn input<T: TryFrom<i64>>(
-        &self,
-        name: &str,
-        shape: &[usize],
-    ) -> Result<Option<Vec<T>>, Error> {
+    fn input<T: TryFrom<i64>>(&self, name: &str, shape: &[usize]) -> Result<Option<Vec<T>>, Error> {
         let Some(found) = self.integers(name)? else {
             return Ok(None);
         };

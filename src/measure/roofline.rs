@@ -37,7 +37,9 @@ impl Ceilings {
     /// Measures them with `threads` threads and a buffer of `bytes` bytes.
     pub fn measure(threads: usize, bytes: u64) -> Ceilings {
         let pool = Pool::new(threads);
-        let words = usize::try_from(bytes / 8).unwrap_or(usize::MAX).clamp(1 << 10, 1 << 27);
+        let words = usize::try_from(bytes / 8)
+            .unwrap_or(usize::MAX)
+            .clamp(1 << 10, 1 << 27);
         // Words of zero could all be one page.
         let data: Vec<u64> = (0..words as u64).collect();
         let sink = AtomicU64::new(0);
@@ -51,7 +53,10 @@ impl Ceilings {
                 });
             })
         };
-        let read = [1, 2, 4].map(read).into_iter().fold(f64::INFINITY, f64::min);
+        let read = [1, 2, 4]
+            .map(read)
+            .into_iter()
+            .fold(f64::INFINITY, f64::min);
         black_box(&sink);
         let operations = AtomicU64::new(0);
         let multiply = fastest(|| {
@@ -96,9 +101,16 @@ mod tests {
 
     #[test]
     fn the_slower_of_both_binds() {
-        let ceilings = Ceilings { read: 10.0, flops: 100.0 };
+        let ceilings = Ceilings {
+            read: 10.0,
+            flops: 100.0,
+        };
         let check = |bytes, flops, expected| {
-            assert_eq!(ceilings.least(&Work { bytes, flops }), expected, "{bytes} {flops}");
+            assert_eq!(
+                ceilings.least(&Work { bytes, flops }),
+                expected,
+                "{bytes} {flops}"
+            );
         };
         check(20.0, 100.0, (2.0, Bound::Memory));
         check(20.0, 300.0, (3.0, Bound::Compute));

@@ -32,7 +32,10 @@ impl Example {
             file: file.into(),
             source,
         })?;
-        let lines = text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty());
+        let lines = text
+            .lines()
+            .enumerate()
+            .filter(|(_, l)| !l.trim().is_empty());
         lines
             .take(limit.unwrap_or(usize::MAX))
             .map(|(i, line)| {
@@ -118,7 +121,12 @@ pub fn tagging(
             let (mut there, mut found) = (vec![], vec![]);
             for i in tokens {
                 there.push(label(&encoding.chars[i], &example.spans));
-                found.push(labels.get(argmax(logits.row(i))).cloned().unwrap_or_default());
+                found.push(
+                    labels
+                        .get(argmax(logits.row(i)))
+                        .cloned()
+                        .unwrap_or_default(),
+                );
             }
             counts.add(&there, &found);
         }
@@ -129,7 +137,8 @@ pub fn tagging(
 
 /// The label of a token: that of the first span it overlaps.
 fn label(token: &Range<usize>, spans: &[(usize, usize, String)]) -> String {
-    let overlaps = |(start, end, _): &&(usize, usize, String)| token.start < *end && token.end > *start;
+    let overlaps =
+        |(start, end, _): &&(usize, usize, String)| token.start < *end && token.end > *start;
     match spans.iter().find(overlaps) {
         Some((start, _, label)) if token.start <= *start => format!("B-{label}"),
         Some((_, _, label)) => format!("I-{label}"),
@@ -145,7 +154,9 @@ fn entities(labels: &[String]) -> Vec<(Range<usize>, &str)> {
             continue;
         };
         match entities.last_mut() {
-            Some((range, open)) if prefix != "B" && range.end == i && *open == name => range.end += 1,
+            Some((range, open)) if prefix != "B" && range.end == i && *open == name => {
+                range.end += 1
+            }
             _ => entities.push((i..i + 1, name)),
         }
     }
@@ -163,7 +174,13 @@ impl Counts {
     }
 
     fn scores(&self) -> Scores {
-        let share = |part: usize, of: usize| if of == 0 { 0.0 } else { part as f64 / of as f64 };
+        let share = |part: usize, of: usize| {
+            if of == 0 {
+                0.0
+            } else {
+                part as f64 / of as f64
+            }
+        };
         Scores {
             precision: share(self.right, self.found),
             recall: share(self.right, self.there),
@@ -201,8 +218,14 @@ mod tests {
             assert_eq!(entities(&labels), expected, "{labels:?}");
         };
         check("O O", &[]);
-        check("B-A I-A O B-A B-A", &[(0..2, "A"), (3..4, "A"), (4..5, "A")]);
-        check("I-A I-A I-B O I-B", &[(0..2, "A"), (2..3, "B"), (4..5, "B")]);
+        check(
+            "B-A I-A O B-A B-A",
+            &[(0..2, "A"), (3..4, "A"), (4..5, "A")],
+        );
+        check(
+            "I-A I-A I-B O I-B",
+            &[(0..2, "A"), (2..3, "B"), (4..5, "B")],
+        );
     }
 
     #[test]
@@ -212,7 +235,10 @@ mod tests {
         counts.add(&labels("B-A I-A O B-B"), &labels("B-A I-A O O"));
         counts.add(&labels("O B-A"), &labels("B-A B-A"));
         let found = counts.scores();
-        assert_eq!((found.precision, found.tokens, found.entities), (2.0 / 3.0, 6, 3));
+        assert_eq!(
+            (found.precision, found.tokens, found.entities),
+            (2.0 / 3.0, 6, 3)
+        );
         assert_eq!((found.recall, found.f1), (2.0 / 3.0, 2.0 / 3.0));
         assert!((found.token_accuracy - 4.0 / 6.0).abs() < 1e-12);
         assert_eq!(Counts::default().scores(), Scores::default());

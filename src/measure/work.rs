@@ -62,8 +62,11 @@ impl Work {
                         work.flops += 4.0 * out.numel().eval(&at) as f64 * step.keys;
                     }
                     OpKind::Linear | OpKind::MatMul | OpKind::Gemm => {
-                        let args: Vec<Type> =
-                            graph.args(value).iter().map(|a| graph.ty(*a).clone()).collect();
+                        let args: Vec<Type> = graph
+                            .args(value)
+                            .iter()
+                            .map(|a| graph.ty(*a).clone())
+                            .collect();
                         work.flops += op.flops(&args, out).eval(&at) as f64;
                     }
                     OpKind::Gather => work.bytes += bytes(out),
@@ -85,11 +88,14 @@ impl Work {
 
 /// Whether nothing but rows of `value` is used.
 fn only_looked_up(graph: &Graph, value: Value) -> bool {
-    graph.users(value).into_iter().all(|user| match graph.op(user).map(|op| op.kind()) {
-        Some(OpKind::Gather) => graph.args(user)[0] == value,
-        Some(OpKind::Cast) => only_looked_up(graph, user),
-        _ => false,
-    })
+    graph
+        .users(value)
+        .into_iter()
+        .all(|user| match graph.op(user).map(|op| op.kind()) {
+            Some(OpKind::Gather) => graph.args(user)[0] == value,
+            Some(OpKind::Cast) => only_looked_up(graph, user),
+            _ => false,
+        })
 }
 
 #[cfg(test)]
@@ -101,19 +107,42 @@ mod tests {
     #[test]
     fn work_of_small_models_by_hand() {
         let check = |case: &str, step: Step, flops: f64, bytes: f64| {
-            let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(case);
+            let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("tests/fixtures")
+                .join(case);
             let checkpoint = Checkpoint::open(&dir).unwrap();
             let (program, _) = models::build(checkpoint.config(), &checkpoint).unwrap();
             let found = Work::of(&program, step);
             let near = |a: f64, b: f64| (a - b).abs() <= 0.02 * b;
-            assert!(near(found.flops, flops), "{case}: {found:?}, {flops} operations expected");
-            assert!(near(found.bytes, bytes), "{case}: {found:?}, {bytes} bytes expected");
+            assert!(
+                near(found.flops, flops),
+                "{case}: {found:?}, {flops} operations expected"
+            );
+            assert!(
+                near(found.bytes, bytes),
+                "{case}: {found:?}, {bytes} bytes expected"
+            );
         };
         // Three layers of 46080 weights and a head of 19648, bf16; 10 cached keys and values of 32 in each layer, f32.
-        let decode = Step { tokens: 1, selected: 1, sequences: 1, keys: 10.0 };
-        check("llama_gqa", decode, 2.0 * 157_888.0 + 7680.0, 2.0 * 158_400.0 + 7680.0);
+        let decode = Step {
+            tokens: 1,
+            selected: 1,
+            sequences: 1,
+            keys: 10.0,
+        };
+        check(
+            "llama_gqa",
+            decode,
+            2.0 * 157_888.0 + 7680.0,
+            2.0 * 158_400.0 + 7680.0,
+        );
         // Two layers of 32768 weights, and a pooler of 4096 on two rows, f32, with 1600 gains and biases.
-        let encode = Step { tokens: 6, selected: 6, sequences: 2, keys: 3.0 };
+        let encode = Step {
+            tokens: 6,
+            selected: 6,
+            sequences: 2,
+            keys: 3.0,
+        };
         let embeddings = 3.0 * 6.0 * 64.0 * 4.0;
         check("bert_model", encode, 812_032.0, 4.0 * 71_232.0 + embeddings);
     }

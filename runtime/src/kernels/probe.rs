@@ -101,10 +101,16 @@ mod tests {
     #[test]
     fn every_word_is_read_once() {
         for words in [0, 1, 7, 8, 63, 64, 65, 1000, 1024] {
-            let data: Vec<u64> = (0..words).map(|i| 1u64.rotate_left(i as u32 * 7) + i).collect();
+            let data: Vec<u64> = (0..words)
+                .map(|i| 1u64.rotate_left(i as u32 * 7) + i)
+                .collect();
             let expected = data.iter().fold(0, |a, b| a ^ b);
             for streams in [1, 2, 4] {
-                assert_eq!(read(&data, streams), expected, "{words} words, {streams} streams");
+                assert_eq!(
+                    read(&data, streams),
+                    expected,
+                    "{words} words, {streams} streams"
+                );
             }
         }
     }
