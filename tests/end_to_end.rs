@@ -1,0 +1,243 @@
+//! Whole models, compiled in memory and run, against the reference implementation and against themselves: outputs,
+//! continuations, and what must not change them (threads, neighbours in a batch, how a prompt is cut, compiling again).
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use compiler::{Options, Weights, checkpoint::Checkpoint};
+use runtime::{Chunk, EncoderInput, Model, Select, Session, devices::cpu};
+use satura::{
+    compiler, ir,
+    measure::{Reference, compare},
+    runtime,
+};
+use std::{
+    io::Cursor,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Every checkpoint with reference outputs, and the file that holds them.
+fn references() -> Vec<(PathBuf, PathBuf)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut cases: Vec<(PathBuf, PathBuf)> = std::fs::read_dir(root.join("tests/fixtures"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|dir| dir.is_dir())
+        .map(|dir| (dir.clone(), dir.join("expected.safetensors")))
+        .collect();
+    cases.sort();
+    assert!(cases.len() >= 6, "fixtures are missing: {cases:?}");
+    let default = root.join("examples/docs-llama-4m");
+    cases.push((default.clone(), default.join("reference-short.safetensors")));
+    cases
+}
+
+fn case(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures")
+        .join(name)
+}
+
+fn compile(dir: &Path, weights: Weights) -> Vec<u8> {
+    let checkpoint = Checkpoint::open(dir).unwrap();
+    let options = Options {
+        target: cpu::host(),
+        weights,
+    };
+    let out = compiler::compile(&checkpoint, &options, Cursor::new(vec![]), &|_, _, _| {});
+    out.unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
+        .into_inner()
+}
+
+fn model(dir: &Path) -> Arc<Model> {
+    Model::from_bytes(compile(dir, Weights::default())).unwrap()
+}
+
+fn session(model: &Arc<Model>, threads: usize, sequences: usize) -> Session {
+    let options = runtime::Options {
+        threads: Some(threads),
+        sequences,
+        context: None,
+    };
+    Session::new(model, options).unwrap()
+}
+
+fn chunk(sequence: usize, tokens: &[u32]) -> Chunk<'_> {
+    Chunk {
+        sequence,
+        tokens,
+        positions: None,
+    }
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn outputs_are_the_reference_s() {
+    for (dir, file) in references() {
+        for weights in [Weights::Stored, Weights::F32] {
+            let model = Model::from_bytes(compile(&dir, weights)).unwrap();
+            let reference = Reference::open(&file).unwrap();
+            let found = compare(&model, &reference, Some(2), &|_, _| {}).unwrap();
+            assert!(
+                found.passes(),
+                "{} ({weights:?}): {found:#?}",
+                dir.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn compiling_again_gives_the_same_bytes() {
+    for (dir, _) in references() {
+        let (once, again) = (
+            compile(&dir, Weights::default()),
+            compile(&dir, Weights::default()),
+        );
+        assert!(
+            once == again,
+            "{}: compiled twice, two artifacts",
+            dir.display()
+        );
+    }
+}
+
+/// Everything a model says about a reference's inputs: logits of all tokens, or all outputs.
+fn outputs(model: &Arc<Model>, reference: &Reference, threads: usize) -> Vec<f32> {
+    let rows = reference.ids.chunks(reference.length);
+    let masks = |i: usize| {
+        reference
+            .mask
+            .as_ref()
+            .map(|m| &m[i * reference.length..][..reference.length])
+    };
+    if model.description().task == ir::Task::CausalLm {
+        let mut session = session(model, threads, reference.sequences);
+        let batch: Vec<Chunk<'_>> = rows.enumerate().map(|(i, ids)| chunk(i, ids)).collect();
+        return session.step(&batch, Select::All).unwrap().data.to_vec();
+    }
+    let mut session = session(model, threads, 1);
+    let input = |(i, ids)| EncoderInput {
+        ids,
+        mask: masks(i),
+        ..EncoderInput::default()
+    };
+    let inputs: Vec<EncoderInput<'_>> = rows.enumerate().map(input).collect();
+    let outputs = session.encode(&inputs).unwrap();
+    let data = outputs
+        .iter()
+        .flat_map(|o| o.iter().flat_map(|(_, rows)| rows.data.clone()));
+    data.collect()
+}
+
+#[test]
+fn threads_do_not_change_a_bit() {
+    for (dir, file) in references() {
+        let (model, reference) = (model(&dir), Reference::open(&file).unwrap());
+        let one = outputs(&model, &reference, 1);
+        for threads in [2, 3] {
+            let more = outputs(&model, &reference, threads);
+            assert!(
+                bits(&one) == bits(&more),
+                "{}: {threads} threads",
+                dir.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn neighbours_do_not_change_a_bit() {
+    for (dir, file) in references() {
+        let (model, reference) = (model(&dir), Reference::open(&file).unwrap());
+        let together = outputs(&model, &reference, 2);
+        let mut alone = vec![];
+        for sequence in 0..reference.sequences {
+            let range = sequence * reference.length..(sequence + 1) * reference.length;
+            let row = Reference {
+                sequences: 1,
+                ids: reference.ids[range.clone()].to_vec(),
+                mask: reference.mask.as_ref().map(|m| m[range].to_vec()),
+                ..reference.clone()
+            };
+            alone.extend(outputs(&model, &row, 2));
+        }
+        assert!(bits(&together) == bits(&alone), "{}", dir.display());
+    }
+}
+
+#[test]
+fn a_prompt_at_once_and_token_by_token_give_the_same_logits() {
+    for dir in [case("llama_gqa"), case("llama_tied_llama3")] {
+        let (model, reference) = (
+            model(&dir),
+            Reference::open(&dir.join("expected.safetensors")).unwrap(),
+        );
+        for ids in reference.ids.chunks(reference.length) {
+            let mut session = session(&model, 2, 1);
+            let whole = session
+                .step(&[chunk(0, ids)], Select::All)
+                .unwrap()
+                .data
+                .to_vec();
+            session.reset(0).unwrap();
+            let mut single = vec![];
+            for token in ids {
+                let logits = session.step(&[chunk(0, &[*token])], Select::Last).unwrap();
+                single.extend_from_slice(logits.data);
+            }
+            let difference = whole
+                .iter()
+                .zip(&single)
+                .map(|(a, b)| (a - b).abs())
+                .fold(0.0, f32::max);
+            assert!(
+                difference <= 1e-5,
+                "{}: logits differ by {difference}",
+                dir.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_sequence_goes_on_where_it_was_cut() {
+    let dir = case("llama_gqa");
+    let (model, reference) = (
+        model(&dir),
+        Reference::open(&dir.join("expected.safetensors")).unwrap(),
+    );
+    let (first, second) = (
+        &reference.ids[..reference.length],
+        &reference.ids[reference.length..][..9],
+    );
+    let mut session = session(&model, 2, 2);
+    let whole = session
+        .step(&[chunk(0, first)], Select::Last)
+        .unwrap()
+        .data
+        .to_vec();
+    session.reset(0).unwrap();
+    session
+        .step(&[chunk(1, second), chunk(0, &first[..5])], Select::Last)
+        .unwrap();
+    session
+        .step(&[chunk(0, &first[5..6])], Select::Last)
+        .unwrap();
+    let rest = session
+        .step(&[chunk(0, &first[6..])], Select::Last)
+        .unwrap()
+        .data
+        .to_vec();
+    assert_eq!(bits(&whole), bits(&rest), "cut in three, with a neighbour");
+    session.truncate(0, 6).unwrap();
+    let again = session
+        .step(&[chunk(0, &first[6..])], Select::Last)
+        .unwrap()
+        .data
+        .to_vec();
+    assert_eq!(bits(&whole), bits(&again), "taken back and given again");
+}
