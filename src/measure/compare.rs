@@ -145,7 +145,7 @@ fn decode(
         if more > 0 {
             session.reset(0)?;
             let tokens = session
-                .generate(0, &tokens, more, |row| argmax(row) as u32)
+                .generate(0, &tokens, more, |row| Ok(argmax(row) as u32))
                 .ignore_eos(true);
             greedy.push(tokens.collect::<Result<_, _>>()?);
         }
