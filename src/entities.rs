@@ -48,7 +48,7 @@ pub fn entities(labels: &[String], logits: &Rows, encoding: &Encoding) -> Vec<En
 }
 
 /// The runs of one label, without its prefix. A label without a prefix, but for `O`, is read like one with `I-`.
-fn runs<'a>(labels: &[&'a str]) -> Vec<(Range<usize>, &'a str)> {
+pub(crate) fn runs<'a>(labels: &[&'a str]) -> Vec<(Range<usize>, &'a str)> {
     let mut runs: Vec<(Range<usize>, &str)> = vec![];
     for (i, label) in labels.iter().enumerate() {
         let (begins, name) = match label.split_once('-') {

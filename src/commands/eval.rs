@@ -2,7 +2,7 @@
 
 use super::{ModelArgs, Progress, print_json};
 use anyhow::Context;
-use runtime::{Model, Options, Session, tokenizer::Tokenizer};
+use runtime::{Model, Options, Session};
 use satura::{
     ir::Task,
     measure::{Example, Perplexity, Scores, perplexity, tagging},
@@ -66,7 +66,7 @@ const TOKENS_PER_STEP: usize = 512;
 fn decoder(args: &Args, model: &Arc<Model>) -> anyhow::Result<()> {
     let text =
         std::fs::read_to_string(&args.text).with_context(|| args.text.display().to_string())?;
-    let mut tokens = tokenizer(model)?.encode(&text, false)?.ids;
+    let mut tokens = satura::tokenizer(model)?.encode(&text, false)?.ids;
     if let Some(limit) = args.limit {
         tokens.truncate(limit.saturating_mul(args.window));
     }
@@ -136,7 +136,7 @@ fn tagger(args: &Args, model: &Arc<Model>) -> anyhow::Result<()> {
         anyhow::bail!("--against compares decoders; measure both taggers one after the other");
     }
     let examples = Example::read(&args.text, args.limit)?;
-    let tokenizer = tokenizer(model)?;
+    let tokenizer = satura::tokenizer(model)?;
     let options = Options {
         threads: args.model.threads,
         ..Options::default()
@@ -169,18 +169,4 @@ fn scores_in_words(found: &Scores) -> String {
         "precision       {:.5}\nrecall          {:.5}\nF1              {:.5} over {} entities\ntoken accuracy  {:.5} over {} tokens\n",
         found.precision, found.recall, found.f1, found.entities, found.token_accuracy, found.tokens
     )
-}
-
-/// The model's own tokenizer.
-fn tokenizer(model: &Model) -> anyhow::Result<Tokenizer> {
-    let json = model.tokenizer_json();
-    if json.is_empty() {
-        anyhow::bail!(
-            "{}: has no tokenizer; put tokenizer.json beside the weights",
-            model.origin()
-        );
-    }
-    let tokenizer = Tokenizer::from_bytes(json)?;
-    tokenizer.check_vocabulary(model.description().vocabulary)?;
-    Ok(tokenizer)
 }

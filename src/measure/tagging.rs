@@ -2,6 +2,7 @@
 //! form: a JSON object a line, `{"text": ..., "spans": [[start, end, label], ...]}`, offsets in characters.
 
 use super::{Error, divergence::argmax};
+use crate::entities::runs;
 use ir::Task;
 use runtime::{EncoderInput, Session, tokenizer::Tokenizer};
 use serde::Deserialize;
@@ -146,28 +147,13 @@ fn label(token: &Range<usize>, spans: &[(usize, usize, String)]) -> String {
     }
 }
 
-/// Runs of tokens of one label: a `B-` starts one, and so does an `I-` that does not continue the run before it.
-fn entities(labels: &[String]) -> Vec<(Range<usize>, &str)> {
-    let mut entities: Vec<(Range<usize>, &str)> = vec![];
-    for (i, label) in labels.iter().enumerate() {
-        let Some((prefix, name)) = label.split_once('-') else {
-            continue;
-        };
-        match entities.last_mut() {
-            Some((range, open)) if prefix != "B" && range.end == i && *open == name => {
-                range.end += 1
-            }
-            _ => entities.push((i..i + 1, name)),
-        }
-    }
-    entities
-}
-
 impl Counts {
     fn add(&mut self, there: &[String], found: &[String]) {
         self.tokens += there.len();
         self.right_tokens += there.iter().zip(found).filter(|(a, b)| a == b).count();
-        let (there, found) = (entities(there), entities(found));
+        let names = |labels: &[String]| labels.iter().map(String::as_str).collect::<Vec<_>>();
+        let (there, found) = (names(there), names(found));
+        let (there, found) = (runs(&there), runs(&found));
         self.right += found.iter().filter(|e| there.contains(e)).count();
         self.there += there.len();
         self.found += found.len();
@@ -209,23 +195,6 @@ mod tests {
         check(9..11, "I-FUNC");
         check(10..12, "I-CLASS");
         check(12..13, "O");
-    }
-
-    #[test]
-    fn entities_are_runs() {
-        let check = |labels: &str, expected: &[(Range<usize>, &str)]| {
-            let labels: Vec<String> = labels.split(' ').map(str::to_string).collect();
-            assert_eq!(entities(&labels), expected, "{labels:?}");
-        };
-        check("O O", &[]);
-        check(
-            "B-A I-A O B-A B-A",
-            &[(0..2, "A"), (3..4, "A"), (4..5, "A")],
-        );
-        check(
-            "I-A I-A I-B O I-B",
-            &[(0..2, "A"), (2..3, "B"), (4..5, "B")],
-        );
     }
 
     #[test]
