@@ -151,9 +151,10 @@ impl Counts {
     fn add(&mut self, there: &[String], found: &[String]) {
         self.tokens += there.len();
         self.right_tokens += there.iter().zip(found).filter(|(a, b)| a == b).count();
-        let names = |labels: &[String]| labels.iter().map(String::as_str).collect::<Vec<_>>();
-        let (there, found) = (names(there), names(found));
-        let (there, found) = (runs(&there), runs(&found));
+        let [there, found] = [there, found].map(|labels| {
+            let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+            runs(&labels)
+        });
         self.right += found.iter().filter(|e| there.contains(e)).count();
         self.there += there.len();
         self.found += found.len();
