@@ -252,6 +252,32 @@ pub fn is_kernel(kind: OpKind) -> bool {
     matches!(kind, OpKind::Map | OpKind::Gemm | OpKind::Attention)
 }
 
+/// A composite in a class that a kernel or a body can hold and whose arguments are made: the one that reaches
+/// furthest back, so a layer norm rather than the root-mean-square norm at its end.
+pub fn composite(
+    egraph: &EGraph,
+    class: Id,
+    made: &HashMap<Id, Value>,
+) -> Option<(Op, Vec<Value>)> {
+    let composites = egraph[class].nodes.iter().filter_map(|node| {
+        let kind = node.kind()?;
+        let (args, attrs) = node.split();
+        let types = args
+            .iter()
+            .map(|a| Some(egraph[*a].data.value()?.ty.clone()));
+        let types: Vec<Type> = types.collect::<Option<_>>()?;
+        let attrs = attrs.iter().map(|a| egraph[*a].data.attr().cloned());
+        let op = kind.build(&attrs.collect::<Option<Vec<Attr>>>()?)?;
+        let holds = is_kernel(kind) || kind.class() != ir::Class::Other;
+        if !holds || kind.binds() || expansion(&op, &types).is_none() {
+            return None;
+        }
+        let args = args.iter().map(|a| made.get(&egraph.find(*a)).copied());
+        Some((op, args.collect::<Option<Vec<Value>>>()?))
+    });
+    composites.min_by_key(|(_, args)| args.iter().copied().max())
+}
+
 /// The op's expansion over inputs named `0`, `1`, .. of the given types; `None` for a primitive.
 ///
 /// # Errors

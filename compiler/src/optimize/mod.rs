@@ -18,7 +18,11 @@ use egg::{Runner, SimpleScheduler, StopReason};
 use extract::Extraction;
 use indexmap::IndexMap;
 use ir::{Graph, Name, Program, Type, TypeError, Value};
-use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::LazyLock,
+    time::Duration,
+};
 
 /// What to optimize for, and how long to try.
 #[derive(Debug)]
@@ -27,10 +31,8 @@ pub struct Options {
     pub sizes: Binding,
     /// What kernels cost on the target.
     pub cost: Box<dyn CostModel>,
-    /// E-nodes after which rewriting stops.
-    pub nodes: usize,
-    /// Rounds of rewriting after which it stops.
-    pub iterations: usize,
+    /// How far rewriting goes.
+    pub limits: Limits,
 }
 
 impl Options {
@@ -39,8 +41,7 @@ impl Options {
         Options {
             sizes: Binding::new(sizes),
             cost: Box::new(Roofline::default()),
-            nodes: 50_000,
-            iterations: 40,
+            limits: Limits::default(),
         }
     }
 }
@@ -50,9 +51,9 @@ impl Options {
 pub enum Stop {
     /// No rule finds anything new: all that the rules can say is known.
     Saturated,
-    /// [`Options::nodes`] was reached.
+    /// [`Limits::nodes`] was reached.
     Nodes,
-    /// [`Options::iterations`] was reached.
+    /// [`Limits::iterations`] was reached.
     Iterations,
 }
 
@@ -101,17 +102,119 @@ pub enum OptimizeError {
     },
 }
 
-static REWRITES: LazyLock<Vec<rules::Rewrite>> = LazyLock::new(|| {
-    let compile = |r: rules::Rule| r.compile().expect("the tests compile every rule");
-    rules::all().into_iter().flat_map(compile).collect()
+/// The rules as egg runs them: those that recognise composites, and all.
+static REWRITES: LazyLock<[Vec<rules::Rewrite>; 2]> = LazyLock::new(|| {
+    let compile = |r: &rules::Rule| r.compile().expect("the tests compile every rule");
+    let all = rules::all();
+    let recognise = all
+        .iter()
+        .filter(|r| matches!(r.finds, rules::Finds::Expansion(_)));
+    [
+        recognise.flat_map(compile).collect(),
+        all.iter().flat_map(compile).collect(),
+    ]
 });
+
+/// The graph with each composite that is written out replaced by its op, and for each new value the old one. A
+/// composite is as cheap as its expansion in any kernel's body, and fusing an expansion op by op has exponentially many
+/// ways to do it.
+///
+/// # Errors
+/// When an expansion does not type-check.
+pub fn recognise(g: &Graph) -> Result<(Graph, HashMap<Value, Value>), TypeError> {
+    let mut egraph = egraph::EGraph::default();
+    let ids = egraph::load(&mut egraph, g)?;
+    let egraph = runner(egraph, &Limits::default()).run(&REWRITES[0]).egraph;
+    let (mut out, mut made, mut origin) = (Graph::new(), HashMap::new(), HashMap::new());
+    for v in g.inputs() {
+        if let Some((name, role)) = g.as_input(*v) {
+            let new = out.input(name.clone(), role, g.ty(*v).clone());
+            origin.insert(new, *v);
+            if let Some(id) = ids.get(v) {
+                made.insert(egraph.find(*id), new);
+            }
+        }
+    }
+    // Arguments of a composite are arguments of its expansion's nodes: already made when its turn comes.
+    for v in g.cone(&g.outputs) {
+        let id = egraph.find(ids[&v]);
+        let Some(op) = g.op(v).filter(|_| !made.contains_key(&id)) else {
+            continue;
+        };
+        let args: Option<Vec<Value>> = g
+            .args(v)
+            .iter()
+            .map(|a| made.get(&egraph.find(ids[a])).copied())
+            .collect();
+        let composite = egraph::composite(&egraph, id, &made);
+        let (op, args) = match composite.or(args.map(|args| (op.clone(), args))) {
+            Some(found) => found,
+            None => continue,
+        };
+        let new = out.add(op, &args)?;
+        origin.insert(new, v);
+        made.insert(id, new);
+    }
+    out.outputs = g
+        .outputs
+        .iter()
+        .filter_map(|o| made.get(&egraph.find(ids[o])).copied())
+        .collect();
+    Ok((out, origin))
+}
+
+/// How far rewriting goes; never time, so that results do not depend on the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// E-nodes after which it stops.
+    pub nodes: usize,
+    /// Rounds after which it stops.
+    pub iterations: usize,
+}
+
+impl Default for Limits {
+    /// Many times what a transformer block needs.
+    fn default() -> Limits {
+        Limits {
+            nodes: 50_000,
+            iterations: 60,
+        }
+    }
+}
+
+fn runner(egraph: egraph::EGraph, limits: &Limits) -> Runner<egraph::ENode, egraph::Facts> {
+    Runner::default()
+        .with_egraph(egraph)
+        .with_scheduler(SimpleScheduler)
+        .with_node_limit(limits.nodes)
+        .with_iter_limit(limits.iterations)
+        .with_time_limit(Duration::MAX)
+}
 
 /// Rewrites a graph into the cheapest normal form found.
 ///
 /// # Errors
 /// When no kernel computes some value.
 pub fn graph(g: &Graph, o: &Options) -> Result<(Graph, Report), OptimizeError> {
-    saturate(g, o, &REWRITES)
+    let (recognised, origin) = recognise(g)?;
+    saturate(&recognised, o).map_err(|e| match e {
+        OptimizeError::NoKernel {
+            graph,
+            value,
+            op,
+            args,
+        } => {
+            let known = origin.iter().find(|(new, _)| new.index() == value);
+            let value = known.map_or(value, |(_, old)| old.index());
+            OptimizeError::NoKernel {
+                graph,
+                value,
+                op,
+                args,
+            }
+        }
+        e => e,
+    })
 }
 
 /// Optimizes each unique graph of a program once; calls and signatures stay.
@@ -138,24 +241,13 @@ pub fn program(p: &Program, o: &Options) -> Result<(Program, Reports), OptimizeE
     Ok((out, reports))
 }
 
-fn saturate(
-    g: &Graph,
-    o: &Options,
-    rewrites: &[rules::Rewrite],
-) -> Result<(Graph, Report), OptimizeError> {
+fn saturate(g: &Graph, o: &Options) -> Result<(Graph, Report), OptimizeError> {
+    let rewrites = &REWRITES[1];
     let mut egraph = egraph::EGraph::default();
     let ids = egraph::load(&mut egraph, g)?;
-    let runner = Runner::default()
-        .with_egraph(egraph)
-        .with_scheduler(SimpleScheduler)
-        .with_node_limit(o.nodes)
-        .with_iter_limit(o.iterations)
-        .with_time_limit(Duration::MAX)
-        .run(rewrites);
-    let mut fired: BTreeMap<String, usize> = rewrites
-        .iter()
-        .map(|r| (rules::name_of(r.name.as_str()).into(), 0))
-        .collect();
+    let runner = runner(egraph, &o.limits).run(rewrites);
+    let names = rewrites.iter().map(|r| rules::name_of(r.name.as_str()));
+    let mut fired: BTreeMap<String, usize> = names.map(|n| (n.into(), 0)).collect();
     for iteration in &runner.iterations {
         for (name, times) in &iteration.applied {
             *fired
@@ -199,12 +291,7 @@ fn saturate(
 }
 
 /// Cost with one kernel for each op that is not a view and not computed from weights alone.
-fn unfused(
-    g: &Graph,
-    egraph: &egraph::EGraph,
-    ids: &std::collections::HashMap<Value, egg::Id>,
-    o: &Options,
-) -> u64 {
+fn unfused(g: &Graph, egraph: &egraph::EGraph, ids: &HashMap<Value, egg::Id>, o: &Options) -> u64 {
     let bytes = |v: &Value| {
         egraph[ids[v]].data.value().map_or(0, |k| {
             let numel = o.sizes.size(&k.ty.numel());

@@ -34,13 +34,13 @@ pub enum Seen<'a> {
     Attr(&'a Attr),
 }
 
-/// See [`FUNCTIONS`].
-pub type Function = &'static Named;
-
-/// A function of arguments, and its name without the `$`.
+/// A name, and what it computes; `None` where that is not defined.
 pub type Named = (&'static str, fn(&[Seen<'_>]) -> Option<Attr>);
 
-/// Functions that a right side may call.
+/// One of [`FUNCTIONS`].
+pub type Function = &'static Named;
+
+/// Functions that a right side may call, without their `$`.
 pub const FUNCTIONS: &[Named] = &[
     // The type of a value.
     ("type", |a| match a {

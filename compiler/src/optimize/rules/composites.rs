@@ -111,18 +111,19 @@ pub fn compile(rule: &Rule, kind: OpKind) -> Result<Rewrite, String> {
             .flat_map(|t| t.vars().into_iter().map(var).collect::<Vec<_>>())
             .collect()
     };
-    let attrs: Vec<Given> = names(attrs)
+    let attrs: Vec<Attribute> = names(attrs)
         .into_iter()
         .zip(example)
-        .map(|(v, a)| (v, place(&a), a))
+        .map(|(var, example)| Attribute {
+            var,
+            place: place(&example),
+            example,
+        })
         .collect();
     let build = Recognised {
         kind,
         args: names(args),
-        attrs: attrs
-            .iter()
-            .map(|(v, place, a)| (*v, place.is_none().then(|| a.clone())))
-            .collect(),
+        attrs: attrs.clone(),
     };
     let search = Expansion {
         graph,
@@ -139,16 +140,22 @@ fn declarations(example: &str) -> HashMap<&str, &str> {
     parts.map(|(n, v)| (n.trim(), v.trim())).collect()
 }
 
-/// An attribute of a composite: its variable, the node and position of the expansion that show it, and its value in the
-/// example.
-type Given = (Var, Option<(Value, usize)>, Attr);
+/// An attribute of the op.
+#[derive(Clone)]
+struct Attribute {
+    var: Var,
+    /// Value of the expansion and index among its attributes; `None` where the expansion does not show it.
+    place: Option<(Value, usize)>,
+    /// What it is where the expansion does not show it.
+    example: Attr,
+}
 
 /// Finds classes that hold an expansion, whatever its attributes.
 struct Expansion {
     graph: Graph,
     root: Value,
     args: Vec<Var>,
-    attrs: Vec<Given>,
+    attrs: Vec<Attribute>,
 }
 
 /// What a partial match has bound.
@@ -235,9 +242,9 @@ impl Searcher<ENode, Facts> for Expansion {
             for (v, input) in self.args.iter().zip(self.graph.inputs()) {
                 subst.insert(*v, *bound.values.get(input)?);
             }
-            for (v, place, _) in &self.attrs {
-                if let Some(place) = place {
-                    subst.insert(*v, *bound.attrs.get(place)?);
+            for attr in &self.attrs {
+                if let Some(place) = attr.place {
+                    subst.insert(attr.var, *bound.attrs.get(&place)?);
                 }
             }
             if !substs.contains(&subst) {
@@ -253,11 +260,11 @@ impl Searcher<ENode, Facts> for Expansion {
     }
 
     fn vars(&self) -> Vec<Var> {
-        let read = self.attrs.iter().filter(|(_, place, _)| place.is_some());
+        let read = self.attrs.iter().filter(|a| a.place.is_some());
         self.args
             .iter()
             .copied()
-            .chain(read.map(|(v, ..)| *v))
+            .chain(read.map(|a| a.var))
             .collect()
     }
 }
@@ -266,8 +273,7 @@ impl Searcher<ENode, Facts> for Expansion {
 struct Recognised {
     kind: OpKind,
     args: Vec<Var>,
-    /// The value where the expansion does not show it.
-    attrs: Vec<(Var, Option<Attr>)>,
+    attrs: Vec<Attribute>,
 }
 
 impl Applier<ENode, Facts> for Recognised {
@@ -298,9 +304,9 @@ impl Recognised {
             .iter()
             .map(|v| subst.get(*v).copied())
             .collect::<Option<_>>()?;
-        let attrs = self.attrs.iter().map(|(v, fixed)| match fixed {
-            Some(a) => Some(a.clone()),
-            None => egraph[*subst.get(*v)?].data.attr().cloned(),
+        let attrs = self.attrs.iter().map(|a| match a.place {
+            Some(_) => egraph[*subst.get(a.var)?].data.attr().cloned(),
+            None => Some(a.example.clone()),
         });
         let op = self.kind.build(&attrs.collect::<Option<Vec<Attr>>>()?)?;
         let types = args
