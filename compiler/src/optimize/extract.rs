@@ -232,10 +232,16 @@ impl<'a> Extraction<'a> {
         let Some(mut best) = self.cost(roots) else {
             return;
         };
-        let wholes = self.bundles().into_keys();
-        let shared: BTreeSet<Id> = shared.into_iter().chain(wholes).collect();
+        let wholes: Vec<Id> = self.bundles().into_keys().collect();
+        let shared: BTreeSet<Id> = shared.into_iter().chain(wholes.clone()).collect();
         let each = shared.iter().map(|id| BTreeSet::from([*id]));
-        let moves: Vec<BTreeSet<Id>> = std::iter::once(shared.clone()).chain(each).collect();
+        // One product may take another's place.
+        let pairs = wholes.iter().enumerate().flat_map(|(i, a)| {
+            let others = wholes[..i].iter();
+            others.map(move |b| BTreeSet::from([*a, *b]))
+        });
+        let moves = std::iter::once(shared.clone()).chain(each).chain(pairs);
+        let moves: Vec<BTreeSet<Id>> = moves.collect();
         let mut paid = BTreeSet::new();
         for _ in 0..ROUNDS {
             let before = best;

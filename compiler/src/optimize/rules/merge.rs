@@ -120,79 +120,91 @@ impl Applier<ENode, Facts> for Merge {
             .collect();
         let mut changed = vec![];
         for args in attentions {
-            let found: Vec<Vec<Product>> = args.iter().map(|a| self.products(egraph, *a)).collect();
-            for q in &found[0] {
-                let same = |all: &[Product]| all.iter().find(|p| p.x == q.x).copied();
-                if let (Some(k), Some(v)) = (same(&found[1]), same(&found[2])) {
-                    changed.extend(merge(egraph, &[*q, k, v]));
-                }
+            // With all biases known, products without them have nothing to offer.
+            let biased = triples(egraph, &args, true);
+            let plain = triples(egraph, &args, false);
+            let covered = |t: &[Product; 3]| biased.iter().any(|b| b[0].x == t[0].x);
+            let chosen: Vec<[Product; 3]> = match self.biased {
+                true => biased,
+                false => plain.into_iter().filter(|t| !covered(t)).collect(),
+            };
+            for triple in chosen {
+                changed.extend(merge(egraph, &triple));
             }
         }
         changed
     }
 }
 
-impl Merge {
-    /// Products behind a value: through views, rotations, norms, constant scales and shifts, and cache updates.
-    fn products(&self, egraph: &EGraph, from: Id) -> Vec<Product> {
-        let weight = |id: Id| egraph[id].data.value().is_some_and(|k| k.weights_only);
-        let vector = |id: Id| {
-            egraph[id]
-                .data
-                .value()
-                .is_some_and(|k| k.ty.shape.len() == 1)
-        };
-        let product = |class: Id, bias: Option<Id>, of: Id| {
-            let node = egraph[of]
-                .nodes
-                .iter()
-                .filter(|n| n.kind() == Some(OpKind::MatMul));
-            let pairs = node.map(|n| (n.split().0[0], n.split().0[1]));
-            let pairs = pairs.filter(|(x, w)| weight(*w) && !weight(*x));
-            pairs
-                .map(move |(x, w)| Product {
-                    x: egraph.find(x),
-                    class,
-                    w,
-                    bias,
-                })
-                .collect::<Vec<_>>()
-        };
-        let (mut found, mut seen, mut todo) = (vec![], vec![], vec![egraph.find(from)]);
-        while let Some(class) = todo.pop() {
-            if seen.contains(&class) {
-                continue;
-            }
-            seen.push(class);
-            if !self.biased {
-                found.extend(product(class, None, class));
-            }
-            for node in &egraph[class].nodes {
-                let args = node.split().0;
-                let next = match node.kind() {
-                    Some(OpKind::Reshape | OpKind::Rope | OpKind::RmsNorm | OpKind::LayerNorm) => {
-                        args[0]
-                    }
-                    Some(OpKind::Scatter) => args[2],
-                    Some(OpKind::Add | OpKind::Mul) if weight(args[0]) != weight(args[1]) => {
-                        let (data, constant) = if weight(args[0]) {
-                            (args[1], args[0])
-                        } else {
-                            (args[0], args[1])
-                        };
-                        if self.biased && node.kind() == Some(OpKind::Add) && vector(constant) {
-                            found.extend(product(class, Some(constant), data));
-                        }
-                        data
-                    }
-                    _ => continue,
-                };
-                todo.push(egraph.find(next));
-            }
+/// Products of one tensor behind the queries, keys and values, all with a bias or all without.
+fn triples(egraph: &EGraph, args: &[Id], biased: bool) -> Vec<[Product; 3]> {
+    let [q, k, v] = [0, 1, 2].map(|i| products(egraph, args[i], biased));
+    let triple = |q: &Product| {
+        let same = |all: &[Product]| all.iter().find(|p| p.x == q.x).copied();
+        Some([*q, same(&k)?, same(&v)?])
+    };
+    q.iter().filter_map(triple).collect()
+}
+
+/// Products behind a value: through views, rotations, norms, constant scales and shifts, and cache updates.
+fn products(egraph: &EGraph, from: Id, biased: bool) -> Vec<Product> {
+    let weight = |id: Id| egraph[id].data.value().is_some_and(|k| k.weights_only);
+    let vector = |id: Id| {
+        egraph[id]
+            .data
+            .value()
+            .is_some_and(|k| k.ty.shape.len() == 1)
+    };
+    let product = |class: Id, bias: Option<Id>, of: Id| {
+        let node = egraph[of]
+            .nodes
+            .iter()
+            .filter(|n| n.kind() == Some(OpKind::MatMul));
+        let pairs = node.map(|n| (n.split().0[0], n.split().0[1]));
+        let pairs = pairs.filter(|(x, w)| weight(*w) && !weight(*x));
+        pairs
+            .map(move |(x, w)| Product {
+                x: egraph.find(x),
+                class,
+                w,
+                bias,
+            })
+            .collect::<Vec<_>>()
+    };
+    let (mut found, mut seen, mut todo) = (vec![], vec![], vec![egraph.find(from)]);
+    while let Some(class) = todo.pop() {
+        if seen.contains(&class) {
+            continue;
         }
-        found.sort();
-        found
+        seen.push(class);
+        if !biased {
+            found.extend(product(class, None, class));
+        }
+        for node in &egraph[class].nodes {
+            let args = node.split().0;
+            let next = match node.kind() {
+                Some(OpKind::Reshape | OpKind::Rope | OpKind::RmsNorm | OpKind::LayerNorm) => {
+                    args[0]
+                }
+                Some(OpKind::Scatter) => args[2],
+                Some(OpKind::Add | OpKind::Mul) if weight(args[0]) != weight(args[1]) => {
+                    let (data, constant) = if weight(args[0]) {
+                        (args[1], args[0])
+                    } else {
+                        (args[0], args[1])
+                    };
+                    if biased && node.kind() == Some(OpKind::Add) && vector(constant) {
+                        found.extend(product(class, Some(constant), data));
+                    }
+                    data
+                }
+                _ => continue,
+            };
+            todo.push(egraph.find(next));
+        }
     }
+    found.sort();
+    found
 }
 
 /// Makes each product a slice of one; returns the classes for which that is news.
