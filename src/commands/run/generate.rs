@@ -46,15 +46,17 @@ pub(super) fn run(
     let mut total = Speed::default();
     for (text, prompt) in texts.iter().zip(&prompts) {
         session.reset(0)?;
+        // The prompt is shown with what follows it: not at all where the model refuses it.
+        let mut prefix = Some(echo(text));
         let mut show = |part: &str| -> io::Result<()> {
             if args.json {
                 return Ok(());
             }
             let mut out = io::stdout().lock();
+            out.write_all(prefix.take().unwrap_or_default().as_bytes())?;
             out.write_all(part.as_bytes())?;
             out.flush()
         };
-        show(&echo(text))?;
         let found = continuation(args, session, tokenizer, sampler.clone(), prompt, &mut show)?;
         show("\n")?;
         total.add(&found.speed);

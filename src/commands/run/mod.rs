@@ -54,7 +54,12 @@ pub struct Args {
     max_tokens: usize,
 
     /// Sampling temperature; 0 always takes the most probable token
-    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    #[arg(
+        long,
+        value_name = "T",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
     temp: f32,
 
     /// Sample from the K most probable tokens only; 0 means all
@@ -62,7 +67,12 @@ pub struct Args {
     top_k: usize,
 
     /// Sample from the most probable tokens that together have probability P
-    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    #[arg(
+        long,
+        value_name = "P",
+        default_value_t = 1.0,
+        allow_negative_numbers = true
+    )]
     top_p: f32,
 
     /// Seed of the sampling; the same seed gives the same text
