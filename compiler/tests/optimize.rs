@@ -6,12 +6,12 @@
 use compiler::{
     checkpoint::Checkpoint,
     models,
-    optimize::{self, Options, Stop},
+    optimize::{self, Options, Reports, Stop},
 };
 use ir::{
     Class, DType, Dim, Graph, Node, Op, OpKind, Program, Role, Sym, Tensor, Type, Value, feed, ops,
 };
-use std::path::Path;
+use std::{path::Path, sync::LazyLock};
 
 const FIXTURES: &[&str] = &[
     "bert_mlm",
@@ -31,6 +31,16 @@ fn program(fixture: &str) -> Program {
     let checkpoint = Checkpoint::open(&fixtures.join(fixture)).unwrap();
     models::build(checkpoint.config(), &checkpoint).unwrap().0
 }
+
+/// Each fixture's program, its optimized form and the reports.
+static OPTIMIZED: LazyLock<Vec<(&str, Program, Program, Reports)>> = LazyLock::new(|| {
+    let optimized = |name: &&'static str| {
+        let built = program(name);
+        let (better, reports) = optimize::program(&built, &options(name)).unwrap();
+        (*name, built, better, reports)
+    };
+    FIXTURES.iter().map(optimized).collect()
+});
 
 fn decode() -> Options {
     Options::at([("T", 1), ("L", 1), ("R", 512)])
@@ -124,9 +134,7 @@ fn kernels(g: &Graph) -> usize {
 
 #[test]
 fn every_model_becomes_few_kernels() {
-    for name in FIXTURES {
-        let p = program(name);
-        let (better, reports) = optimize::program(&p, &options(name)).unwrap();
+    for (name, _, better, reports) in &*OPTIMIZED {
         for (graph, g) in &better.graphs {
             assert_normal(g);
             let r = &reports[graph];
@@ -186,9 +194,7 @@ fn assert_equal(name: &str, a: &Graph, b: &Graph) {
 
 #[test]
 fn values_stay() {
-    for name in FIXTURES {
-        let p = program(name);
-        let (better, _) = optimize::program(&p, &options(name)).unwrap();
+    for (name, p, better, _) in &*OPTIMIZED {
         assert_eq!(better.verify(), []);
         for (graph, g) in &p.graphs {
             assert_equal(&format!("{name} {graph}"), g, &better.graphs[graph]);
@@ -198,15 +204,15 @@ fn values_stay() {
 
 #[test]
 fn models_written_in_primitives_become_the_same_kernels() {
-    for name in FIXTURES {
-        for (graph, g) in &program(name).graphs {
-            let (named, _) = optimize::graph(g, &options(name)).unwrap();
+    for (name, built, better, _) in &*OPTIMIZED {
+        for (graph, g) in &built.graphs {
+            let named = &better.graphs[graph];
             let raw = g.lower(|_| false).unwrap();
             let (found, report) = optimize::graph(&raw, &options(name)).unwrap();
             assert_normal(&found);
             assert_eq!(
                 kernels(&found),
-                kernels(&named),
+                kernels(named),
                 "{name}: {graph}\n{raw}\n{found}"
             );
             assert_eq!(report.stop, Stop::Saturated);
@@ -248,8 +254,8 @@ fn depth_costs_nothing() {
 
 #[test]
 fn reports_name_every_rule() {
-    let (_, reports) = optimize::program(&program("llama_gqa"), &decode()).unwrap();
-    let fired = &reports["layer"].fired;
+    let found = OPTIMIZED.iter().find(|(name, ..)| *name == "llama_gqa");
+    let fired = &found.unwrap().3["layer"].fired;
     for rule in compiler::optimize::rules::all() {
         assert!(fired.contains_key(&rule.name), "{}", rule.name);
     }
@@ -284,9 +290,8 @@ fn plans_are_as_recorded() {
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
     let mut growth = String::new();
-    for name in FIXTURES {
-        let (better, reports) = optimize::program(&program(name), &options(name)).unwrap();
-        for (graph, r) in &reports {
+    for (name, _, better, reports) in &*OPTIMIZED {
+        for (graph, r) in reports {
             let kernels = kernels(&better.graphs[graph]);
             growth += &format!(
                 "{name} {graph}: {kernels} kernels, {} e-nodes, {} rounds\n",

@@ -23,6 +23,8 @@ pub struct Extraction<'a> {
     at: &'a Binding,
     /// Nodes that may be chosen, for each class in order.
     options: BTreeMap<Id, Vec<&'a ENode>>,
+    /// Classes with an option that takes this one.
+    users: HashMap<Id, BTreeSet<Id>>,
     chosen: BTreeMap<Id, &'a ENode>,
 }
 
@@ -52,6 +54,7 @@ impl<'a> Extraction<'a> {
             model,
             at,
             options: BTreeMap::new(),
+            users: HashMap::new(),
             chosen: BTreeMap::new(),
         };
         extraction.find_options();
@@ -183,7 +186,11 @@ impl<'a> Extraction<'a> {
         for id in ids {
             if let Some(known) = self.known(id) {
                 let nodes = egraph[id].nodes.iter();
-                let admitted = nodes.filter(|n| self.admits(known, n)).collect();
+                let admitted: Vec<&ENode> = nodes.filter(|n| self.admits(known, n)).collect();
+                for a in admitted.iter().flat_map(|n| n.split().0) {
+                    let users = self.users.entry(egraph.find(*a)).or_default();
+                    users.insert(id);
+                }
                 self.options.insert(id, admitted);
             }
         }
@@ -191,12 +198,6 @@ impl<'a> Extraction<'a> {
 
     /// The cheapest node of each class, seen from that class alone, with the kernels of `paid` classes for nothing.
     fn greedy(&self, paid: &BTreeSet<Id>) -> BTreeMap<Id, &'a ENode> {
-        let mut parents: HashMap<Id, BTreeSet<Id>> = HashMap::new();
-        for (id, options) in &self.options {
-            for a in options.iter().flat_map(|n| n.split().0) {
-                parents.entry(self.egraph.find(*a)).or_default().insert(*id);
-            }
-        }
         let mut chosen = BTreeMap::new();
         let mut plans: HashMap<Id, Plan> = HashMap::new();
         let mut queue: VecDeque<Id> = self.options.keys().copied().collect();
@@ -215,7 +216,7 @@ impl<'a> Extraction<'a> {
                 }
             }
             if better {
-                for parent in parents.get(&id).into_iter().flatten() {
+                for parent in self.users.get(&id).into_iter().flatten() {
                     if queued.insert(*parent) {
                         queue.push_back(*parent);
                     }
