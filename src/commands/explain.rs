@@ -144,20 +144,16 @@ fn text(manifest: &Manifest, sections: Option<&Sections>) -> String {
         entries(manifest),
         bytes(plan.arena)
     ));
-    let ports = [
-        ("in", &plan.inputs),
-        ("out", &plan.outputs),
-        ("state", &plan.states),
-    ];
-    for (what, ports) in ports {
-        let ports: Vec<String> = ports
-            .iter()
-            .map(|p| format!("{}: {}", p.name, p.ty))
-            .collect();
-        if !ports.is_empty() {
-            lines.push(format!("{what}: {}", ports.join(", ")));
-        }
+    for (what, ports) in [("in", &plan.inputs), ("out", &plan.outputs)] {
+        let ports = ports.iter().map(|p| format!("{}: {}", p.name, p.ty));
+        lines.push(format!("{what}: {}", ports.collect::<Vec<_>>().join(", ")));
     }
+    // One or two a layer, all alike.
+    let mut states: BTreeMap<String, usize> = BTreeMap::new();
+    for state in &plan.states {
+        *states.entry(state.ty.to_string()).or_default() += 1;
+    }
+    lines.extend(states.iter().map(|(ty, n)| format!("state: {n} of {ty}")));
     for (heading, text) in &manifest.report {
         lines.push(format!("\n{heading}"));
         lines.extend(text.lines().map(|line| format!("  {line}")));

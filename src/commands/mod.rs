@@ -53,9 +53,14 @@ impl ModelArgs {
 
     /// Opens the model; compiles it first where need be, showing progress on a terminal. Warnings go to stderr.
     pub fn open(&self) -> anyhow::Result<Opened> {
+        let source = self.source()?;
+        anyhow::ensure!(
+            !matches!(source, Source::Artifact(_)) || self.weights == Weights::default(),
+            "{source}: is compiled already; --weights is for model directories"
+        );
         let bar = Progress::new();
         let opened = satura::open(
-            &self.source()?,
+            &source,
             &Opening {
                 weights: self.weights.into(),
                 cache: if self.no_cache {
