@@ -1,0 +1,268 @@
+//! What the command line measures: agreement with a reference, quality on text, speed.
+
+use super::{Case, best, close, edit, fixture, satura, softmax, text, word};
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+use tempfile::TempDir;
+
+/// A copy of a fixture's reference and manifest, with one element of an output changed.
+fn changed(name: &str, output: &str, element: usize, by: f32) -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bytes = fs::read(fixture(name).join("expected.safetensors")).unwrap();
+    let at = {
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let data = file.tensor(output).unwrap().data().as_ptr().addr();
+        data - bytes.as_ptr().addr() + 4 * element
+    };
+    let value = f32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) + by;
+    bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    let path = dir.path().join("expected.safetensors");
+    fs::write(&path, bytes).unwrap();
+    let manifest = fixture(name).join("manifest.json");
+    fs::copy(manifest, dir.path().join("manifest.json")).unwrap();
+    (dir, path)
+}
+
+#[test]
+fn verify_compares_everything_that_a_reference_holds() {
+    for (name, outputs) in [
+        ("bert_model", &["last_hidden_state", "pooler_output"][..]),
+        ("llama_gqa", &["logits"]),
+    ] {
+        let model = fixture(name);
+        let reference = model.join("expected.safetensors");
+        let args = ["verify", text(&model), "--reference", text(&reference)];
+        let found = satura(&[&args[..], &["--json"]].concat()).json();
+        assert_eq!(found["passes"], true, "{found}");
+        let names: Vec<&Value> = found["outputs"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|o| &o["name"])
+            .collect();
+        assert_eq!(names, outputs, "{name}");
+        let continues = name == "llama_gqa";
+        assert_eq!(found["greedy"]["equal"] == true, continues, "{found}");
+        let plain = satura(&args);
+        assert_eq!(plain.code, Some(0), "{plain:?}");
+        assert!(plain.out.contains("within tolerance"), "{plain:?}");
+    }
+}
+
+#[test]
+fn verify_names_the_first_element_past_its_tolerance() {
+    let check = |name: &str, output: &str, element: usize, place: Value| {
+        let (_dir, reference) = changed(name, output, element, 0.5);
+        let model = fixture(name);
+        let args = ["verify", text(&model), "--reference", text(&reference)];
+        let run = satura(&[&args[..], &["--json"]].concat());
+        assert_eq!(run.code, Some(1), "{run:?}");
+        let found: Value = serde_json::from_str(&run.out).unwrap();
+        assert_eq!(found["passes"], false);
+        let outputs = found["outputs"].as_array().unwrap();
+        let output = outputs.iter().find(|o| o["name"] == output).unwrap();
+        let first = &output["first_divergence"];
+        let found = json!([first["sequence"], first["position"], first["element"]]);
+        assert_eq!(found, place, "{output}");
+        close(&output["max_absolute_error"], 0.5);
+        let plain = satura(&args);
+        assert_eq!((plain.code, &*plain.err), (Some(1), ""), "{plain:?}");
+        assert!(plain.out.contains("PAST TOLERANCE"), "{plain:?}");
+    };
+    // Rows of 32 tokens and 307 logits; rows of 64 elements.
+    check("llama_gqa", "logits", (32 + 5) * 307 + 7, json!([1, 5, 7]));
+    check("bert_model", "pooler_output", 64 + 3, json!([1, null, 3]));
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused() {
+    let check = |args: &[&str], words: &[&str]| {
+        let run = satura(args);
+        assert_eq!((run.code, &*run.out), (Some(1), ""), "{args:?}: {run:?}");
+        for word in words {
+            assert!(run.err.contains(word), "{args:?}: no {word:?} in {run:?}");
+        }
+    };
+    let (llama, bert) = (fixture("llama_gqa"), fixture("bert_model"));
+    let reference = bert.join("expected.safetensors");
+    let verify = |file: &str, words: &[&str]| {
+        check(&["verify", text(&llama), "--reference", file], words);
+    };
+    verify(text(&reference), &["last_hidden_state", "logits"]);
+    verify("nowhere.safetensors", &["nowhere.safetensors"]);
+    verify(text(&llama.join("config.json")), &["safetensors file"]);
+    verify(text(&llama.join("model.safetensors")), &["input_ids"]);
+
+    let case = Case::new("llama_gqa", &[]);
+    let file = case.dir.path().join("text.txt");
+    fs::write(&file, case.text(&[5, 6, 7])).unwrap();
+    let eval = |model: &str, more: &[&str], words: &[&str]| {
+        let args = [&["eval", model, "--text", text(&file)], more].concat();
+        check(&args, words);
+    };
+    eval(case.path(), &["--window", "32"], &["3 tokens", "window"]);
+    eval(case.path(), &["--window", "1"], &["at least 2"]);
+    eval(case.path(), &["--window", "100000"], &["context"]);
+    eval(text(&bert), &[], &["BertModel"]);
+    eval(text(&llama), &[], &["tokenizer.json"]);
+    let tagger = Case::new("bert_tokcls", &[]);
+    eval(tagger.path(), &[], &["line 1", "spans"]);
+    let encode = ["bench", text(&bert), "--batch", "0"];
+    check(&encode, &["nothing to encode"]);
+}
+
+/// `exp` of the mean negative log-likelihood of each row's tokens but its first.
+fn perplexity(case: &Case) -> f64 {
+    let file = SafeTensors::deserialize(&case.expected).unwrap();
+    let logits = file.tensor("logits").unwrap();
+    let width = *logits.shape().last().unwrap();
+    let (chunks, _) = logits.data().as_chunks();
+    let logits: Vec<f32> = chunks.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    let (mut rows, mut loss, mut count) = (logits.chunks(width), 0.0, 0);
+    for ids in case.ids("input_ids") {
+        for next in ids[1..].iter().map(Some).chain([None]) {
+            let chances = softmax(rows.next().unwrap());
+            if let Some(next) = next {
+                loss -= chances[*next].ln();
+                count += 1;
+            }
+        }
+    }
+    (loss / f64::from(count)).exp()
+}
+
+#[test]
+fn eval_gives_the_perplexity_of_the_reference_s_logits() {
+    let case = Case::new("llama_gqa", &[]);
+    let ids = case.ids("input_ids").concat();
+    let file = case.dir.path().join("text.txt");
+    // The last word begins a window that is not full.
+    fs::write(&file, format!("{} w9", case.text(&ids))).unwrap();
+    let args = ["eval", case.path(), "--text", text(&file), "--window", "32"];
+    let found = satura(&[&args[..], &["--json"]].concat()).json();
+    let expected = perplexity(&case);
+    let error = found["perplexity"].as_f64().unwrap() / expected - 1.0;
+    assert!(error.abs() < 1e-5, "{found}, {expected} expected");
+    assert_eq!(found["tokens"], 62);
+
+    let mut against = args.to_vec();
+    against.extend(["--against", case.path(), "--json"]);
+    let same = satura(&against).json();
+    assert_eq!(same["kl"], json!({ "mean": 0.0, "p99": 0.0, "max": 0.0 }));
+    assert_eq!(same["top1_agreement"], 1.0);
+
+    let other = Case::new("llama_gqa", &[]);
+    let eps = "\"rms_norm_eps\": ";
+    edit(
+        other.dir.path(),
+        "config.json",
+        &format!("{eps}1e-05"),
+        &format!("{eps}0.5"),
+    );
+    against[7] = other.path();
+    let found = satura(&against).json();
+    let [mean, p99, max] = ["mean", "p99", "max"].map(|k| found["kl"][k].as_f64().unwrap());
+    assert!(0.0 < mean && mean < p99 && p99 <= max, "{found}");
+}
+
+/// A tagger of one label a class, tokens of one word, and the spans that the reference finds.
+fn tagger() -> (Case, String, Vec<(usize, usize, String)>) {
+    let case = Case::new("bert_tokcls", &[]);
+    edit(case.dir.path(), "config.json", "LABEL_0", "O");
+    for class in 1..9 {
+        let (from, to) = (format!("LABEL_{class}"), format!("B-X{class}"));
+        edit(case.dir.path(), "config.json", &from, &to);
+    }
+    let tokens = case.tokens();
+    let (mut spans, mut start) = (vec![], 0);
+    for (id, logits) in tokens.iter().zip(case.first("logits")) {
+        let end = start + word(*id, &[]).len();
+        match best(&softmax(&logits)).0 {
+            0 => {}
+            class => spans.push((start, end, format!("X{class}"))),
+        }
+        start = end + 1;
+    }
+    let input = case.text(&tokens);
+    (case, input, spans)
+}
+
+#[test]
+fn eval_scores_tags() {
+    let (case, input, spans) = tagger();
+    let file = case.dir.path().join("spans.jsonl");
+    let score = |spans: &[(usize, usize, String)]| {
+        let line = json!({ "text": input, "spans": spans });
+        fs::write(&file, format!("{line}\n{line}\n")).unwrap();
+        let limit = ["--limit", "1", "--json"];
+        let args = ["eval", case.path(), "--text", text(&file)];
+        satura(&[&args[..], &limit].concat()).json()
+    };
+    let (all, tokens) = (spans.len() as f64, case.tokens().len() as f64);
+    assert!(
+        all > 2.0,
+        "the fixture finds {all} entities, too few to test with"
+    );
+    let found = score(&spans);
+    for key in ["precision", "recall", "f1", "token_accuracy"] {
+        assert_eq!(found[key], 1.0, "{key} of {found}");
+    }
+    // One entity more than is found, and one fewer.
+    let mut wrong = spans.clone();
+    wrong[1].2 = "Y".into();
+    let found = score(&wrong);
+    close(&found["precision"], (all - 1.0) / all);
+    close(&found["recall"], (all - 1.0) / all);
+    close(&found["token_accuracy"], (tokens - 1.0) / tokens);
+    let found = score(&spans[1..]);
+    close(&found["precision"], (all - 1.0) / all);
+    close(&found["recall"], 1.0);
+    close(&found["f1"], 2.0 * (all - 1.0) / (2.0 * all - 1.0));
+}
+
+#[test]
+fn bench_reports_what_it_measured() {
+    let check = |model: &Path, args: &[&str], keys: &[&str]| {
+        let args = [
+            &["bench", text(model), "--seconds", "0.05", "--threads", "2"],
+            args,
+        ]
+        .concat();
+        let found = satura(&[&args[..], &["--json"]].concat()).json();
+        assert_eq!(found["threads"], 2);
+        for key in ["load_ms", "peak_memory_bytes"].iter().chain(keys) {
+            let value = key.split('.').fold(&found, |value, key| &value[key]);
+            assert!(value.as_f64().is_some_and(|x| x > 0.0), "{key} of {found}");
+        }
+        let plain = satura(&args);
+        assert_eq!(plain.code, Some(0), "{plain:?}");
+        assert!(plain.out.contains("roofline"), "{plain:?}");
+    };
+    let roofline = [
+        "roofline.read_gb_per_s",
+        "roofline.flops_gflop_per_s",
+        "roofline.fraction",
+    ];
+    let decoder = [
+        "first_token_ms",
+        "prefill_tokens_per_s",
+        "decode_tokens_per_s",
+    ];
+    let encoder = ["latency_ms.p50", "latency_ms.p90", "latency_ms.p99"];
+    let decoder = [&decoder[..], &roofline].concat();
+    let encoder = [&encoder[..], &roofline].concat();
+    check(
+        &fixture("llama_gqa"),
+        &["--prompt", "8", "--gen", "4"],
+        &decoder,
+    );
+    check(
+        &fixture("bert_model"),
+        &["--batch", "2", "--seq", "8"],
+        &encoder,
+    );
+}
