@@ -25,3 +25,8 @@ pub use cache::{Cache, Key};
 pub use embedded::embedded;
 pub use entities::{Entity, entities, probabilities};
 pub use open::{Error, Opened, Opening, Output, Source, open, tokenizer};
+
+/// The README's examples, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -20,7 +20,7 @@ use ir::{
     feed,
 };
 use models::ModelError;
-use optimize::{OptimizeError, Reports};
+use optimize::{OptimizeError, Reports, Stop};
 use schedule::{Emitted, Kernel, Schedule, ScheduleError};
 use std::{
     collections::HashMap,
@@ -371,13 +371,20 @@ fn report(compilation: &Compilation) -> Vec<(String, String)> {
             .filter(|c| c.graph == *name)
             .count();
         out.push((
-            format!("graph {name}, called {calls} times"),
+            match calls {
+                1 => format!("graph {name}, called once"),
+                _ => format!("graph {name}, called {calls} times"),
+            },
             format!(
-                "{} e-nodes in {} classes after {} iterations ({:?}); predicted {:.1} us, {:.1} us unfused\nrules that fired: {}\n{}",
+                "{} e-nodes in {} classes after {} rounds ({}); predicted {:.1} us, {:.1} us unfused\nrules that fired: {}\n{}",
                 r.nodes,
                 r.classes,
                 r.iterations,
-                r.stop,
+                match r.stop {
+                    Stop::Saturated => "saturated",
+                    Stop::Nodes => "stopped at the most nodes",
+                    Stop::Iterations => "stopped at the most rounds",
+                },
                 r.after as f64 / 1e6,
                 r.before as f64 / 1e6,
                 fired.join(", "),

@@ -1,0 +1,82 @@
+//! The README says what is true: its list of models is the compiler's, its commands are the command line's, what it
+//! links to is there. Its Rust examples run as documentation tests.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use compiler::models::FAMILIES;
+use std::{fs, path::Path, process::Command};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn readme() -> String {
+    fs::read_to_string(root().join("README.md")).unwrap()
+}
+
+/// The rows of the table whose first column is called `heading`.
+fn table<'a>(text: &'a str, heading: &str) -> Vec<&'a str> {
+    let start = format!("| {heading} |");
+    let rows = text.lines().skip_while(|line| !line.starts_with(&start));
+    rows.skip(2)
+        .take_while(|line| line.starts_with('|'))
+        .collect()
+}
+
+#[test]
+fn models_are_those_the_compiler_builds() {
+    let expected: Vec<String> = FAMILIES
+        .iter()
+        .map(|family| {
+            let names: Vec<String> = family
+                .architectures
+                .iter()
+                .map(|a| format!("`{a}`"))
+                .collect();
+            format!("| {} | {} |", family.name, names.join(", "))
+        })
+        .collect();
+    let text = readme();
+    assert_eq!(
+        table(&text, "model_type"),
+        expected,
+        "the README's table should read\n{}",
+        expected.join("\n")
+    );
+}
+
+#[test]
+fn commands_are_those_there_are() {
+    let help = Command::new(env!("CARGO_BIN_EXE_satura"))
+        .arg("--help")
+        .output()
+        .unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let listed = listed.take_while(|line| !line.is_empty());
+    let there: Vec<&str> = listed
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .collect();
+    let text = readme();
+    let told: Vec<&str> = table(&text, "command")
+        .into_iter()
+        .filter_map(|row| row.strip_prefix("| `satura ")?.split(['`', ' ']).next())
+        .collect();
+    assert_eq!(told, there);
+}
+
+#[test]
+fn links_lead_to_files() {
+    for document in ["README.md", "ARCHITECTURE.md"] {
+        let text = fs::read_to_string(root().join(document)).unwrap();
+        let targets = text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next());
+        for target in targets.filter(|t| !t.starts_with("http") && !t.starts_with('#')) {
+            let exists = root().join(target).exists();
+            assert!(exists, "{document} links to {target}, which is not there");
+        }
+    }
+}
