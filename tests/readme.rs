@@ -70,10 +70,10 @@ fn commands_are_those_there_are() {
 fn links_lead_to_files() {
     for document in ["README.md", "ARCHITECTURE.md"] {
         let text = fs::read_to_string(root().join(document)).unwrap();
-        let targets = text
-            .split("](")
-            .skip(1)
-            .filter_map(|rest| rest.split(')').next());
+        // Outside of code, which stands between fences.
+        let prose = text.split("```").step_by(2);
+        let targets = prose.flat_map(|part| part.split("](").skip(1));
+        let targets = targets.filter_map(|rest| rest.split(')').next());
         for target in targets.filter(|t| !t.starts_with("http") && !t.starts_with('#')) {
             let exists = root().join(target).exists();
             assert!(exists, "{document} links to {target}, which is not there");
