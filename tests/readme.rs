@@ -80,3 +80,22 @@ fn links_lead_to_files() {
         }
     }
 }
+
+#[test]
+fn paths_of_the_architecture_are_there() {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    let quoted = text.split('`').skip(1).step_by(2);
+    let paths: Vec<&str> = quoted
+        .filter(|q| q.ends_with(".rs") || q.ends_with('/'))
+        .filter(|q| q.contains('/') && !q.contains(['<', '{', ' ']))
+        .collect();
+    assert!(paths.len() > 20, "{paths:?}");
+    let sources = ["", "ir/src", "compiler/src", "runtime/src"];
+    for path in paths {
+        let exists = sources.iter().any(|s| root().join(s).join(path).exists());
+        assert!(
+            exists,
+            "ARCHITECTURE.md speaks of {path}, which is not there"
+        );
+    }
+}
