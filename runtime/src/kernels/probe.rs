@@ -18,44 +18,81 @@ pub fn read(data: &[u64], streams: usize) -> u64 {
 fn combine<const STREAMS: usize>(lines: &[[u64; 8]]) -> u64 {
     #[cfg(target_arch = "x86_64")]
     {
-        #[target_feature(enable = "avx512f")]
-        fn avx512<const STREAMS: usize>(lines: &[[u64; 8]]) -> u64 {
-            xor::<STREAMS>(lines)
-        }
-        #[target_feature(enable = "avx2")]
-        fn avx2<const STREAMS: usize>(lines: &[[u64; 8]]) -> u64 {
-            xor::<STREAMS>(lines)
-        }
         if is_x86_feature_detected!("avx512f") {
             // SAFETY: the processor has the feature.
-            return unsafe { avx512::<STREAMS>(lines) };
+            return unsafe { x86::avx512::<STREAMS>(lines) };
         }
         if is_x86_feature_detected!("avx2") {
             // SAFETY: the processor has the feature.
-            return unsafe { avx2::<STREAMS>(lines) };
+            return unsafe { x86::avx2::<STREAMS>(lines) };
         }
     }
-    xor::<STREAMS>(lines)
+    exclusive_or(lines)
 }
 
-/// Two accumulators a stream: an addition then never waits for the one before it.
-#[inline(always)]
-fn xor<const STREAMS: usize>(lines: &[[u64; 8]]) -> u64 {
-    let part = lines.len() / STREAMS / 2 * 2;
-    let mut sums = [[[0u64; 8]; 2]; STREAMS];
-    let streams: [&[[u64; 8]]; STREAMS] = std::array::from_fn(|s| &lines[s * part..][..part]);
-    for i in (0..part).step_by(2) {
-        for (sum, stream) in sums.iter_mut().zip(streams) {
-            for (sum, line) in sum.iter_mut().zip(&stream[i..i + 2]) {
-                for (sum, x) in sum.iter_mut().zip(line) {
-                    *sum ^= x;
+fn exclusive_or(lines: &[[u64; 8]]) -> u64 {
+    lines.as_flattened().iter().fold(0, |a, b| a ^ b)
+}
+
+/// With intrinsics, because the compiler turns the plain loop over streams into gathers, which are no way to read.
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::{
+        __m256i, __m512i, _mm256_loadu_si256, _mm256_setzero_si256, _mm256_storeu_si256,
+        _mm256_xor_si256, _mm512_loadu_si512, _mm512_setzero_si512, _mm512_storeu_si512,
+        _mm512_xor_si512,
+    };
+
+    /// `name::<STREAMS>(lines)`: all words combined, `registers` to a line.
+    macro_rules! reader {
+        ($name:ident, $feature:literal, $vector:ty, $registers:literal, $zero:ident, $load:ident, $xor:ident,
+         $store:ident) => {
+            #[target_feature(enable = $feature)]
+            pub(super) fn $name<const STREAMS: usize>(lines: &[[u64; 8]]) -> u64 {
+                let part = lines.len() / STREAMS;
+                let streams: [&[[u64; 8]]; STREAMS] =
+                    std::array::from_fn(|s| &lines[s * part..][..part]);
+                let mut sums = [[$zero(); $registers]; STREAMS];
+                for i in 0..part {
+                    for (sums, stream) in sums.iter_mut().zip(streams) {
+                        let line = stream[i].as_ptr().cast::<$vector>();
+                        for (r, sum) in sums.iter_mut().enumerate() {
+                            // SAFETY: a line has as many vectors as it has sums; unaligned loads are allowed.
+                            *sum = $xor(*sum, unsafe { $load(line.add(r)) });
+                        }
+                    }
                 }
+                let mut words = [0u64; 8];
+                let rest = super::exclusive_or(&lines[STREAMS * part..]);
+                sums.as_flattened().iter().fold(rest, |all, sum| {
+                    // SAFETY: `words` has room for the widest vector; what a narrower one leaves is zero.
+                    unsafe { $store(words.as_mut_ptr().cast::<$vector>(), *sum) };
+                    words.iter().fold(all, |a, b| a ^ b)
+                })
             }
-        }
+        };
     }
-    let rest = lines[STREAMS * part..].as_flattened();
-    let sums = sums.as_flattened().as_flattened();
-    sums.iter().chain(rest).fold(0, |a, b| a ^ b)
+
+    reader!(
+        avx512,
+        "avx512f",
+        __m512i,
+        1,
+        _mm512_setzero_si512,
+        _mm512_loadu_si512,
+        _mm512_xor_si512,
+        _mm512_storeu_si512
+    );
+    reader!(
+        avx2,
+        "avx2",
+        __m256i,
+        2,
+        _mm256_setzero_si256,
+        _mm256_loadu_si256,
+        _mm256_xor_si256,
+        _mm256_storeu_si256
+    );
 }
 
 /// Multiplies small matrices that stay in first-level cache, `times` times; returns the floating-point operations done.
@@ -106,6 +143,13 @@ mod tests {
                 .collect();
             let expected = data.iter().fold(0, |a, b| a ^ b);
             for streams in [1, 2, 4] {
+                #[cfg(target_arch = "x86_64")]
+                if is_x86_feature_detected!("avx2") {
+                    let lines = data.as_chunks().0;
+                    // SAFETY: the processor has the feature.
+                    let found = unsafe { x86::avx2::<4>(lines) };
+                    assert_eq!(found, exclusive_or(lines), "{words} words by AVX2");
+                }
                 assert_eq!(
                     read(&data, streams),
                     expected,
