@@ -45,7 +45,7 @@ pub struct OutputComparison {
 pub struct Comparison {
     /// In the reference's order.
     pub outputs: Vec<OutputComparison>,
-    /// `(rows that continue differently, (sequence, token) of the first difference)`, where the reference continues.
+    /// Whether continuations are equal, or `(sequence, token)` of the first difference; `None` where there are none.
     pub greedy: Option<Result<(), (usize, usize)>>,
 }
 
