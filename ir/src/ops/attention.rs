@@ -65,14 +65,25 @@ impl Attention {
         let turn = |perm: &[usize]| Transpose {
             perm: perm.iter().map(|p| (*p).into()).collect(),
         };
+        // Heads that share keys have an axis of their own; where each has its own keys there is none.
+        let shared = group.known() != Some(1);
         let rows = t.clone() * group.clone();
-        let q = g.add(reshape(&[&t, &heads, &group, &d]), &[q])?;
-        let q = g.add(turn(&[1, 0, 2, 3]), &[q])?;
-        let q = g.add(reshape(&[&heads, &rows, &d]), &[q])?;
+        let one = Dim::from(1);
+        let turned = if shared {
+            let q = g.add(reshape(&[&t, &heads, &group, &d]), &[q])?;
+            let q = g.add(turn(&[1, 0, 2, 3]), &[q])?;
+            g.add(reshape(&[&heads, &rows, &d]), &[q])?
+        } else {
+            g.add(turn(&[1, 0, 2]), &[q])?
+        };
         let k = g.add(turn(&[1, 2, 0]), &[k])?;
         let v = g.add(turn(&[1, 0, 2]), &[v])?;
-        let scores = g.add(MatMul, &[q, k])?;
-        let scores = g.add(reshape(&[&heads, &t, &group, &r]), &[scores])?;
+        let mut scores = g.add(MatMul, &[turned, k])?;
+        let mut row_number = vec![&t, &one];
+        if shared {
+            scores = g.add(reshape(&[&heads, &t, &group, &r]), &[scores])?;
+            row_number.push(&one);
+        }
         let scale = g.constant_like(scores, self.scale.get());
         let mut scores = g.add(Mul, &[scores, scale])?;
         if self.softcap.get() > 0.0 {
@@ -81,17 +92,20 @@ impl Attention {
             let bent = g.add(Tanh, &[bent])?;
             scores = g.add(Mul, &[bent, cap])?;
         }
-        let one = Dim::from(1);
         let row = g.add(Iota { n: vec![r.clone()] }, &[])?;
-        let lo = g.add(reshape(&[&t, &one, &one]), &[lo])?;
-        let hi = g.add(reshape(&[&t, &one, &one]), &[hi])?;
+        let lo = g.add(reshape(&row_number), &[lo])?;
+        let hi = g.add(reshape(&row_number), &[hi])?;
         let masked = g.constant_like(scores, -1e30);
         let before = g.add(Lt, &[row, lo])?;
         let within = g.add(Lt, &[row, hi])?;
         let scores = g.add(Select, &[before, masked, scores])?;
         let scores = g.add(Select, &[within, scores, masked])?;
-        let weights = g.add(Softmax, &[scores])?;
-        let weights = g.add(reshape(&[&heads, &rows, &r]), &[weights])?;
+        let mut weights = g.add(Softmax, &[scores])?;
+        if !shared {
+            let out = g.add(MatMul, &[weights, v])?;
+            return g.add(turn(&[1, 0, 2]), &[out]);
+        }
+        weights = g.add(reshape(&[&heads, &rows, &r]), &[weights])?;
         let out = g.add(MatMul, &[weights, v])?;
         let out = g.add(reshape(&[&heads, &t, &group, &d]), &[out])?;
         let out = g.add(turn(&[1, 0, 2, 3]), &[out])?;

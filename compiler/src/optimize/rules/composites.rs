@@ -40,6 +40,10 @@ const COMPOSITES: &[(&str, &str)] = &[
         "(attention ?q ?k ?v ?lo ?hi ?s ?cap)",
         "q: f32[T,4,8]; k: f32[R,2,8]; v: f32[R,2,8]; lo: i32[T] in 0..R; hi: i32[T] in lo..R; s = 0.1234; cap = 3.21",
     ),
+    (
+        "(attention ?q ?k ?v ?lo ?hi ?s ?cap)",
+        "q: f32[T,4,8]; k: f32[R,4,8]; v: f32[R,4,8]; lo: i32[T] in 0..R; hi: i32[T] in lo..R; s = 0.1234; cap = 0.0",
+    ),
 ];
 
 pub fn rules() -> Vec<Rule> {
