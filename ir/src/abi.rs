@@ -16,9 +16,6 @@ pub const ABI_VERSION: u32 = 1;
 /// (column `p * PANEL + j` of row `k` at index `(p * K + k) * PANEL + j`), the last one padded with zeros.
 pub const PANEL: usize = 16;
 
-/// Most rows of an output tile that generated code asks [`GemmFn`] for at once; also sizes the scratch tile.
-pub const MAX_TILE_ROWS: usize = 1024;
-
 /// Bytes of scratch memory each thread offers in [`Env::scratch`], 64-byte aligned.
 pub const SCRATCH_BYTES: usize = 1 << 20;
 

@@ -151,24 +151,34 @@ impl<'a> Extraction<'a> {
             _ if class.open => match kind.class() {
                 Class::Elementwise => true,
                 Class::Rowwise => !self.joins_rows(node),
-                _ => false,
+                // Of what the kernel loads: it is read in another order.
+                _ => kind == OpKind::Transpose,
             },
-            OpKind::Map => !self.known(args[0]).is_some_and(|k| k.open),
+            OpKind::Map => {
+                let inner_sized = class.ty.shape.iter().skip(1).all(|d| d.known().is_some());
+                inner_sized && all(&args[..1], &|k| !k.open)
+            }
             OpKind::Gemm => {
                 let [x, weights @ .., _] = args else {
                     return false;
                 };
                 all(&[*x], &|k| !k.open) && all(weights, &|k| k.weights_only)
             }
-            OpKind::Attention | OpKind::Reshape => true,
-            OpKind::Slice => self.axis(node) == Some(class.ty.shape.len().saturating_sub(1)),
+            OpKind::Attention | OpKind::Reshape | OpKind::Slice => true,
             _ => false,
         }
     }
 
-    /// Whether the node concatenates along rows, which is not row-wise.
+    /// Whether the node concatenates along another axis than the last, which is not row-wise.
     fn joins_rows(&self, node: &ENode) -> bool {
-        node.kind() == Some(OpKind::Concat) && self.axis(node) == Some(0)
+        let rank = |a: &Id| self.known(*a).map(|k| k.ty.shape.len());
+        let last = node
+            .split()
+            .0
+            .first()
+            .and_then(rank)
+            .map(|r| r.saturating_sub(1));
+        node.kind() == Some(OpKind::Concat) && self.axis(node) != last
     }
 
     /// The first attribute as an axis.

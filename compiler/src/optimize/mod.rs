@@ -3,7 +3,7 @@
 //! input gives the same output.
 //!
 //! **Normal form** of what comes out: every op that is not computed from weights alone and is not in a body is a
-//! `map`, a `gemm` whose weights are, an `attention`, or a view (`reshape`, `slice` of the last axis) of one or of an
+//! `map`, a `gemm` whose weights are, an `attention`, or a view (`reshape`, `slice`) of one or of an
 //! input. Bodies hold elementwise and row-wise ops over `acc`, closed values and literals; a gemm's body elementwise
 //! ops alone. Terms of weights alone are arbitrary: they are evaluated at compile time.
 

@@ -90,12 +90,29 @@ pub struct Step {
     pub operands: Vec<Operand>,
 }
 
+/// What a kernel reads: a closed value, perhaps in another order of its axes.
+struct Read {
+    value: Value,
+    through: Option<Op>,
+}
+
+impl Read {
+    fn of(value: Value) -> Read {
+        Read {
+            value,
+            through: None,
+        }
+    }
+}
+
 /// Builds the kernels of one graph.
 pub(super) struct Kernels<'a> {
     graph: &'a Graph,
     open: Vec<bool>,
     weights_only: Vec<bool>,
     storage: Vec<DType>,
+    /// The value that a state holds since its rows were replaced.
+    current: HashMap<Buffer, Value>,
     /// Where each materialised value lies.
     pub placed: HashMap<Value, Buffer>,
     pub kernels: Vec<Kernel>,
@@ -119,6 +136,7 @@ impl<'a> Kernels<'a> {
             open: graph.open(),
             storage: storage(graph),
             weights_only,
+            current: HashMap::new(),
             placed,
             kernels: vec![],
             steps: vec![],
@@ -151,8 +169,18 @@ impl<'a> Kernels<'a> {
         if let Some(buffer) = self.placed.get(&v)
             && self.graph.as_input(v).is_none()
             && !given.contains(buffer)
+            && self.current.get(buffer).is_none_or(|now| *now == v)
         {
             return Ok(*buffer);
+        }
+        if let Some(op @ Op::Const(_)) = self.graph.op(v) {
+            let mut body = Graph::new();
+            let literal = body
+                .add(op.clone(), &[])
+                .map_err(|e| self.error(v, e.to_string()))?;
+            body.outputs = vec![literal];
+            let ty = self.graph.ty(v).clone();
+            return Ok(self.write(v, "constant", body, vec![], &ty)?.0.buffer);
         }
         let read = self.operand(v)?;
         if let Buffer::Temp(_) = read.0.buffer
@@ -164,18 +192,7 @@ impl<'a> Kernels<'a> {
             return Ok(read.0.buffer);
         }
         let ty = self.graph.ty(v).clone();
-        let mut body = Graph::new();
-        let x = body.input("x", Role::Data, ty.clone());
-        body.outputs = vec![x];
-        self.temps.push(ty.clone());
-        let buffer = Buffer::Temp(self.temps.len() - 1);
-        let write = (Operand { buffer, offset: 0 }, self.contiguous(v, &ty)?);
-        let template = Template::Map {
-            body,
-            scatter: None,
-        };
-        self.step("copy".into(), template, vec![read, write]);
-        Ok(buffer)
+        Ok(self.copy(v, read, &ty)?.0.buffer)
     }
 
     fn temps_numel(&self, buffer: Buffer) -> Option<Dim> {
@@ -185,66 +202,110 @@ impl<'a> Kernels<'a> {
         }
     }
 
+    /// The elements of an operand one after another, broadcast to a type.
+    fn copy(
+        &mut self,
+        v: Value,
+        read: (Operand, View),
+        ty: &Type,
+    ) -> Result<(Operand, View), ScheduleError> {
+        let mut body = Graph::new();
+        let x = body.input("x", Role::Data, self.graph.ty(v).clone());
+        body.outputs = vec![x];
+        self.write(v, "copy", body, vec![read], ty)
+    }
+
+    /// A step that writes a value of its own.
+    fn write(
+        &mut self,
+        v: Value,
+        label: &str,
+        body: Graph,
+        mut operands: Vec<(Operand, View)>,
+        ty: &Type,
+    ) -> Result<(Operand, View), ScheduleError> {
+        let view = self.contiguous(v, ty)?;
+        self.temps.push(ty.clone());
+        let buffer = Buffer::Temp(self.temps.len() - 1);
+        let out = (Operand { buffer, offset: 0 }, view);
+        operands.push(out.clone());
+        let scatter = None;
+        self.step(label.into(), Template::Map { body, scatter }, operands);
+        Ok(out)
+    }
+
+    /// The operand, copied to where its rows are dense if a kernel could not address it otherwise.
+    fn dense(&mut self, v: Value) -> Result<(Operand, View), ScheduleError> {
+        let read = self.operand(v)?;
+        let ty = self.graph.ty(v).clone();
+        let dense = self.copy(v, read, &ty)?;
+        self.placed.insert(v, dense.0.buffer);
+        Ok(dense)
+    }
+
     fn map(&mut self, v: Value, x: Value, body: Value) -> Result<(), ScheduleError> {
         let (root, scatter) = match (self.graph.op(body), self.graph.args(body)) {
             (Some(Op::Scatter(_)), [table, ids, rows]) => (*rows, Some((*table, *ids))),
             _ => (body, None),
         };
         let mut graph = Graph::new();
-        let mut reads = vec![x];
         let acc = [graph.input("acc.0", Role::Data, self.graph.ty(x).clone())];
-        let out = self.copy_body(&mut graph, root, &acc, &mut reads)?;
+        let mut reads = vec![Read::of(x)];
+        let out = self.copy_body(&mut graph, root, &acc, Some(x), &mut reads)?;
         graph.outputs = vec![out];
-        let mut scatter_input = None;
-        if let Some((_, ids)) = scatter {
-            let position = reads.iter().position(|r| *r == ids).unwrap_or(reads.len());
-            if position == reads.len() {
-                graph.input(
-                    format!("read.{position}"),
-                    Role::Data,
-                    self.graph.ty(ids).clone(),
-                );
-                reads.push(ids);
-            }
-            scatter_input = Some(position);
-        }
         let body = graph
             .lower(|_| false)
             .map_err(|e| self.error(v, e.to_string()))?;
         let mut operands = reads
             .iter()
-            .map(|r| self.operand(*r))
+            .map(|r| self.read(r))
             .collect::<Result<Vec<_>, _>>()?;
-        let write = match scatter {
-            Some((table, _)) => {
-                let (operand, view) = self.operand(table)?;
-                let state = matches!(operand.buffer, Buffer::Input(i)
-                    if self.graph.as_input(self.graph.inputs()[i]).is_some_and(|(_, r)| r == Role::State));
-                if !state {
-                    return Err(self.error(
-                        v,
-                        "rows are scattered into something that is no state".into(),
-                    ));
-                }
-                self.placed.insert(v, operand.buffer);
-                (operand, view)
-            }
+        let label = self.label(v, root);
+        match scatter {
+            Some((table, ids)) => self.scatter(v, table, ids, label, body, operands),
             None => {
                 let ty = self.graph.ty(v).clone();
-                let buffer = self.temp(v, &ty);
-                (Operand { buffer, offset: 0 }, self.contiguous(v, &ty)?)
+                let written = self.write(v, &label, body, std::mem::take(&mut operands), &ty)?;
+                self.placed.insert(v, written.0.buffer);
+                Ok(())
             }
-        };
-        operands.push(write);
-        let label = self.label(v, root);
-        self.step(
-            label,
-            Template::Map {
-                body,
-                scatter: scatter_input,
-            },
-            operands,
-        );
+        }
+    }
+
+    /// Replaces rows of a state by what the body computes.
+    fn scatter(
+        &mut self,
+        v: Value,
+        table: Value,
+        ids: Value,
+        label: String,
+        mut body: Graph,
+        mut operands: Vec<(Operand, View)>,
+    ) -> Result<(), ScheduleError> {
+        let (state, view) = self.operand(table)?;
+        let is_state = matches!(state.buffer, Buffer::Input(i)
+            if self.graph.as_input(self.graph.inputs()[i]).is_some_and(|(_, r)| r == Role::State));
+        if !is_state || state.offset != 0 || !view.is_contiguous() {
+            let why = "rows are scattered into something that is no state";
+            return Err(self.error(v, why.into()));
+        }
+        if operands.iter().any(|(o, _)| o.buffer == state.buffer) {
+            // The rows depend on the state that they go into: all are computed before any is replaced.
+            let ty = body.ty(body.outputs[0]).clone();
+            let rows = self.write(v, &label, body, operands, &ty)?;
+            body = Graph::new();
+            let x = body.input("x", Role::Data, ty);
+            body.outputs = vec![x];
+            operands = vec![rows];
+        }
+        let index = operands.len();
+        body.input("rows", Role::Data, self.graph.ty(ids).clone());
+        operands.push(self.operand(ids)?);
+        operands.push((state, view));
+        self.placed.insert(v, state.buffer);
+        self.current.insert(state.buffer, v);
+        let scatter = Some(index);
+        self.step(label, Template::Map { body, scatter }, operands);
         Ok(())
     }
 
@@ -259,13 +320,20 @@ impl<'a> Kernels<'a> {
             .map(|i| graph.input(format!("acc.{i}"), Role::Data, product.clone()))
             .collect();
         let mut reads = vec![];
-        let out = self.copy_body(&mut graph, *body, &acc, &mut reads)?;
+        let out = self.copy_body(&mut graph, *body, &acc, None, &mut reads)?;
         graph.outputs = vec![out];
         let lowered = graph
             .lower(|_| false)
             .map_err(|e| self.error(v, e.to_string()))?;
-        let (x_operand, x_view) = self.operand(*x)?;
-        let x_view = self.rows(v, &x_view)?;
+        let (mut x_operand, x_view) = self.operand(*x)?;
+        let x_view = match self.rows(v, &x_view) {
+            Ok(rows) => rows,
+            Err(_) => {
+                let (operand, dense) = self.dense(*x)?;
+                x_operand = operand;
+                self.rows(v, &dense)?
+            }
+        };
         let mut operands = vec![(x_operand, x_view)];
         let codec = self.common_storage(weights);
         for w in weights {
@@ -273,9 +341,15 @@ impl<'a> Kernels<'a> {
         }
         let rows = self.graph.ty(v).rows();
         for r in &reads {
-            let (operand, view) = self.operand(*r)?;
-            let view = self.row_broadcast(v, view, &rows)?;
-            operands.push((operand, view));
+            let (operand, view) = self.read(r)?;
+            operands.push(match self.row_broadcast(v, view.clone(), &rows) {
+                Ok(flat) => (operand, flat),
+                Err(_) => {
+                    let whole = Type::new(self.graph.ty(r.value).dtype, product.shape.clone());
+                    let (operand, whole) = self.copy(r.value, (operand, view), &whole)?;
+                    (operand, self.row_broadcast(v, whole, &rows)?)
+                }
+            });
         }
         let columns = product
             .last()
@@ -302,35 +376,46 @@ impl<'a> Kernels<'a> {
         a: &ops::Attention,
         args: &[Value],
     ) -> Result<(), ScheduleError> {
-        let mut operands = args
-            .iter()
-            .map(|r| self.operand(*r))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut operands = vec![];
+        for (i, arg) in args.iter().enumerate() {
+            let (operand, view) = self.operand(*arg)?;
+            let addressable = if i < 3 {
+                side_by_side(&view)
+            } else {
+                view.strides == [1]
+            };
+            operands.push(if addressable {
+                (operand, view)
+            } else {
+                self.dense(*arg)?
+            });
+        }
+        if let [_, (_, k), (_, v), ..] = &operands[..]
+            && k.strides[0] != v.strides[0]
+        {
+            // One stride serves keys and values.
+            for i in [1, 2] {
+                if !operands[i].1.is_contiguous() {
+                    operands[i] = self.dense(args[i])?;
+                }
+            }
+        }
         let ty = self.graph.ty(v).clone();
         let buffer = self.temp(v, &ty);
         operands.push((Operand { buffer, offset: 0 }, self.contiguous(v, &ty)?));
-        for (_, view) in operands.iter().take(3) {
-            let (heads, head) = (view.shape[1].known(), view.shape[2].known());
-            let side_by_side = heads == Some(1) || Some(view.strides[1]) == head;
-            let dense = head == Some(1) || view.strides[2] == 1;
-            if view.dtype != DType::F32 || !side_by_side || !dense {
-                return Err(self.error(
-                    v,
-                    "attention reads heads that do not lie side by side".into(),
-                ));
-            }
-        }
         self.step("attention".into(), Template::Attention(a.clone()), operands);
         Ok(())
     }
 
-    /// Copies the open part of a body, with accumulators replaced and closed values turned into inputs.
+    /// Copies the open part of a body, with accumulators replaced and closed values turned into inputs, as is a
+    /// transpose of the accumulator, which stands for `loaded`.
     fn copy_body(
         &self,
         out: &mut Graph,
         root: Value,
         acc: &[Value],
-        reads: &mut Vec<Value>,
+        loaded: Option<Value>,
+        reads: &mut Vec<Read>,
     ) -> Result<Value, ScheduleError> {
         let mut made: HashMap<Value, Value> = HashMap::new();
         // Only what the body itself computes: a closed value is an operand, whatever computes it.
@@ -353,6 +438,19 @@ impl<'a> Kernels<'a> {
                 } => out
                     .add(op.clone(), &[])
                     .map_err(|e| self.error(v, e.to_string()))?,
+                Node::Op {
+                    op: op @ Op::Transpose(_),
+                    args,
+                } if self.open[v.index()] => {
+                    let of_acc = matches!(self.graph.op(args[0]), Some(Op::Acc(_)));
+                    let value = loaded.filter(|_| of_acc).ok_or_else(|| {
+                        self.error(v, "transposes what its own kernel computes".into())
+                    })?;
+                    let name = format!("read.{}", reads.len());
+                    let through = Some(op.clone());
+                    reads.push(Read { value, through });
+                    out.input(name, Role::Data, self.graph.ty(v).clone())
+                }
                 Node::Op { op, args } if self.open[v.index()] => {
                     let args: Vec<Value> = args.iter().map(|a| made[a]).collect();
                     out.add(op.clone(), &args)
@@ -360,7 +458,7 @@ impl<'a> Kernels<'a> {
                 }
                 _ => {
                     let name = format!("read.{}", reads.len());
-                    reads.push(v);
+                    reads.push(Read::of(v));
                     out.input(name, Role::Data, self.graph.ty(v).clone())
                 }
             };
@@ -369,9 +467,35 @@ impl<'a> Kernels<'a> {
         Ok(made[&root])
     }
 
+    /// The operand behind what a kernel reads.
+    fn read(&mut self, r: &Read) -> Result<(Operand, View), ScheduleError> {
+        match &r.through {
+            Some(op) => self.seen_through(r.value, op),
+            None => self.operand(r.value),
+        }
+    }
+
+    /// The operand behind a view of a value, which is copied if strides cannot say the view.
+    fn seen_through(&mut self, v: Value, op: &Op) -> Result<(Operand, View), ScheduleError> {
+        let (mut operand, mut view) = self.operand(v)?;
+        let mut seen = view.apply(op);
+        if seen.is_none() {
+            (operand, view) = self.dense(v)?;
+            seen = view.apply(op);
+        }
+        let (seen, shift) = seen
+            .ok_or_else(|| self.error(v, format!("{} of {view:?} is no view", op.kind().name())))?;
+        operand.offset += shift * view.dtype.bytes() as i64;
+        Ok((operand, seen))
+    }
+
     /// The operand behind a closed value: views are followed to what holds the bytes.
     fn operand(&mut self, v: Value) -> Result<(Operand, View), ScheduleError> {
         if let Some(buffer) = self.placed.get(&v) {
+            if self.current.get(buffer).is_some_and(|now| *now != v) {
+                let why = "a state is read after rows of it were replaced: read it before, or read what replaced it";
+                return Err(self.error(v, why.into()));
+            }
             let operand = Operand {
                 buffer: *buffer,
                 offset: 0,
@@ -382,14 +506,7 @@ impl<'a> Kernels<'a> {
             return self.weight(v, v, self.storage[v.index()], Packing::Rows);
         }
         match self.graph.node(v) {
-            Node::Op { op, args } if is_view(op) => {
-                let (mut operand, view) = self.operand(args[0])?;
-                let (view, shift) = view.apply(op).ok_or_else(|| {
-                    self.error(v, format!("{} of {view:?} is no view", op.kind().name()))
-                })?;
-                operand.offset += shift * view.dtype.bytes() as i64;
-                Ok((operand, view))
-            }
+            Node::Op { op, args } if is_view(op) => self.seen_through(args[0], op),
             _ => Err(self.error(v, "is needed in memory but nothing computes it".into())),
         }
     }
@@ -527,6 +644,16 @@ impl<'a> Kernels<'a> {
             why,
         }
     }
+}
+
+/// Whether rows of `[T, H, D]` are dense from head to head, as attention reads them.
+fn side_by_side(view: &View) -> bool {
+    let [_, heads, head] = &view.shape[..] else {
+        return false;
+    };
+    let next_head = heads.known() == Some(1) || Some(view.strides[1]) == head.known();
+    let dense = head.known() == Some(1) || view.strides[2] == 1;
+    view.dtype == DType::F32 && next_head && dense
 }
 
 /// Whether the op only changes how bytes are addressed.

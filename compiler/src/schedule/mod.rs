@@ -401,25 +401,30 @@ pub fn symbols(program: &Program) -> BTreeSet<ir::Sym> {
 impl Schedule {
     /// Stores every weight as f32.
     pub fn widen(&mut self) {
-        for w in &mut self.weights {
-            w.dtype = if w.dtype.is_float() {
-                ir::DType::F32
-            } else {
-                w.dtype
-            };
-        }
-        for k in &mut self.kernels {
-            if let Template::Gemm { codec, .. } = &mut k.template {
+        let wide = |dtype: &mut ir::DType| {
+            if dtype.is_float() {
+                *dtype = ir::DType::F32;
+            }
+        };
+        self.weights.iter_mut().for_each(|w| wide(&mut w.dtype));
+        let mut kernels: Vec<Kernel> = vec![];
+        for step in &mut self.steps {
+            let mut kernel = self.kernels[step.kernel].clone();
+            if let Template::Gemm { codec, .. } = &mut kernel.template {
                 *codec = ir::DType::F32;
             }
-            for v in &mut k.views {
-                v.dtype = if v.dtype.is_float() {
-                    ir::DType::F32
-                } else {
-                    v.dtype
-                };
+            for (operand, view) in step.operands.iter().zip(&mut kernel.views) {
+                if let Buffer::Weight(_) = operand.buffer {
+                    wide(&mut view.dtype);
+                }
+            }
+            let known = kernels.iter().position(|k| *k == kernel);
+            step.kernel = known.unwrap_or(kernels.len());
+            if known.is_none() {
+                kernels.push(kernel);
             }
         }
+        self.kernels = kernels;
     }
 }
 

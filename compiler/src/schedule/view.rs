@@ -2,6 +2,9 @@
 
 use ir::{DType, Dim, Op, Shape, Type};
 
+/// Elements of an array, at most: addresses within a few arrays never overflow.
+const MAX_ELEMENTS: i64 = 1 << 48;
+
 /// A strided array of known inner strides; offsets belong to the operand, not here.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct View {
@@ -14,17 +17,18 @@ pub struct View {
 }
 
 impl View {
-    /// Row-major; `None` when an axis other than the first has a symbolic size.
+    /// Row-major; `None` when an axis other than the first has a symbolic size, or when addresses would overflow.
     pub fn contiguous(ty: &Type) -> Option<View> {
         let mut strides = vec![0; ty.shape.len()];
-        let mut stride = 1;
+        let mut stride: i64 = 1;
         for (i, d) in ty.shape.iter().enumerate().rev() {
             strides[i] = stride;
-            match d.known() {
-                Some(n) => stride *= n,
-                None if i == 0 => {}
+            let n = match d.known() {
+                Some(n) => n,
+                None if i == 0 => d.bound(),
                 None => return None,
-            }
+            };
+            stride = stride.checked_mul(n).filter(|s| *s <= MAX_ELEMENTS)?;
         }
         let (dtype, shape) = (ty.dtype, ty.shape.clone());
         Some(View {

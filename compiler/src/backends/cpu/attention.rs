@@ -24,7 +24,7 @@ pub fn emit(f: &mut Function, op: &ops::Attention, views: &[View]) -> Result<(Ta
             .ok_or_else(|| format!("symbolic axis {axis} of {view:?}"))
     };
     let (heads, groups, head_dim) = (size(q, 1)?, size(k, 1)?, size(q, 2)?);
-    if k.strides != v.strides || lo.strides != [1] || hi.strides != [1] {
+    if k.strides[0] != v.strides[0] || lo.strides != [1] || hi.strides != [1] {
         return Err("keys and values lie differently".into());
     }
     let group = heads / groups;

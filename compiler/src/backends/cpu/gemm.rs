@@ -9,7 +9,7 @@ use crate::schedule::View;
 use cranelift_codegen::ir::{InstBuilder, Value};
 use ir::{
     DType, Graph,
-    abi::{KernelTable, PANEL},
+    abi::{KernelTable, PANEL, SCRATCH_BYTES},
     artifact::Tasks,
 };
 use std::{collections::HashMap, mem::offset_of};
@@ -38,8 +38,14 @@ pub fn emit(
     };
     let panel = PANEL as i64;
     let (x, out) = (&views[0], &views[views.len() - 1]);
-    if x.dtype != DType::F32 || out.dtype != DType::F32 {
-        return Err(format!("reads {} and writes {}", x.dtype, out.dtype));
+    if x.dtype != DType::F32 {
+        return Err(format!("reads rows of {}", x.dtype));
+    }
+    let tile_bytes = ROWS * PANELS * PANEL as i64 * 4;
+    if weights as i64 * tile_bytes > SCRATCH_BYTES as i64 {
+        return Err(format!(
+            "{weights} weights need more than {SCRATCH_BYTES} bytes of scratch memory"
+        ));
     }
     let depth = x.shape[1].known().ok_or("symbolic inner axis")?;
     let panels = (columns + panel - 1) / panel;
@@ -52,6 +58,7 @@ pub fn emit(
     let blocks = f.b.ins().udiv(round, block);
     // The product itself, whole panels: no tile in between.
     let direct = weights == 1 && body.outputs[0] == body.inputs()[0] && columns % panel == 0;
+    let element = out.dtype.bytes() as i64;
     let (begin, end) = (f.begin, f.end);
     f.repeat(begin, end, 1, &[], |f, task, _| {
         let group = f.b.ins().udiv(task, blocks);
@@ -72,8 +79,8 @@ pub fn emit(
         let a = f.offset(bases[0], row, 4 * x.strides[0]);
         let column = f.scale(first_panel, panel);
         let (k, lda) = (f.int(depth), f.int(x.strides[0]));
-        let out_row = f.offset(bases[views.len() - 1], row, 4 * columns);
-        let out_tile = f.offset(out_row, column, 4);
+        let out_row = f.offset(bases[views.len() - 1], row, element * columns);
+        let out_tile = f.offset(out_row, column, element);
         let tile_stride = PANELS * panel;
         for w in 0..weights {
             let shift = depth * panel * codec.bytes() as i64;
@@ -81,10 +88,7 @@ pub fn emit(
             let (c, ldc) = if direct {
                 (out_tile, f.int(columns))
             } else {
-                (
-                    f.add(scratch, w as i64 * ROWS * tile_stride * 4),
-                    f.int(tile_stride),
-                )
+                (f.add(scratch, w as i64 * tile_bytes), f.int(tile_stride))
             };
             f.call(slot, &[m, k, a, lda, b, panel_count, c, ldc], None);
         }
@@ -105,10 +109,11 @@ pub fn emit(
             let mut sources = HashMap::new();
             for (i, input) in body.inputs().iter().enumerate() {
                 let source = if i < weights {
-                    let start = f.add(scratch, i as i64 * ROWS * tile_stride * 4);
+                    let start = f.add(scratch, i as i64 * tile_bytes);
                     Row {
                         address: f.offset(start, r, 4 * tile_stride),
                         dtype: DType::F32,
+                        stride: 1,
                     }
                 } else {
                     let operand = i + 1;
@@ -118,9 +123,6 @@ pub fn emit(
                         [down, across] => (down, across),
                         _ => return Err(format!("{view:?} is no matrix")),
                     };
-                    if across != 1 && view.shape[1].known() != Some(1) {
-                        return Err(format!("{view:?} has columns {across} elements apart"));
-                    }
                     let address = f.offset(bases[operand], at, down * bytes);
                     let across = if view.shape[1].known() == Some(1) {
                         0
@@ -130,11 +132,16 @@ pub fn emit(
                     Row {
                         address: f.offset(address, column, across * bytes),
                         dtype: view.dtype,
+                        stride: across,
                     }
                 };
                 sources.insert(*input, source);
             }
-            let target = f.offset(out_tile, r, 4 * columns);
+            let target = Row {
+                address: f.offset(out_tile, r, element * columns),
+                dtype: out.dtype,
+                stride: 1,
+            };
             RowBody::new(body, sources, false).store(f, target, width)?;
             Ok(vec![])
         })?;

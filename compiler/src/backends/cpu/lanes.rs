@@ -34,13 +34,32 @@ impl Function<'_> {
         self.broadcast(scalar, lanes)
     }
 
-    /// A scalar in every lane.
+    /// A scalar in every lane. A truth value becomes a mask, as comparisons of vectors give.
     pub fn broadcast(&mut self, x: Value, lanes: u8) -> Value {
-        match (lanes, self.b.func.dfg.value_type(x)) {
-            (1, _) => x,
-            (_, F32) => self.b.ins().splat(F32X4, x),
-            _ => self.b.ins().splat(I32X4, x),
+        if lanes == 1 {
+            return x;
         }
+        match self.b.func.dfg.value_type(x) {
+            F32 => self.b.ins().splat(F32X4, x),
+            I32 => self.b.ins().splat(I32X4, x),
+            _ => {
+                let mask = self.b.ins().bmask(I32, x);
+                self.b.ins().splat(I32X4, mask)
+            }
+        }
+    }
+
+    /// Four scalars side by side.
+    pub fn join(&mut self, scalars: [Value; 4]) -> Value {
+        let mut out = self.broadcast(scalars[0], 4);
+        for (lane, x) in (1u8..).zip(&scalars[1..]) {
+            let x = match self.b.func.dfg.value_type(*x) {
+                F32 | I32 => *x,
+                _ => self.b.ins().bmask(I32, *x),
+            };
+            out = self.b.ins().insertlane(out, x, lane);
+        }
+        out
     }
 
     /// The same bits as another type of the same width.
@@ -56,6 +75,22 @@ impl Function<'_> {
         }
         let product = self.b.ins().fmul(a, b);
         self.b.ins().fadd(product, c)
+    }
+
+    /// The value as something that comparisons do not read from memory themselves: Cranelift 0.135 gives `cmpps` an
+    /// unaligned operand, which traps unless AVX, which comes with fused multiply-add, relaxes alignment.
+    fn in_register(&mut self, x: Value) -> Value {
+        if self.fma || self.b.func.dfg.value_type(x) != F32X4 {
+            return x;
+        }
+        let bits = self.bits(I32X4, x);
+        self.bits(F32X4, bits)
+    }
+
+    /// A comparison of floats.
+    fn compare(&mut self, condition: FloatCC, a: Value, b: Value) -> Value {
+        let (a, b) = (self.in_register(a), self.in_register(b));
+        self.b.ins().fcmp(condition, a, b)
     }
 
     /// `condition ? a : b` in each lane; the condition is a comparison's result.
@@ -75,6 +110,7 @@ impl Function<'_> {
     /// The larger (`greater`) or smaller value in each lane. One instruction on x86; a NaN gives the second.
     pub fn extreme(&mut self, greater: bool, a: Value, b: Value, lanes: u8) -> Value {
         let float = matches!(self.b.func.dfg.value_type(a), F32 | F32X4);
+        let (a, b) = (self.in_register(a), self.in_register(b));
         let condition = match (float, greater) {
             (true, true) => self.b.ins().fcmp(FloatCC::GreaterThan, a, b),
             (true, false) => self.b.ins().fcmp(FloatCC::LessThan, a, b),
@@ -192,13 +228,12 @@ impl Function<'_> {
         if lanes == 1 {
             return one(self, x);
         }
-        let mut out = x;
-        for lane in 0..4u8 {
+        let mut out = [x; 4];
+        for (lane, y) in (0u8..).zip(&mut out) {
             let element = self.b.ins().extractlane(x, lane);
-            let y = one(self, element)?;
-            out = self.b.ins().insertlane(out, y, lane);
+            *y = one(self, element)?;
         }
-        Ok(out)
+        Ok(self.join(out))
     }
 
     /// An elementwise primitive. `dtype` is that of the first argument.
@@ -213,7 +248,11 @@ impl Function<'_> {
         if !float && dtype != DType::I32 && dtype != DType::Bool {
             return Err(format!("{} of {dtype}", op.kind().name()));
         }
-        let (x, y) = (args[0], args.get(1).copied().unwrap_or(args[0]));
+        let Some(x) = args.first().copied() else {
+            return Err(format!("{} inside of a kernel", op.kind().name()));
+        };
+        let y = args.get(1).copied().unwrap_or(x);
+        let bool = dtype == DType::Bool;
         Ok(match op {
             Op::Add(_) if float => self.b.ins().fadd(x, y),
             Op::Sub(_) if float => self.b.ins().fsub(x, y),
@@ -234,19 +273,158 @@ impl Function<'_> {
                 let one = self.constant(1.0, lanes);
                 self.b.ins().fdiv(one, root)
             }
-            Op::Lt(_) if float => self.b.ins().fcmp(FloatCC::LessThan, x, y),
+            Op::Lt(_) if float => self.compare(FloatCC::LessThan, x, y),
+            Op::Lt(_) if bool => self.b.ins().band_not(y, x),
             Op::Lt(_) => self.b.ins().icmp(IntCC::SignedLessThan, x, y),
-            Op::Select(_) => self.choose(x, y, args[2], lanes),
-            Op::Cast(c) => match (dtype, c.to) {
-                (from, to) if from == to => x,
-                (DType::I32, DType::F32) => self.b.ins().fcvt_from_sint(Self::float_type(lanes), x),
-                (from, to) => return Err(format!("cast from {from} to {to}")),
-            },
+            Op::Select(_) if args.len() == 3 => self.choose(x, y, args[2], lanes),
+            Op::Cast(c) => self.cast(dtype, c.to, x, lanes),
             _ => return Err(format!("{} of {dtype}", op.kind().name())),
         })
     }
 
-    /// Elements in memory as f32 (or i32): widening is exact.
+    /// Conversion between element types as computed with; narrow floats are rounded, see [`Self::round`].
+    fn cast(&mut self, from: DType, to: DType, x: Value, lanes: u8) -> Value {
+        let float = |to: DType| to.is_float();
+        match (from, to) {
+            (DType::Bool, DType::Bool) | (DType::I32, DType::I32) => x,
+            (DType::Bool, to) => {
+                let int = if lanes == 1 {
+                    self.b.ins().uextend(I32, x)
+                } else {
+                    let one = self.int_constant(1, lanes);
+                    self.b.ins().band(x, one)
+                };
+                self.cast(DType::I32, to, int, lanes)
+            }
+            (DType::I32, DType::Bool) => {
+                let zero = self.int_constant(0, lanes);
+                self.b.ins().icmp(IntCC::NotEqual, x, zero)
+            }
+            (DType::I32, to) => {
+                let x = self.b.ins().fcvt_from_sint(Self::float_type(lanes), x);
+                self.round(to, x, lanes)
+            }
+            (_, DType::Bool) => {
+                let zero = self.constant(0.0, lanes);
+                self.compare(FloatCC::NotEqual, x, zero)
+            }
+            (_, to) if float(to) => self.round(to, x, lanes),
+            (_, _) => self.b.ins().fcvt_to_sint_sat(int_type(lanes), x),
+        }
+    }
+
+    fn shift_right(&mut self, x: Value, by: i64) -> Value {
+        let by = self.b.ins().iconst(I32, by);
+        self.b.ins().ushr(x, by)
+    }
+
+    /// A positive number with the sign of an f32 given as bits.
+    fn with_sign(&mut self, x: Value, of: Value, lanes: u8) -> Value {
+        let sign = self.int_constant(i32::MIN, lanes);
+        let sign = self.b.ins().band(of, sign);
+        let magnitude = self.bits(int_type(lanes), x);
+        let both = self.b.ins().bor(magnitude, sign);
+        self.bits(Self::float_type(lanes), both)
+    }
+
+    /// An f32 rounded to what a narrower float holds, ties to even; an f32 still.
+    pub fn round(&mut self, to: DType, x: Value, lanes: u8) -> Value {
+        let dropped = match to {
+            DType::BF16 => 16,
+            DType::F16 => 13,
+            _ => return x,
+        };
+        let bits = self.bits(int_type(lanes), x);
+        let last = self.shift_right(bits, dropped);
+        let one = self.int_constant(1, lanes);
+        let last = self.b.ins().band(last, one);
+        let half = self.int_constant((1 << (dropped - 1)) - 1, lanes);
+        let sum = self.b.ins().iadd(bits, half);
+        let sum = self.b.ins().iadd(sum, last);
+        let mask = self.int_constant(-(1 << dropped), lanes);
+        let rounded = self.b.ins().band(sum, mask);
+        let rounded = self.bits(Self::float_type(lanes), rounded);
+        if to == DType::BF16 {
+            return rounded;
+        }
+        // Subnormal numbers are 2^-24 apart, as f32 is above 1/2; what rounds to 2^16 is infinite.
+        let (magnitude, half) = (self.b.ins().fabs(x), self.constant(0.5, lanes));
+        let small = self.b.ins().fadd(magnitude, half);
+        let small = self.b.ins().fsub(small, half);
+        let small = self.with_sign(small, bits, lanes);
+        let (least, most) = (
+            self.constant(6.103_515_6e-5, lanes),
+            self.constant(65504.0, lanes),
+        );
+        let is_small = self.compare(FloatCC::LessThan, magnitude, least);
+        let rounded = self.choose(is_small, small, rounded, lanes);
+        let magnitude = self.b.ins().fabs(rounded);
+        let infinite = self.constant(f32::INFINITY, lanes);
+        let infinite = self.with_sign(infinite, bits, lanes);
+        let is_large = self.compare(FloatCC::GreaterThan, magnitude, most);
+        self.choose(is_large, infinite, rounded, lanes)
+    }
+
+    /// Stores what is computed with as elements of `dtype`, which holds it exactly.
+    pub fn store(
+        &mut self,
+        dtype: DType,
+        x: Value,
+        address: Value,
+        shift: i64,
+        lanes: u8,
+    ) -> Result<(), String> {
+        let at = i32::try_from(shift).map_err(|_| "row too long".to_string())?;
+        let bits = match dtype {
+            DType::F32 | DType::I32 => {
+                self.b.ins().store(trusted(), x, address, at);
+                return Ok(());
+            }
+            DType::Bool => x,
+            DType::BF16 => {
+                let bits = self.bits(int_type(lanes), x);
+                self.shift_right(bits, 16)
+            }
+            DType::F16 => {
+                // The other way around than in `load`; the shift leaves more than 16 bits of an infinite number.
+                let bits = self.bits(int_type(lanes), x);
+                let sign = self.int_constant(i32::MIN, lanes);
+                let sign = self.b.ins().band(bits, sign);
+                let sign = self.shift_right(sign, 16);
+                let magnitude = self.b.ins().fabs(x);
+                let rescale = self.constant(f32::from_bits((127 - 112) << 23), lanes);
+                let magnitude = self.b.ins().fmul(magnitude, rescale);
+                let magnitude = self.bits(int_type(lanes), magnitude);
+                let magnitude = self.shift_right(magnitude, 13);
+                let infinite = self.int_constant(0x7c00, lanes);
+                let magnitude = self.extreme(false, magnitude, infinite, lanes);
+                self.b.ins().bor(magnitude, sign)
+            }
+        };
+        for lane in 0..lanes {
+            let element = if lanes == 1 {
+                bits
+            } else {
+                self.b.ins().extractlane(bits, lane)
+            };
+            let at = at.saturating_add(i32::from(lane) * dtype.bytes() as i32);
+            match dtype {
+                DType::Bool => {
+                    let one = match lanes {
+                        1 => element,
+                        _ => self.b.ins().icmp_imm_u(IntCC::NotEqual, element, 0),
+                    };
+                    self.b.ins().store(trusted(), one, address, at);
+                }
+                _ => {
+                    self.b.ins().istore16(trusted(), element, address, at);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Elements in memory as f32, i32 or truth values: widening is exact.
     pub fn load(
         &mut self,
         dtype: DType,
@@ -288,7 +466,17 @@ impl Function<'_> {
                 let both = self.b.ins().bor(magnitude, sign);
                 self.bits(float, both)
             }
-            DType::Bool => return Err("truth values in memory".into()),
+            DType::Bool if lanes == 1 => {
+                let byte = self.b.ins().uload8(I32, trusted(), address, shift);
+                self.b.ins().icmp_imm_u(IntCC::NotEqual, byte, 0)
+            }
+            DType::Bool => {
+                let mut each = [address; 4];
+                for (lane, x) in (0i64..).zip(&mut each) {
+                    *x = self.load(dtype, address, i64::from(shift) + lane, 1)?;
+                }
+                self.join(each)
+            }
         })
     }
 

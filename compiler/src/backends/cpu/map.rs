@@ -6,7 +6,7 @@ use super::{
 };
 use crate::schedule::View;
 use cranelift_codegen::ir::Value;
-use ir::{Dim, Graph, Op, artifact::Tasks};
+use ir::{Class, DType, Dim, Graph, Op, OpKind, artifact::Tasks};
 use std::collections::HashMap;
 
 /// Elements below which a chunk of work is not worth another thread.
@@ -21,8 +21,25 @@ pub fn emit(
 ) -> Result<(Tasks, u64), String> {
     let (out, reads) = views.split_last().ok_or("a kernel without operands")?;
     // What the loops walk: the output, or the rows that are scattered into it.
-    let space = &body.ty(body.outputs[0]).shape;
-    let pointwise = space.len() == 1 && space[0].known().is_none();
+    let root = body.ty(body.outputs[0]);
+    let space = if scatter.is_some() {
+        &root.shape
+    } else {
+        &out.shape
+    };
+    let kinds = || {
+        body.cone(&body.outputs)
+            .into_iter()
+            .filter_map(|v| body.op(v))
+            .map(Op::kind)
+    };
+    // Rows of one element, however many: of unknown number, or each at an index of its own.
+    let indexed = scatter.is_some() || kinds().any(|k| k == OpKind::Gather);
+    let pointwise = space.len() == 1 && (indexed || space[0].known().is_none());
+    let whole_row = |k| k != OpKind::Gather && OpKind::class(k) != Class::Elementwise;
+    if let Some(k) = kinds().find(|k| pointwise && whole_row(*k) && *k != OpKind::Const) {
+        return Err(format!("{} over elements that are walked singly", k.name()));
+    }
     let outer: &[Dim] = if pointwise {
         space
     } else {
@@ -98,85 +115,67 @@ impl Nest<'_> {
     fn row(&self, f: &mut Function, index: &[Value]) -> Result<(), String> {
         let mut rows = HashMap::new();
         for (i, input) in self.body.inputs().iter().enumerate() {
-            let address = self.address(f, i, &self.reads[i], index, self.rank)?;
-            rows.insert(
-                *input,
-                Row {
-                    address,
-                    dtype: self.reads[i].dtype,
-                },
-            );
+            rows.insert(*input, self.at(f, i, &self.reads[i], index, self.rank));
         }
+        let position = |v| self.body.inputs().iter().position(|i| *i == v);
         for v in self.body.cone(&self.body.outputs) {
             if let Some(Op::Gather(_)) = self.body.op(v) {
-                let position = |v| self.body.inputs().iter().position(|i| *i == v);
                 let [table, ids] = self.body.args(v) else {
                     continue;
                 };
-                let (Some(table), Some(_)) = (position(*table), position(*ids)) else {
+                let (Some(table), Some(ids)) = (position(*table), position(*ids)) else {
                     return Err("gather of something computed in the same kernel".into());
                 };
-                let id = f.load_index(rows[ids].address);
-                let mut row = index.to_vec();
-                row[0] = id;
+                let lead = self.rank.saturating_sub(self.body.ty(v).shape.len());
+                let mut row = index.get(lead..).unwrap_or_default().to_vec();
+                let first = row.first_mut().ok_or("gather without rows")?;
+                *first = self.row_number(f, ids, *first)?;
                 let view = &self.reads[table];
-                let address = self.address(f, table, view, &row, view.shape.len())?;
-                rows.insert(
-                    v,
-                    Row {
-                        address,
-                        dtype: view.dtype,
-                    },
-                );
+                rows.insert(v, self.at(f, table, view, &row, view.shape.len()));
             }
         }
         let mut target = index.to_vec();
         if let Some(ids) = self.scatter {
-            target[0] = f.load_index(rows[&self.body.inputs()[ids]].address);
+            target[0] = self.row_number(f, ids, index[0])?;
         }
-        let out = self.address(f, self.reads.len(), self.out, &target, self.rank)?;
+        let out = self.at(f, self.reads.len(), self.out, &target, self.rank);
         let mut body = RowBody::new(self.body, rows, self.pointwise);
         body.store(f, out, Columns::Known(self.columns))
     }
 
-    /// Address of column 0 of the operand's row for a loop index, aligned at the last axis of `rank` axes.
-    fn address(
+    /// What a vector of row numbers holds at an index.
+    fn row_number(&self, f: &mut Function, ids: usize, index: Value) -> Result<Value, String> {
+        let view = &self.reads[ids];
+        let (DType::I32, [n], [stride]) = (view.dtype, &view.shape[..], &view.strides[..]) else {
+            return Err(format!("{view:?} holds no row numbers"));
+        };
+        let stride = if n.known() == Some(1) { 0 } else { *stride };
+        let address = f.offset(self.bases[ids], index, 4 * stride);
+        Ok(f.load_index(address))
+    }
+
+    /// The operand's row for a loop index, aligned at the last axis of `rank` axes.
+    fn at(
         &self,
         f: &mut Function,
         operand: usize,
         view: &View,
         index: &[Value],
         rank: usize,
-    ) -> Result<Value, String> {
+    ) -> Row {
         let mut address = self.bases[operand];
         let bytes = view.dtype.bytes() as i64;
-        // An index vector such as the ids of a gather counts rows, not columns.
-        let counts_rows = view.shape.len() == 1 && rank > 1 && view.shape[0].known().is_none();
-        let lead = if counts_rows {
-            0
-        } else {
-            rank.saturating_sub(view.shape.len())
-        };
-        let walked = if self.pointwise || counts_rows {
-            view.shape.len()
-        } else {
-            view.shape.len().saturating_sub(1)
-        };
+        let lead = rank.saturating_sub(view.shape.len());
+        let walked = view.shape.len() - usize::from(!self.pointwise && !view.shape.is_empty());
         for (axis, i) in (0..walked).zip(index.iter().skip(lead)) {
             if view.shape[axis].known() != Some(1) {
                 address = f.offset(address, *i, view.strides[axis] * bytes);
             }
         }
-        let last = view
-            .shape
-            .len()
-            .checked_sub(1)
-            .map(|l| (view.shape[l].known(), view.strides[l]));
-        match last {
-            Some((Some(n), stride)) if n != 1 && stride != 1 => {
-                Err(format!("{view:?} has columns {stride} elements apart"))
-            }
-            _ => Ok(address),
+        Row {
+            address,
+            dtype: view.dtype,
+            stride: view.strides.last().copied().unwrap_or(1),
         }
     }
 }

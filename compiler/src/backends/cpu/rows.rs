@@ -3,21 +3,20 @@
 //!
 //! Columns are walked in segments within which every `concat` picks one argument, so that indices stay linear.
 
-use super::{
-    function::{Function, trusted},
-    lanes::WIDTH,
-};
-use cranelift_codegen::ir::{InstBuilder, Value};
+use super::{function::Function, lanes::WIDTH};
+use cranelift_codegen::ir::{InstBuilder, Value, types::I8};
 use ir::{DType, Graph, Node, Op, OpKind, Value as Node_};
 use std::collections::{BTreeSet, HashMap};
 
-/// Where an input of the body is, for the current row.
+/// Where an input of the body, or its output, is for the current row.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
     /// Address of column 0.
     pub address: Value,
     /// Element type in memory.
     pub dtype: DType,
+    /// Elements between neighbouring columns.
+    pub stride: i64,
 }
 
 /// How many columns a row has.
@@ -54,14 +53,14 @@ impl<'a> RowBody<'a> {
         }
     }
 
-    /// Computes the body's output and stores it at `out`.
-    pub fn store(&mut self, f: &mut Function, out: Value, columns: Columns) -> Result<(), String> {
+    /// Computes the body's output and stores it at `out`, whose columns lie side by side.
+    pub fn store(&mut self, f: &mut Function, out: Row, columns: Columns) -> Result<(), String> {
         let root = self.graph.outputs[0];
         if self.pointwise || matches!(columns, Columns::Known(1)) {
             let x = self.scalar(f, root)?;
-            f.b.ins().store(trusted(), x, out, 0);
-            return Ok(());
+            return f.store(out.dtype, x, out.address, 0, 1);
         }
+        let bytes = out.dtype.bytes() as i64;
         self.prepare(f, root)?;
         let segments = match columns {
             Columns::Known(n) => self.segments(root, 0, n)?,
@@ -84,8 +83,8 @@ impl<'a> RowBody<'a> {
                 }
                 f.repeat(from, to, lanes.into(), &[], |f, i, _| {
                     let x = self.value(f, root, start, i, lanes, &mut HashMap::new())?;
-                    let address = f.offset(out, i, 4);
-                    f.b.ins().store(trusted(), x, address, (4 * start) as i32);
+                    let address = f.offset(out.address, i, bytes);
+                    f.store(out.dtype, x, address, bytes * start, lanes)?;
                     Ok(vec![])
                 })?;
             }
@@ -108,7 +107,7 @@ impl<'a> RowBody<'a> {
             }
             if self.is_scalar(v) {
                 let x = self.scalar(f, v)?;
-                if !self.splats.contains_key(&v) && self.graph.ty(v).dtype != DType::Bool {
+                if !self.splats.contains_key(&v) {
                     let splat = f.broadcast(x, 4);
                     self.splats.insert(v, splat);
                 }
@@ -128,8 +127,11 @@ impl<'a> RowBody<'a> {
         let x = match self.graph.node(v) {
             Node::Input { .. } => self.load(f, v, 0, None, 1)?,
             Node::Op { op, args } => match op {
-                Op::Const(c) if dtype == DType::F32 => f.constant(c.value.get() as f32, 1),
-                Op::Const(c) if dtype == DType::I32 => f.int_constant(c.value.get() as i32, 1),
+                Op::Const(c) => match dtype {
+                    DType::I32 => f.int_constant(c.value.get() as i32, 1),
+                    DType::Bool => f.b.ins().iconst(I8, i64::from(c.value.get() != 0.0)),
+                    _ => f.constant(dtype.round(c.value.get()) as f32, 1),
+                },
                 Op::Gather(_) => self.load(f, v, 0, None, 1)?,
                 Op::Sum(_) | Op::Amax(_) => self.reduce(f, op.kind() == OpKind::Amax, args[0])?,
                 Op::Slice(_) | Op::Concat(_) => {
@@ -145,8 +147,7 @@ impl<'a> RowBody<'a> {
                         .iter()
                         .map(|a| self.scalar(f, *a))
                         .collect::<Result<Vec<_>, _>>()?;
-                    let first = args.first().map_or(dtype, |a| self.compute_dtype(*a));
-                    f.elementwise(op, &xs, first, 1)?
+                    self.elementwise(f, v, op, &xs, 1)?
                 }
             },
         };
@@ -160,6 +161,22 @@ impl<'a> RowBody<'a> {
             DType::BF16 | DType::F16 => DType::F32,
             dtype => dtype,
         }
+    }
+
+    /// An op of the graph on computed arguments; a narrow result is rounded.
+    fn elementwise(
+        &self,
+        f: &mut Function,
+        v: Node_,
+        op: &Op,
+        args: &[Value],
+        lanes: u8,
+    ) -> Result<Value, String> {
+        let dtype = self.graph.ty(v).dtype;
+        let first = self.graph.args(v).first();
+        let first = first.map_or(dtype, |a| self.compute_dtype(*a));
+        let x = f.elementwise(op, args, first, lanes)?;
+        Ok(f.round(dtype, x, lanes))
     }
 
     /// Columns `base + i ..` of a value.
@@ -226,8 +243,7 @@ impl<'a> RowBody<'a> {
                     .iter()
                     .map(|a| self.value(f, *a, base, i, lanes, memo))
                     .collect::<Result<Vec<_>, _>>()?;
-                let first = args.first().map_or(DType::F32, |a| self.compute_dtype(*a));
-                f.elementwise(op, &xs, first, lanes)
+                self.elementwise(f, v, op, &xs, lanes)
             }
         }
     }
@@ -244,12 +260,19 @@ impl<'a> RowBody<'a> {
             .rows
             .get(&v)
             .ok_or_else(|| format!("value {} has no row", v.index()))?;
-        let bytes = row.dtype.bytes() as i64;
+        let step = row.dtype.bytes() as i64 * row.stride;
         let address = match i {
-            Some(i) => f.offset(row.address, i, bytes),
+            Some(i) => f.offset(row.address, i, step),
             None => row.address,
         };
-        f.load(row.dtype, address, base * bytes, lanes)
+        if lanes == 1 || row.stride == 1 {
+            return f.load(row.dtype, address, base * step, lanes);
+        }
+        let mut columns = [address; 4];
+        for (lane, x) in (0i64..).zip(&mut columns) {
+            *x = f.load(row.dtype, address, (base + lane) * step, 1)?;
+        }
+        Ok(f.join(columns))
     }
 
     fn width(&self, v: Node_) -> Result<i64, String> {
@@ -263,19 +286,24 @@ impl<'a> RowBody<'a> {
     fn reduce(&mut self, f: &mut Function, max: bool, arg: Node_) -> Result<Value, String> {
         self.prepare(f, arg)?;
         let n = self.width(arg)?;
-        let start = if max { f32::NEG_INFINITY } else { 0.0 };
-        let join = |f: &mut Function, a, b, lanes| {
-            if max {
-                f.extreme(true, a, b, lanes)
-            } else {
-                f.b.ins().fadd(a, b)
-            }
+        let dtype = self.compute_dtype(arg);
+        let first = |f: &mut Function, lanes| match (dtype, max) {
+            (DType::F32, true) => Ok(f.constant(f32::NEG_INFINITY, lanes)),
+            (DType::F32, false) => Ok(f.constant(0.0, lanes)),
+            (DType::I32, true) => Ok(f.int_constant(i32::MIN, lanes)),
+            (DType::I32, false) => Ok(f.int_constant(0, lanes)),
+            (other, _) => Err(format!("sum of {other}")),
         };
-        let mut total = f.constant(start, 1);
+        let join = |f: &mut Function, a, b, lanes| match (dtype, max) {
+            (_, true) => f.extreme(true, a, b, lanes),
+            (DType::I32, false) => f.b.ins().iadd(a, b),
+            (_, false) => f.b.ins().fadd(a, b),
+        };
+        let mut total = first(f, 1)?;
         for (base, len) in self.segments(arg, 0, n)? {
             const UNROLL: i64 = 4;
             let (blocks, vectors) = (len / (UNROLL * WIDTH) * UNROLL * WIDTH, len / WIDTH * WIDTH);
-            let mut sums = vec![f.constant(start, 4); UNROLL as usize];
+            let mut sums = vec![first(f, 4)?; UNROLL as usize];
             let (zero, blocks_end, vectors_end, end) =
                 (f.int(0), f.int(blocks), f.int(vectors), f.int(len));
             if blocks > 0 {
@@ -312,7 +340,7 @@ impl<'a> RowBody<'a> {
                 total = tail[0];
             }
         }
-        Ok(total)
+        Ok(f.round(self.graph.ty(arg).dtype, total, 1))
     }
 
     /// Columns `start..start + len` as `(start, len)` parts within which each concat picks one argument.

@@ -17,10 +17,12 @@ pub struct Sample {
     pub values: String,
 }
 
-/// Argument lists of which every fusable op accepts one.
+/// Argument lists of which every fusable op accepts one, or several of different lengths.
 const ARGUMENTS: &[&[&str]] = &[
     &["f32[T,8]"],
     &["f32[T,8]", "f32[T,8]"],
+    &["f32[T,8]", "f32[T,8]", "f32[T,8]"],
+    &["f32[T,8]", "f32[T,8]", "f32[T,8]", "f32[T,8]"],
     &["bool[T,8]", "f32[T,8]", "f32[T,8]"],
     &["f32[T,2,8]", "f32[T,1,4]", "f32[T,1,4]"],
     &["f32[8,8]", "i32[T] in 0..8"],
@@ -30,17 +32,17 @@ const ARGUMENTS: &[&[&str]] = &[
 /// Values of which every attribute of a fusable op accepts one.
 const ATTRIBUTES: &[&str] = &["0.1", "1", "bf16"];
 
-/// Every elementwise and row-wise op, with arguments it accepts.
+/// Every elementwise and row-wise op, with arguments it accepts: one sample for each number of them.
 pub fn samples() -> Vec<Sample> {
     let fusable = |k: &&OpKind| matches!(k.class(), Class::Elementwise | Class::Rowwise);
     OpKind::ALL
         .iter()
         .filter(fusable)
-        .filter_map(|k| sample(*k))
+        .flat_map(|k| sample(*k))
         .collect()
 }
 
-fn sample(kind: OpKind) -> Option<Sample> {
+fn sample(kind: OpKind) -> Vec<Sample> {
     let names = kind.attr_names();
     let mut choices: Vec<Vec<&str>> = vec![vec![]];
     for _ in names {
@@ -54,15 +56,18 @@ fn sample(kind: OpKind) -> Option<Sample> {
         let Some(op) = attrs.and_then(|a| kind.build(&a)) else {
             continue;
         };
+        let mut found: Vec<Sample> = vec![];
         for list in ARGUMENTS {
             let types = list.iter().map(|a| {
                 let ty = a.split(' ').next().unwrap_or_default();
                 term::attr(ty).ok().and_then(|a| Type::try_from(a).ok())
             });
-            let types: Vec<Type> = types.collect::<Option<_>>()?;
-            if op.infer(&types).is_ok() {
-                let named = names.iter().zip(&chosen);
-                return Some(Sample {
+            let Some(types) = types.collect::<Option<Vec<Type>>>() else {
+                continue;
+            };
+            let named = names.iter().zip(&chosen);
+            if op.infer(&types).is_ok() && found.iter().all(|s| s.args.len() != types.len()) {
+                found.push(Sample {
                     kind,
                     args: types.into_iter().zip(list.iter().copied()).collect(),
                     attrs: names.iter().map(|n| format!(" ?{n}")).collect(),
@@ -70,8 +75,11 @@ fn sample(kind: OpKind) -> Option<Sample> {
                 });
             }
         }
+        if !found.is_empty() {
+            return found;
+        }
     }
-    None
+    vec![]
 }
 
 /// The argument whose rows a kernel of this op walks over; any for an elementwise op.
@@ -84,12 +92,14 @@ fn absorbs(kind: OpKind, position: usize) -> bool {
 }
 
 /// Names of the arguments.
-const ARGS: [&str; 3] = ["?a", "?b", "?c"];
+const ARGS: [&str; 4] = ["?a", "?b", "?c", "?d"];
 
 pub fn rules() -> Vec<Rule> {
     let mut all = rules! { "fusion";
         "gemm": "(matmul ?x ?w)" => "(gemm ?x ?w (acc 0 ($type ?self)))" if "weight ?w, data ?x, closed ?x";
             "x: f32[T,8]; w: weight f32[8,4]"
+        "map-transpose": "(transpose ?x ?p)" => "(map ?x (transpose (acc 0 ($type ?x)) ?p))" if "data ?x, closed ?x";
+            "x: f32[T,2,8]; p = [0,2,1]"
     };
     for sample in samples() {
         for position in 0..sample.args.len() {
@@ -135,7 +145,11 @@ fn absorb(sample: &Sample, position: usize, all: &mut Vec<Rule>) {
             name: format!(
                 "{form}-{}{}",
                 kind.name(),
-                ["", "-second", "-third"][if elementwise { position } else { 0 }]
+                match kind {
+                    // The one op of any number of arguments.
+                    OpKind::Concat => ["", "-of-1", "-of-2", "-of-3", "-of-4"][n],
+                    _ => ["", "-second", "-third"][if elementwise { position } else { 0 }],
+                }
             ),
             lhs,
             rhs,
