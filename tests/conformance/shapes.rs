@@ -1,0 +1,200 @@
+//! Kernels at the edges of their tiles: products, their bodies, attention, rows by index, and layouts.
+
+use super::{Compiled, at, check, stored, targets};
+use compiler::{Options, Weights};
+use ir::{Graph, Target, Tensor, random};
+
+fn parse(text: &str) -> Graph {
+    text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
+}
+
+/// Runs one compilation at several numbers of rows, with the weights it was compiled with.
+fn check_rows(text: &str, rows: impl IntoIterator<Item = u32>, target: &Target) {
+    let graph = parse(text);
+    let what = format!("{target}: {text}");
+    let sizes = |t| [("T", t), ("R", t + 3), ("L", 2)];
+    let first = random::tensors(&graph, 3, &at(&sizes(4)));
+    let compiled = Compiled::new(&what, &graph, &first, &sizes(4), &stored(target));
+    let compiled = compiled.unwrap_or_else(|e| panic!("{what}: {e}"));
+    for t in rows {
+        let mut tensors = random::tensors(&graph, u64::from(t), &at(&sizes(t)));
+        for ((tensor, known), v) in tensors.iter_mut().zip(&first).zip(graph.inputs()) {
+            if graph
+                .as_input(*v)
+                .is_some_and(|(_, r)| r == ir::Role::Weight)
+            {
+                tensor.clone_from(known);
+            }
+        }
+        compiled.compare(&tensors, &sizes(t));
+    }
+}
+
+#[test]
+fn products_of_all_shapes() {
+    let rows = || (1..=17).chain(63..=66).chain([129]);
+    for target in targets() {
+        for k in [1, 3, 16, 100, 1000] {
+            for n in [1, 15, 16, 17, 63, 64, 65, 130] {
+                let text = format!(
+                    "sym T <= 256\ngraph(x: f32[T,{k}], weight w: f32[{k},{n}]) {{ return matmul(x, w) }}"
+                );
+                check_rows(&text, rows(), &target);
+            }
+        }
+    }
+}
+
+/// Graphs over rows `[T, ..]`.
+const GRAPHS: &[&str] = &[
+    // Products: narrow weights, bodies.
+    "graph(x: f32[T,33], weight w: bf16[21,33]) { return linear(x, cast(w) {to=f32}) }",
+    "graph(x: f32[T,33], weight w: f16[21,33]) { return linear(x, cast(w) {to=f32}) }",
+    "graph(x: f32[T,20], weight a: f32[35,20], weight b: f32[35,20]) { return swiglu(linear(x, a), linear(x, b)) }",
+    "graph(x: f32[T,20], weight a: bf16[64,20], weight b: bf16[64,20]) {
+        return swiglu(linear(x, cast(a) {to=f32}), linear(x, cast(b) {to=f32}))
+    }",
+    "graph(x: f32[T,20], residual: f32[T,66], scale: f32[T,1], weight w: f32[66,20], weight b: f32[66]) {
+        return add(mul(gelu(add(linear(x, w), b)), scale), residual)
+    }",
+    "graph(x: f32[T,20], y: f32[T,3], weight w: f32[70,20]) { return mul(linear(x, w), sum(y)) }",
+    "graph(x: f32[T,2,20], y: f32[2,9], z: f32[T,1,9], weight w: f32[9,20]) {
+        return mul(add(linear(x, w), y), z)
+    }",
+    "graph(x: f32[T,20], weight w: f32[9,20]) { return cast(lt(linear(x, w), 0.0)) {to=f32} }",
+    "graph(x: f32[T,4,5], weight w: f32[9,20]) { return linear(reshape(transpose(x) {perm=[0,2,1]}) {shape=[T,20]}, w) }",
+    "graph(x: f32[T,3,8], weight w: f32[9,12]) {
+        return linear(reshape(slice(x) {axis=2, start=2, end=6}) {shape=[T,12]}, w)
+    }",
+    // Rows by index.
+    "graph(x: f32[R,5], i: i32[T]) { return tanh(gather(x, i)) }",
+    "graph(x: f32[R,5], i: i32[T], j: i32[L]) { return gather(exp(gather(x, i)), j) }",
+    "graph(x: f32[9,5], i: i32[3], y: f32[T,3,5]) { return add(y, gather(x, i)) }",
+    "graph(state s: f32[R,6], i: i32[T], x: f32[T,6]) { return scatter(s, i, tanh(x)) }",
+    "graph(state s: f32[R,6], i: i32[T], j: i32[T], x: f32[T,6]) {
+        %rows = add(gather(s, j), x)
+        return scatter(s, i, %rows)
+    }",
+    "graph(state s: f32[R,2,3], i: i32[T], x: f32[T,2,3], j: i32[L]) {
+        %new = scatter(s, i, x)
+        return gather(%new, j), %new
+    }",
+    // Layouts.
+    "graph(x: f32[T,5], y: f32[T,9]) { return concat(x, y) {axis=1} }",
+    "graph(x: f32[T,5], y: f32[T,1], z: f32[T,17]) { return tanh(concat(x, y, z, x) {axis=1}) }",
+    "graph(x: f32[T,3,5]) { return exp(transpose(x) {perm=[0,2,1]}) }",
+    "graph(x: f32[T,3,5]) { return softmax(transpose(x) {perm=[0,2,1]}) }",
+    "graph(x: f32[T,3,5], y: f32[T,5,3]) { return add(transpose(x) {perm=[0,2,1]}, y) }",
+    "graph(x: f32[T,2,3,5]) { return transpose(tanh(transpose(x) {perm=[0,3,1,2]})) {perm=[0,2,1,3]} }",
+    "graph(x: f32[T,11]) { return reshape(slice(x) {axis=1, start=1, end=9}) {shape=[T,2,4]} }",
+    "graph(x: f32[T,3,4]) { return reshape(slice(x) {axis=1, start=1, end=3}) {shape=[T,8]} }",
+    // Truth values, integers and narrow floats in memory.
+    "graph(x: f32[T,7], y: f32[T,7]) {
+        %less = lt(x, sum(y))
+        return select(%less, softmax(x), y), select(%less, y, exp(x)), cast(%less) {to=f32}
+    }",
+    "graph(x: f32[T,7], i: i32[T,7]) { return add(cast(sum(i)) {to=f32}, mul(x, cast(amax(i)) {to=f32})) }",
+    "graph(x: f32[T,7]) { return cast(cast(mul(x, 7.0)) {to=bf16}) {to=f32} }",
+    "graph(x: f32[T,7]) { return cast(cast(mul(x, 0.0001)) {to=f16}) {to=f32} }",
+    "graph(x: f32[T,7]) { return cast(cast(mul(x, 64.0)) {to=i32}) {to=f32} }",
+    "graph(x: f32[T,7]) { return x, x, 2.5 }",
+];
+
+#[test]
+fn graphs_of_rows() {
+    for target in targets() {
+        for text in GRAPHS {
+            let text = format!("sym L <= 4\nsym R <= 256\nsym T <= 256\n{text}");
+            check_rows(&text, [1, 2, 3, 5, 17, 64, 65], &target);
+        }
+    }
+}
+
+#[test]
+fn attention_of_all_shapes() {
+    let heads = [(1, 1), (2, 1), (4, 2), (3, 3), (8, 2)];
+    for target in targets() {
+        for (h, g) in heads {
+            for d in [1, 3, 20, 64] {
+                for cap in ["0.0", "5.0"] {
+                    let text = format!(
+                        "sym R <= 256\nsym T <= 256\ngraph(q: f32[T,{h},{d}], k: f32[R,{g},{d}], v: f32[R,{g},{d}], \
+                         lo: i32[T], hi: i32[T]) {{ return attention(q, k, v, lo, hi) {{scale=0.7, softcap={cap}}} }}"
+                    );
+                    check_rows(&text, [1, 2, 16, 17, 70], &target);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn attention_reads_what_other_kernels_left() {
+    // Parts of one product; rotated and transposed heads.
+    for text in [
+        "graph(x: f32[T,36], lo: i32[T], hi: i32[T]) {
+            %q = reshape(slice(x) {axis=1, start=0, end=12}) {shape=[T,3,4]}
+            %k = reshape(slice(x) {axis=1, start=12, end=24}) {shape=[T,3,4]}
+            %v = reshape(slice(x) {axis=1, start=24, end=36}) {shape=[T,3,4]}
+            return attention(%q, %k, %v, lo, hi) {scale=0.5, softcap=0.0}
+        }",
+        "graph(x: f32[T,24], v: f32[T,4,3], lo: i32[T], hi: i32[T]) {
+            %q = transpose(reshape(slice(x) {axis=1, start=0, end=12}) {shape=[T,4,3]}) {perm=[0,2,1]}
+            %k = reshape(slice(x) {axis=1, start=12, end=24}) {shape=[T,3,4]}
+            return attention(%q, %k, transpose(v) {perm=[0,2,1]}, lo, hi) {scale=0.5, softcap=0.0}
+        }",
+    ] {
+        let text = format!("sym T <= 256\n{text}");
+        for target in targets() {
+            check_rows(&text, [1, 2, 7, 33], &target);
+        }
+    }
+}
+
+#[test]
+fn weights_widened_give_the_same_values() {
+    let text = "sym T <= 64\ngraph(x: f32[T,20], weight a: bf16[35,20], weight b: f16[35], weight t: bf16[9,35], i: i32[T]) {
+        return add(add(linear(x, cast(a) {to=f32}), cast(b) {to=f32}), gather(cast(t) {to=f32}, i))
+    }";
+    let graph = parse(text);
+    let sizes = [("T", 5)];
+    let tensors = random::tensors(&graph, 1, &at(&sizes));
+    for target in targets() {
+        let [stored, wide]: [Vec<Tensor>; 2] = [Weights::Stored, Weights::F32].map(|weights| {
+            let options = Options {
+                target: target.clone(),
+                weights,
+            };
+            let compiled = Compiled::new(text, &graph, &tensors, &sizes, &options).unwrap();
+            compiled.compare(&tensors, &sizes);
+            compiled.run(&tensors, &sizes, 1)
+        });
+        assert_eq!(stored[0].data, wide[0].data, "{target}");
+    }
+}
+
+#[test]
+fn what_cannot_be_addressed_is_refused() {
+    let target = targets().pop().unwrap();
+    for (text, reason) in [
+        (
+            "sym T <= 8\ngraph(x: f32[T,3], y: f32[T,3]) { return matmul(transpose(x) {perm=[1,0]}, y) }",
+            "no kernel",
+        ),
+        (
+            "graph(x: f32[4000000000,4000000000]) { return exp(x) }",
+            "no view",
+        ),
+    ] {
+        let graph = parse(text);
+        let error = Compiled::new(text, &graph, &[], &[], &stored(&target)).err();
+        assert!(error.is_some(), "{text}: {reason}");
+    }
+    let old =
+        "sym T <= 8\nsym R <= 16\ngraph(state s: f32[R,3], i: i32[T], x: f32[T,3], j: i32[T]) {
+        %new = scatter(s, i, x)
+        return %new, add(gather(s, j), gather(%new, j))
+    }";
+    // Either the old rows are read first, or the compiler says that it cannot.
+    let _ = check(old, &parse(old), 1, &[("T", 2), ("R", 5)], &target);
+}
