@@ -122,7 +122,7 @@ fn reading_what_was_never_written_is_found() {
         reads: vec![read],
         writes: vec![],
     };
-    let conflicts = check(&[launch], 0).unwrap_err();
+    let conflicts = check(&[launch], 0).expect_err("nothing was written");
     assert_eq!(conflicts[0].value, 0);
     assert!(
         conflicts[0].to_string().contains("only"),

@@ -1,94 +1,14 @@
 //! From an extracted graph to kernels: each kernel term becomes one kernel, its body a graph of primitives over the
 //! kernel's operands; views become strides. Decides no fusion (extraction did) and no memory (see `memory`).
 
-use super::view::View;
-use super::{Buffer, Operand, ScheduleError};
+use super::{
+    Buffer, Operand, ScheduleError,
+    kernel::{Kernel, Packing, Step, Template, WeightTerm},
+    known::{storage, weights_only},
+    view::View,
+};
 use ir::{DType, Dim, Graph, Node, Op, OpKind, Role, Type, Value, ops};
 use std::collections::HashMap;
-
-/// Code to be generated: what to compute and how operands are addressed, not where they lie. Equal kernels share
-/// their code.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Kernel {
-    /// What to compute.
-    pub template: Template,
-    /// One for each operand, in order; the output is the last.
-    pub views: Vec<View>,
-}
-
-/// The three kinds of kernel.
-#[derive(Clone, PartialEq)]
-pub enum Template {
-    /// Elementwise and row-wise work over the rows of the output. Operands: the inputs of `body`, the output.
-    Map {
-        /// One output. Primitives over inputs, in operand order.
-        body: Graph,
-        /// The body's input that gives each output row's index, where rows are scattered.
-        scatter: Option<usize>,
-    },
-    /// `body` of `weights` products. Operands: `x: [M, K]`, the packed weights, the inputs of `body` after the
-    /// accumulators, the output `[M, N]`.
-    Gemm {
-        /// One output; the first inputs are the accumulators.
-        body: Graph,
-        /// How many weights share `x`.
-        weights: usize,
-        /// Columns of each weight.
-        columns: i64,
-        /// Element type of the packed weights.
-        codec: DType,
-    },
-    /// See [`ops::Attention`]. Operands: q, k, v, lo, hi, out.
-    Attention(ops::Attention),
-}
-
-impl std::fmt::Debug for Template {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl Template {
-    /// For profiles.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Template::Map { .. } => "map",
-            Template::Gemm { .. } => "gemm",
-            Template::Attention(_) => "attention",
-        }
-    }
-}
-
-/// How a weight lies in the artifact.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Packing {
-    /// Row-major.
-    Rows,
-    /// `[K, N]` in panels, see [`ir::abi::PANEL`].
-    Panels,
-}
-
-/// A weights-only term to be computed at compile time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct WeightTerm {
-    /// In the extracted graph.
-    pub value: Value,
-    /// Element type that stores it exactly.
-    pub dtype: DType,
-    /// Its layout.
-    pub packing: Packing,
-}
-
-/// One kernel applied to operands.
-#[derive(Clone, Debug)]
-pub struct Step {
-    /// What it computes, for people.
-    pub label: String,
-    /// Index into the schedule's kernels.
-    pub kernel: usize,
-    /// One for each view of the kernel.
-    pub operands: Vec<Operand>,
-}
 
 /// What a kernel reads: a closed value, perhaps in another order of its axes.
 struct Read {
@@ -659,46 +579,4 @@ fn side_by_side(view: &View) -> bool {
 /// Whether the op only changes how bytes are addressed.
 fn is_view(op: &Op) -> bool {
     op.kind().class() == ir::Class::View || op.kind() == OpKind::Transpose
-}
-
-/// For each value whether it is known at compile time; literals, which kernels hold themselves, apart.
-fn weights_only(graph: &Graph) -> Vec<bool> {
-    let mut known = vec![false; graph.len()];
-    for v in graph.values() {
-        let literal = |a: &Value| matches!(graph.op(*a), Some(Op::Const(_)));
-        known[v.index()] = match graph.node(v) {
-            Node::Input { role, .. } => *role == Role::Weight,
-            Node::Op { op, args } => {
-                let sized = graph.ty(v).shape.iter().all(|d| d.known().is_some());
-                !matches!(op, Op::Acc(_) | Op::Const(_))
-                    && sized
-                    && args.iter().all(|a| known[a.index()] || literal(a))
-            }
-        };
-    }
-    known
-}
-
-/// For each value the smallest element type that stores it exactly, as far as the ops show.
-fn storage(graph: &Graph) -> Vec<DType> {
-    let mut storage: Vec<DType> = graph.values().map(|v| graph.ty(v).dtype).collect();
-    for v in graph.values() {
-        let Node::Op { op, args } = graph.node(v) else {
-            continue;
-        };
-        let exact = match op {
-            Op::Cast(c) => c.to == DType::F32,
-            Op::Transpose(_) | Op::Reshape(_) | Op::Slice(_) | Op::Concat(_) => true,
-            _ => false,
-        };
-        let of = |a: &Value| storage[a.index()];
-        if exact
-            && args
-                .iter()
-                .all(|a| of(a) == of(&args[0]) && of(a).is_float())
-        {
-            storage[v.index()] = of(&args[0]);
-        }
-    }
-    storage
 }

@@ -2,12 +2,14 @@
 //! laid out in one flat list, and memory is planned over that list.
 
 mod check;
+mod kernel;
 mod kernels;
+mod known;
 mod memory;
 mod view;
 
 pub use check::{Access, Accesses, Conflict, check};
-pub use kernels::{Kernel, Packing, Step, Template, WeightTerm};
+pub use kernel::{Kernel, Packing, Step, Template, WeightTerm};
 pub use memory::{ALIGNMENT, Lifetime, place};
 pub use view::View;
 

@@ -3,6 +3,7 @@
 //! x86 vectors end at 128 bits.
 
 mod attention;
+mod elements;
 mod function;
 mod gemm;
 mod lanes;

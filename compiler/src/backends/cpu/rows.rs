@@ -107,10 +107,7 @@ impl<'a> RowBody<'a> {
             }
             if self.is_scalar(v) {
                 let x = self.scalar(f, v)?;
-                if !self.splats.contains_key(&v) {
-                    let splat = f.broadcast(x, 4);
-                    self.splats.insert(v, splat);
-                }
+                self.splats.entry(v).or_insert_with(|| f.broadcast(x, 4));
             } else if self.graph.op(v).is_none_or(|o| o.kind() != OpKind::Gather) {
                 stack.extend(self.graph.args(v));
             }

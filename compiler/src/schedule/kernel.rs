@@ -1,0 +1,89 @@
+//! What the scheduler hands to a backend: kernels, the steps that launch them, and the weights they read. Knows
+//! nothing of how either is found.
+
+use super::{Operand, View};
+use ir::{DType, Graph, Value, ops};
+
+/// Code to be generated: what to compute and how operands are addressed, not where they lie. Equal kernels share
+/// their code.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Kernel {
+    /// What to compute.
+    pub template: Template,
+    /// One for each operand, in order; the output is the last.
+    pub views: Vec<View>,
+}
+
+/// The three kinds of kernel.
+#[derive(Clone, PartialEq)]
+pub enum Template {
+    /// Elementwise and row-wise work over the rows of the output. Operands: the inputs of `body`, the output.
+    Map {
+        /// One output. Primitives over inputs, in operand order.
+        body: Graph,
+        /// The body's input that gives each output row's index, where rows are scattered.
+        scatter: Option<usize>,
+    },
+    /// `body` of `weights` products. Operands: `x: [M, K]`, the packed weights, the inputs of `body` after the
+    /// accumulators, the output `[M, N]`.
+    Gemm {
+        /// One output; the first inputs are the accumulators.
+        body: Graph,
+        /// How many weights share `x`.
+        weights: usize,
+        /// Columns of each weight.
+        columns: i64,
+        /// Element type of the packed weights.
+        codec: DType,
+    },
+    /// See [`ops::Attention`]. Operands: q, k, v, lo, hi, out.
+    Attention(ops::Attention),
+}
+
+impl std::fmt::Debug for Template {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Template {
+    /// For profiles.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Template::Map { .. } => "map",
+            Template::Gemm { .. } => "gemm",
+            Template::Attention(_) => "attention",
+        }
+    }
+}
+
+/// How a weight lies in the artifact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Packing {
+    /// Row-major.
+    Rows,
+    /// `[K, N]` in panels, see [`ir::abi::PANEL`].
+    Panels,
+}
+
+/// A weights-only term to be computed at compile time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WeightTerm {
+    /// In the extracted graph.
+    pub value: Value,
+    /// Element type that stores it exactly.
+    pub dtype: DType,
+    /// Its layout.
+    pub packing: Packing,
+}
+
+/// One kernel applied to operands.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// What it computes, for people.
+    pub label: String,
+    /// Index into the schedule's kernels.
+    pub kernel: usize,
+    /// One for each view of the kernel.
+    pub operands: Vec<Operand>,
+}
