@@ -252,7 +252,7 @@ fn random_graphs_run_as_interpreted() {
     let seeds = std::env::var("SATURA_SEEDS")
         .ok()
         .and_then(|s| s.parse().ok())
-        .unwrap_or(60);
+        .unwrap_or(300);
     let target = targets().pop().expect("this machine runs some target");
     for seed in 0..seeds {
         let graph = random::graph(seed, 3 + (seed % 9) as usize);
