@@ -1,0 +1,62 @@
+//! The IR at each stage, under insta: of every example graph in `tests/ir`, and the kernels of every fixture, whose
+//! earlier stages are under the compiler's own tests.
+
+use compiler::{Compilation, checkpoint::Checkpoint, optimize, schedule};
+use ir::Graph;
+use std::{fmt::Write, path::PathBuf};
+
+fn root() -> PathBuf {
+    env!("CARGO_MANIFEST_DIR").into()
+}
+
+fn check(input: &str, stage: &str, text: &str) {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path(root().join("snapshots"));
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    settings.bind(|| insta::assert_snapshot!(format!("{input}@{stage}"), text));
+}
+
+/// Entries of a directory under `tests`, sorted by name, without extensions.
+fn inputs(dir: &str) -> Vec<(String, PathBuf)> {
+    let mut found: Vec<(String, PathBuf)> = std::fs::read_dir(root().join("tests").join(dir))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| (path.file_stem().unwrap().to_string_lossy().into_owned(), path))
+        .collect();
+    found.sort();
+    found
+}
+
+#[test]
+fn fixtures() {
+    let models = inputs("fixtures").into_iter().filter(|(_, path)| path.is_dir());
+    for (name, path) in models {
+        let checkpoint = Checkpoint::open(&path).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let compiled = Compilation::new(&checkpoint, &|_, _, _| {})
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        let mut scheduled = String::new();
+        for graph in compiled.optimized.graphs.keys() {
+            writeln!(scheduled, "{graph}\n{}\n", compiled.schedules[graph]).unwrap();
+        }
+        check(&name, "scheduled", &scheduled);
+    }
+}
+
+#[test]
+fn examples() {
+    for (name, path) in inputs("ir") {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let built: Graph = text.parse().unwrap_or_else(|e| panic!("{name}: {e}"));
+        let options = optimize::Options::at([("T", 8), ("L", 2), ("B", 1), ("R", 64)]);
+        check(&name, "built", &built.to_string());
+        match optimize::graph(&built, &options) {
+            Ok((optimized, _)) => {
+                check(&name, "optimized", &optimized.to_string());
+                let scheduled = schedule::graph(&optimized).unwrap_or_else(|e| panic!("{name}: {e}"));
+                check(&name, "scheduled", &scheduled.to_string());
+            }
+            Err(e) => panic!("{name}: {e}"),
+        }
+    }
+}
