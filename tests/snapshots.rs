@@ -22,7 +22,12 @@ fn inputs(dir: &str) -> Vec<(String, PathBuf)> {
     let mut found: Vec<(String, PathBuf)> = std::fs::read_dir(root().join("tests").join(dir))
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .map(|path| (path.file_stem().unwrap().to_string_lossy().into_owned(), path))
+        .map(|path| {
+            (
+                path.file_stem().unwrap().to_string_lossy().into_owned(),
+                path,
+            )
+        })
         .collect();
     found.sort();
     found
@@ -30,11 +35,13 @@ fn inputs(dir: &str) -> Vec<(String, PathBuf)> {
 
 #[test]
 fn fixtures() {
-    let models = inputs("fixtures").into_iter().filter(|(_, path)| path.is_dir());
+    let models = inputs("fixtures")
+        .into_iter()
+        .filter(|(_, path)| path.is_dir());
     for (name, path) in models {
         let checkpoint = Checkpoint::open(&path).unwrap_or_else(|e| panic!("{name}: {e}"));
-        let compiled = Compilation::new(&checkpoint, &|_, _, _| {})
-            .unwrap_or_else(|e| panic!("{name}: {e}"));
+        let compiled =
+            Compilation::new(&checkpoint, &|_, _, _| {}).unwrap_or_else(|e| panic!("{name}: {e}"));
         let mut scheduled = String::new();
         for graph in compiled.optimized.graphs.keys() {
             writeln!(scheduled, "{graph}\n{}\n", compiled.schedules[graph]).unwrap();
@@ -53,7 +60,8 @@ fn examples() {
         match optimize::graph(&built, &options) {
             Ok((optimized, _)) => {
                 check(&name, "optimized", &optimized.to_string());
-                let scheduled = schedule::graph(&optimized).unwrap_or_else(|e| panic!("{name}: {e}"));
+                let scheduled =
+                    schedule::graph(&optimized).unwrap_or_else(|e| panic!("{name}: {e}"));
                 check(&name, "scheduled", &scheduled.to_string());
             }
             Err(e) => panic!("{name}: {e}"),
