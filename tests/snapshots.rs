@@ -1,6 +1,8 @@
 //! The IR at each stage, under insta: of every example graph in `tests/ir`, and the kernels of every fixture, whose
 //! earlier stages are under the compiler's own tests.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use compiler::{Compilation, checkpoint::Checkpoint, optimize, schedule};
 use ir::Graph;
 use std::{fmt::Write, path::PathBuf};
