@@ -54,8 +54,8 @@ impl Attention {
         lo: Value,
         hi: Value,
     ) -> Result<Value, TypeError> {
-        let ([t, h, d], [r, heads, _]) =
-            (g.ty(q).shape.clone(), g.ty(k).shape.clone()).into_fixed();
+        let [t, h, d] = of_rank_3(g.ty(q))?;
+        let [r, heads, _] = of_rank_3(g.ty(k))?;
         let group = h
             .div_exact(&heads)
             .ok_or_else(|| refuse(Self::NAME, "heads do not divide", &[]))?;
@@ -113,14 +113,8 @@ impl Attention {
     }
 }
 
-/// Two shapes of rank 3, taken apart.
-trait IntoFixed {
-    fn into_fixed(self) -> ([Dim; 3], [Dim; 3]);
-}
-impl IntoFixed for (Shape, Shape) {
-    fn into_fixed(self) -> ([Dim; 3], [Dim; 3]) {
-        let fixed =
-            |s: Shape| <[Dim; 3]>::try_from(s).unwrap_or_else(|_| [1.into(), 1.into(), 1.into()]);
-        (fixed(self.0), fixed(self.1))
-    }
+/// A shape of rank 3, taken apart.
+fn of_rank_3(ty: &Type) -> Result<[Dim; 3], TypeError> {
+    <[Dim; 3]>::try_from(ty.shape.clone())
+        .map_err(|_| refuse(Attention::NAME, "wants q and k of rank 3", &[ty.clone()]))
 }

@@ -119,6 +119,29 @@ macro_rules! elementwise {
     };
 }
 
+/// Defines a reduction of numbers over the last axis, kept as size 1, from its function of a row.
+macro_rules! reduction {
+    ($Op:ident($row:ident) = $e:expr) => {
+        impl OpDef for $Op {
+            const CLASS: Class = Class::Rowwise;
+            fn infer(&self, args: &[Type]) -> Result<Type, TypeError> {
+                let mut out = numbers(Self::NAME, args, 1)?;
+                match out.shape.last_mut() {
+                    Some(last) => *last = 1.into(),
+                    None => return Err(refuse(Self::NAME, "wants rank 1 or more", args)),
+                }
+                Ok(out)
+            }
+            fn eval(&self, args: &[Tensor], _: &[usize]) -> Result<Tensor, EvalError> {
+                Ok(args[0].reduce(|$row| $e))
+            }
+            fn flops(&self, args: &[Type], _: &Type) -> Dim {
+                args[0].numel()
+            }
+        }
+    };
+}
+
 /// Defines an elementwise composite over floats from its expansion; `$flops` an element.
 macro_rules! composite {
     ($Op:ident($g:ident, $($x:ident),+) = $e:expr; $flops:literal) => {
