@@ -179,7 +179,7 @@ pub(super) unsafe fn rows<I: Isa, W: Weight>(m: usize, panels: usize, t: Tile<W>
 ///
 /// # Safety
 /// As `GemmFn` states, and the CPU has the features of `I`.
-#[allow(clippy::too_many_arguments)]
+#[allow(clippy::too_many_arguments, reason = "the kernel ABI's signature")]
 pub(super) unsafe extern "C" fn gemm<I: Isa, W: Weight>(
     m: usize,
     k: usize,

@@ -5,7 +5,7 @@
 
 use super::{function::Function, lanes::WIDTH};
 use cranelift_codegen::ir::{InstBuilder, Value, types::I8};
-use ir::{DType, Graph, Node, Op, OpKind, Value as Node_};
+use ir::{DType, Graph, Node, Op, OpKind, Value as Term};
 use std::collections::{BTreeSet, HashMap};
 
 /// Where an input of the body, or its output, is for the current row.
@@ -32,18 +32,18 @@ pub enum Columns {
 pub struct RowBody<'a> {
     graph: &'a Graph,
     /// Rows of the inputs, and of gathers (whose row the index gives).
-    rows: HashMap<Node_, Row>,
+    rows: HashMap<Term, Row>,
     /// Values that are the same in every column.
-    scalars: HashMap<Node_, Value>,
+    scalars: HashMap<Term, Value>,
     /// The same in every lane, made before the loop that uses them.
-    splats: HashMap<Node_, Value>,
+    splats: HashMap<Term, Value>,
     /// Every value is a scalar: the rows have one column.
     pointwise: bool,
 }
 
 impl<'a> RowBody<'a> {
     /// A body whose inputs (and gathers) lie at `rows`.
-    pub fn new(graph: &'a Graph, rows: HashMap<Node_, Row>, pointwise: bool) -> RowBody<'a> {
+    pub fn new(graph: &'a Graph, rows: HashMap<Term, Row>, pointwise: bool) -> RowBody<'a> {
         RowBody {
             graph,
             rows,
@@ -93,12 +93,12 @@ impl<'a> RowBody<'a> {
     }
 
     /// Whether the value is the same in every column.
-    fn is_scalar(&self, v: Node_) -> bool {
+    fn is_scalar(&self, v: Term) -> bool {
         self.pointwise || self.graph.ty(v).last().known() == Some(1)
     }
 
     /// Makes every scalar that `v`'s columns need, before the loop over them.
-    fn prepare(&mut self, f: &mut Function, v: Node_) -> Result<(), String> {
+    fn prepare(&mut self, f: &mut Function, v: Term) -> Result<(), String> {
         let mut stack = vec![v];
         let mut seen = BTreeSet::new();
         while let Some(v) = stack.pop() {
@@ -116,7 +116,7 @@ impl<'a> RowBody<'a> {
     }
 
     /// A value that is the same in every column.
-    fn scalar(&mut self, f: &mut Function, v: Node_) -> Result<Value, String> {
+    fn scalar(&mut self, f: &mut Function, v: Term) -> Result<Value, String> {
         if let Some(x) = self.scalars.get(&v) {
             return Ok(*x);
         }
@@ -153,7 +153,7 @@ impl<'a> RowBody<'a> {
     }
 
     /// Element type as computed with: narrow floats were widened when loaded.
-    fn compute_dtype(&self, v: Node_) -> DType {
+    fn compute_dtype(&self, v: Term) -> DType {
         match self.graph.ty(v).dtype {
             DType::BF16 | DType::F16 => DType::F32,
             dtype => dtype,
@@ -164,7 +164,7 @@ impl<'a> RowBody<'a> {
     fn elementwise(
         &self,
         f: &mut Function,
-        v: Node_,
+        v: Term,
         op: &Op,
         args: &[Value],
         lanes: u8,
@@ -180,11 +180,11 @@ impl<'a> RowBody<'a> {
     fn value(
         &mut self,
         f: &mut Function,
-        v: Node_,
+        v: Term,
         base: i64,
         i: Value,
         lanes: u8,
-        memo: &mut HashMap<(Node_, i64), Value>,
+        memo: &mut HashMap<(Term, i64), Value>,
     ) -> Result<Value, String> {
         if self.is_scalar(v) {
             let known = if lanes == 1 {
@@ -209,11 +209,11 @@ impl<'a> RowBody<'a> {
     fn pick(
         &mut self,
         f: &mut Function,
-        v: Node_,
+        v: Term,
         base: i64,
         i: Value,
         lanes: u8,
-        memo: &mut HashMap<(Node_, i64), Value>,
+        memo: &mut HashMap<(Term, i64), Value>,
     ) -> Result<Value, String> {
         let Node::Op { op, args } = self.graph.node(v) else {
             return self.load(f, v, base, Some(i), lanes);
@@ -248,7 +248,7 @@ impl<'a> RowBody<'a> {
     fn load(
         &self,
         f: &mut Function,
-        v: Node_,
+        v: Term,
         base: i64,
         i: Option<Value>,
         lanes: u8,
@@ -272,7 +272,7 @@ impl<'a> RowBody<'a> {
         Ok(f.join(columns))
     }
 
-    fn width(&self, v: Node_) -> Result<i64, String> {
+    fn width(&self, v: Term) -> Result<i64, String> {
         let ty = self.graph.ty(v);
         ty.last()
             .known()
@@ -280,7 +280,7 @@ impl<'a> RowBody<'a> {
     }
 
     /// Sum or maximum over the columns, in an order that depends on their number alone.
-    fn reduce(&mut self, f: &mut Function, max: bool, arg: Node_) -> Result<Value, String> {
+    fn reduce(&mut self, f: &mut Function, max: bool, arg: Term) -> Result<Value, String> {
         self.prepare(f, arg)?;
         let n = self.width(arg)?;
         let dtype = self.compute_dtype(arg);
@@ -341,7 +341,7 @@ impl<'a> RowBody<'a> {
     }
 
     /// Columns `start..start + len` as `(start, len)` parts within which each concat picks one argument.
-    fn segments(&self, v: Node_, start: i64, len: i64) -> Result<Vec<(i64, i64)>, String> {
+    fn segments(&self, v: Term, start: i64, len: i64) -> Result<Vec<(i64, i64)>, String> {
         let mut cuts = BTreeSet::from([0, len]);
         self.cuts(v, start, len, &mut cuts)?;
         let cuts: Vec<i64> = cuts.into_iter().collect();
@@ -352,7 +352,7 @@ impl<'a> RowBody<'a> {
     }
 
     /// Cuts relative to `start`.
-    fn cuts(&self, v: Node_, start: i64, len: i64, cuts: &mut BTreeSet<i64>) -> Result<(), String> {
+    fn cuts(&self, v: Term, start: i64, len: i64, cuts: &mut BTreeSet<i64>) -> Result<(), String> {
         let Node::Op { op, args } = self.graph.node(v) else {
             return Ok(());
         };
