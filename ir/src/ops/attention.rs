@@ -115,6 +115,11 @@ impl Attention {
 
 /// A shape of rank 3, taken apart.
 fn of_rank_3(ty: &Type) -> Result<[Dim; 3], TypeError> {
-    <[Dim; 3]>::try_from(ty.shape.clone())
-        .map_err(|_| refuse(Attention::NAME, "wants q and k of rank 3", &[ty.clone()]))
+    <[Dim; 3]>::try_from(ty.shape.clone()).map_err(|_| {
+        refuse(
+            Attention::NAME,
+            "wants q and k of rank 3",
+            std::slice::from_ref(ty),
+        )
+    })
 }
