@@ -9,12 +9,51 @@
 //!
 //! This file knows neither who generates nor who implements the functions.
 
+use serde::{Deserialize, Serialize};
+
 /// Version of everything in this file; stored in each artifact and checked before its code is mapped.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Columns of a packed weight panel. A weight `[K, N]` is stored as `ceil(N / PANEL)` panels, each `[K][PANEL]`
 /// (column `p * PANEL + j` of row `k` at index `(p * K + k) * PANEL + j`), the last one padded with zeros.
 pub const PANEL: usize = 16;
+
+/// Rows of a block of a state that attention reads; see [`Layout`].
+pub const BLOCK: usize = 128;
+
+/// How a state `[R, G, D]` lies in memory. Attention reads keys and values where they are, so they are kept as its
+/// register tiles want them: in blocks of [`BLOCK`] rows, head after head.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Layout {
+    /// Row-major.
+    #[default]
+    Rows,
+    /// A head of a block is `[BLOCK / PANEL][D][PANEL]`: rows side by side, as columns of a packed weight.
+    Keys,
+    /// A head of a block is `[BLOCK][D]`.
+    Values,
+}
+
+impl Layout {
+    /// Rows that memory for `rows` rows has: whole blocks.
+    pub fn rows(self, rows: usize) -> usize {
+        match self {
+            Layout::Rows => rows,
+            Layout::Keys | Layout::Values => rows.next_multiple_of(BLOCK),
+        }
+    }
+
+    /// Where element `[row, head, d]` of a state of `heads` heads of `dim` elements lies, in elements.
+    pub fn index(self, [heads, dim]: [usize; 2], [row, head, d]: [usize; 3]) -> usize {
+        let (block, within) = (row / BLOCK, row % BLOCK);
+        let start = (block * heads + head) * BLOCK * dim;
+        match self {
+            Layout::Rows => (row * heads + head) * dim + d,
+            Layout::Keys => start + (within / PANEL * dim + d) * PANEL + within % PANEL,
+            Layout::Values => start + within * dim + d,
+        }
+    }
+}
 
 /// Bytes of scratch memory each thread offers in [`Env::scratch`], 64-byte aligned.
 pub const SCRATCH_BYTES: usize = 1 << 20;
@@ -58,7 +97,7 @@ pub type GemmFn = unsafe extern "C" fn(
 ///
 /// For row `t` and head `h` of the group: `out[t, h] = softmax_j(softcap(scale * q[t, h] . k[j])) v[j]` over
 /// `j` in `lo[t]..hi[t]`. An empty interval gives zeros. The result for a row depends on that row alone
-/// (bit for bit), not on `tokens`.
+/// (bit for bit), not on `tokens`; where keys lie in blocks it also depends on `lo[t] % BLOCK`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionArgs {
@@ -66,12 +105,15 @@ pub struct AttentionArgs {
     pub q: *const f32,
     /// Elements between query rows.
     pub q_stride: usize,
-    /// Keys of this key/value head: row `j` at `k + j * kv_stride`.
+    /// Keys of this key/value head: row `j` at `k + j * kv_stride`, or in blocks.
     pub k: *const f32,
-    /// Values of this key/value head: row `j` at `v + j * kv_stride`.
+    /// Values of this key/value head: row `j` at `v + j * kv_stride`, or in blocks.
     pub v: *const f32,
-    /// Elements between key (and value) rows.
+    /// Elements between key (and value) rows; not read where they lie in blocks.
     pub kv_stride: usize,
+    /// Elements between blocks of keys that lie as [`Layout::Keys`] and of values that lie as [`Layout::Values`]; 0
+    /// where both lie in rows. Blocks must be there whole: keys of rows beyond an interval are read, and ignored.
+    pub block_stride: usize,
     /// Output, addressed like `q` with `out_stride`.
     pub out: *mut f32,
     /// Elements between output rows.

@@ -1,7 +1,7 @@
 //! Speed of the kernels and the thread pool on this machine, each instruction set it can run:
 //! `cargo run --release -p satura-runtime --example kernels [avx512|avx2|portable] [gemm|gemv|attention|pool]`.
 
-use ir::abi::{AttentionArgs, GemmFn, KernelTable, PANEL};
+use ir::abi::{AttentionArgs, BLOCK, GemmFn, KernelTable, PANEL};
 use runtime::{kernels, pool::Pool};
 use std::time::{Duration, Instant};
 
@@ -183,12 +183,16 @@ fn attention(table: &KernelTable) {
         ("decode 4096 8 x 1 x 128", 1, 4096, 8, 1, 128, true),
     ];
     for (name, tokens, keys, heads, group, head_dim, causal) in cases {
+        let keys: usize = keys;
         let (q_stride, kv_stride) = (heads * group * head_dim, heads * head_dim);
+        // Decoders keep keys and values in blocks, encoders make them in rows.
+        let rows = keys.next_multiple_of(BLOCK);
         let (q, k, v) = (
             lines(tokens * q_stride),
-            lines(keys * kv_stride),
-            lines(keys * kv_stride),
+            lines(rows * kv_stride),
+            lines(rows * kv_stride),
         );
+        let head_step = if causal { BLOCK * head_dim } else { head_dim };
         let mut out = lines(tokens * q_stride);
         let lo = vec![0i32; tokens];
         let hi: Vec<i32> = (0..tokens)
@@ -201,9 +205,10 @@ fn attention(table: &KernelTable) {
                     let args = AttentionArgs {
                         q: q.as_ptr().cast::<f32>().add(h * group * head_dim),
                         q_stride,
-                        k: k.as_ptr().cast::<f32>().add(h * head_dim),
-                        v: v.as_ptr().cast::<f32>().add(h * head_dim),
+                        k: k.as_ptr().cast::<f32>().add(h * head_step),
+                        v: v.as_ptr().cast::<f32>().add(h * head_step),
                         kv_stride,
+                        block_stride: if causal { BLOCK * kv_stride } else { 0 },
                         out: out.as_mut_ptr().cast::<f32>().add(h * group * head_dim),
                         out_stride: q_stride,
                         lo: lo.as_ptr(),

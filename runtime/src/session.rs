@@ -109,6 +109,8 @@ pub struct Session {
     /// Scratch for the symbols' values.
     dims: Vec<i64>,
     context: usize,
+    /// Rows of the cache from one sequence to the next.
+    stride: usize,
     /// Tokens of each sequence.
     lengths: Vec<usize>,
     /// Lengths after the step that is being prepared.
@@ -142,7 +144,10 @@ impl Session {
         };
         // Rows of the cache are i32.
         let rows = max(feed::R).unwrap_or(usize::MAX).min(i32::MAX as usize);
-        let sequences = at_most("sequences", options.sequences, rows / context)?;
+        // A sequence begins where a block does, so that its results do not depend on its number.
+        let stride = plan.states.iter().map(|s| s.rows(context)).max();
+        let stride = stride.unwrap_or(context);
+        let sequences = at_most("sequences", options.sequences, rows / stride)?;
         let threads = options.threads.unwrap_or_else(pool::default_threads);
         let threads = at_most("threads", threads, MAX_THREADS)?;
 
@@ -153,7 +158,7 @@ impl Session {
         };
         let symbols = symbols(plan)?;
         let capacity = |i: &usize| match SYMBOLS[*i] {
-            feed::R => (sequences * context) as i64,
+            feed::R => (sequences * stride) as i64,
             name => max(name).unwrap_or(0) as i64,
         };
         let capacity: Vec<i64> = symbols.iter().map(capacity).collect();
@@ -165,6 +170,7 @@ impl Session {
             dims: vec![0; symbols.len()],
             symbols,
             context,
+            stride,
             lengths: vec![0; sequences],
             staged: vec![0; sequences],
             gathered: vec![],
@@ -241,7 +247,7 @@ impl Session {
         self.gathered.clear();
         self.batch.clear();
         for chunk in batch {
-            let first = chunk.sequence * self.context;
+            let first = chunk.sequence * self.stride;
             let mut begun = false;
             for (i, token) in chunk.tokens.iter().enumerate() {
                 let selected = select == Select::All || i + 1 == chunk.tokens.len();
@@ -395,7 +401,7 @@ impl Session {
                 feed::T => self.batch.tokens(),
                 feed::L => self.batch.selected(),
                 feed::B => self.batch.sequences(),
-                _ => self.lengths.len() * self.context,
+                _ => self.lengths.len() * self.stride,
             } as i64;
         }
         self.engine.run(&self.dims);

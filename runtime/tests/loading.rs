@@ -107,7 +107,7 @@ fn flipped_bits_are_found_wherever_they_are() {
         12,
         &[
             "kernel ABI version",
-            "this build reads 1",
+            &format!("this build reads {}", ir::abi::ABI_VERSION),
             "compile the model again",
         ],
     );

@@ -152,6 +152,57 @@ fn attention_reads_what_other_kernels_left() {
 }
 
 #[test]
+fn states_are_kept_however_they_are_read() {
+    let attention = "attention(q, %k, %v, lo, hi) {scale=0.5, softcap=0.0}";
+    // Read by attention alone, from before and after an update; and by others too.
+    for (heads, body) in [
+        (
+            2,
+            format!("%k = scatter(a, rows, x) %v = scatter(b, rows, y) return {attention}, %k, %v"),
+        ),
+        (
+            1,
+            format!("%k = scatter(a, rows, x) %v = scatter(b, rows, y) return {attention}, %k, %v"),
+        ),
+        (
+            2,
+            format!("%k = a %v = scatter(b, rows, y) return {attention}, scatter(%k, rows, x), %v"),
+        ),
+        (
+            2,
+            format!("%k = scatter(a, rows, x) %v = %k return {attention}, %k, scatter(b, rows, y)"),
+        ),
+        (
+            2,
+            format!(
+                "%k = scatter(a, rows, x) %v = scatter(b, rows, y) return add({attention}, gather(%v, rows)), %k, %v"
+            ),
+        ),
+        (
+            2,
+            format!(
+                "%k = scatter(a, rows, gather(b, rows)) %v = b return {attention}, %k, scatter(b, rows, y)"
+            ),
+        ),
+    ] {
+        for dim in [3, 16, 20] {
+            let body = body.replace(" %v", "\n%v").replace(" return", "\nreturn");
+            let text = format!(
+                "sym T <= 300
+                sym R <= 400
+                graph(q: f32[T,2,{dim}], x: f32[T,{heads},{dim}], y: f32[T,{heads},{dim}], rows: i32[T], lo: i32[T], hi: i32[T],
+                      state a: f32[R,{heads},{dim}], state b: f32[R,{heads},{dim}]) {{
+                    {body}
+                }}"
+            );
+            for target in targets() {
+                check_rows(&text, [1, 7, 140, 270], &target);
+            }
+        }
+    }
+}
+
+#[test]
 fn weights_widened_give_the_same_values() {
     let text = "sym T <= 64\ngraph(x: f32[T,20], weight a: bf16[35,20], weight b: f16[35], weight t: bf16[9,35], i: i32[T]) {
         return add(add(linear(x, cast(a) {to=f32}), cast(b) {to=f32}), gather(cast(t) {to=f32}, i))

@@ -5,9 +5,10 @@ use super::{
     Buffer, Operand, ScheduleError,
     kernel::{Kernel, Packing, Step, Template, WeightTerm},
     known::{storage, weights_only},
+    layout::layouts,
     view::View,
 };
-use ir::{DType, Dim, Graph, Node, Op, OpKind, Role, Type, Value, ops};
+use ir::{DType, Dim, Graph, Node, Op, OpKind, Role, Type, Value, abi::Layout, ops};
 use std::collections::HashMap;
 
 /// What a kernel reads: a closed value, perhaps in another order of its axes.
@@ -33,6 +34,8 @@ pub(super) struct Kernels<'a> {
     storage: Vec<DType>,
     /// The value that a state holds since its rows were replaced.
     current: HashMap<Buffer, Value>,
+    /// How each of the graph's inputs lies in memory.
+    pub layouts: Vec<Layout>,
     /// Where each materialised value lies.
     pub placed: HashMap<Value, Buffer>,
     pub kernels: Vec<Kernel>,
@@ -56,6 +59,7 @@ impl<'a> Kernels<'a> {
             open: graph.open(),
             storage: storage(graph),
             weights_only,
+            layouts: layouts(graph),
             current: HashMap::new(),
             placed,
             kernels: vec![],
@@ -205,7 +209,8 @@ impl<'a> Kernels<'a> {
         let (state, view) = self.operand(table)?;
         let is_state = matches!(state.buffer, Buffer::Input(i)
             if self.graph.as_input(self.graph.inputs()[i]).is_some_and(|(_, r)| r == Role::State));
-        if !is_state || state.offset != 0 || !view.is_contiguous() {
+        let whole = view.layout != Layout::Rows || view.is_contiguous();
+        if !is_state || state.offset != 0 || !whole {
             let why = "rows are scattered into something that is no state";
             return Err(self.error(v, why.into()));
         }
@@ -300,7 +305,7 @@ impl<'a> Kernels<'a> {
         for (i, arg) in args.iter().enumerate() {
             let (operand, view) = self.operand(*arg)?;
             let addressable = if i < 3 {
-                side_by_side(&view)
+                view.layout != Layout::Rows || side_by_side(&view)
             } else {
                 view.strides == [1]
             };
@@ -420,7 +425,12 @@ impl<'a> Kernels<'a> {
                 buffer: *buffer,
                 offset: 0,
             };
-            return Ok((operand, self.contiguous(v, self.graph.ty(v))?));
+            let ty = self.graph.ty(v);
+            let view = match buffer {
+                Buffer::Input(i) => View::state(ty, self.layouts[*i]),
+                _ => View::contiguous(ty),
+            };
+            return Ok((operand, view.ok_or_else(|| self.symbolic(v, ty))?));
         }
         if self.weights_only[v.index()] {
             return self.weight(v, v, self.storage[v.index()], Packing::Rows);
@@ -480,7 +490,11 @@ impl<'a> Kernels<'a> {
     }
 
     fn contiguous(&self, v: Value, ty: &Type) -> Result<View, ScheduleError> {
-        View::contiguous(ty).ok_or_else(|| self.error(v, format!("{ty} has symbolic inner axes")))
+        View::contiguous(ty).ok_or_else(|| self.symbolic(v, ty))
+    }
+
+    fn symbolic(&self, v: Value, ty: &Type) -> ScheduleError {
+        self.error(v, format!("{ty} has symbolic inner axes"))
     }
 
     /// `[.., K]` seen as rows.

@@ -5,6 +5,7 @@ mod check;
 mod kernel;
 mod kernels;
 mod known;
+mod layout;
 mod memory;
 mod view;
 
@@ -16,6 +17,7 @@ pub use view::View;
 use indexmap::IndexMap;
 use ir::{
     Graph, Name, Operand as Argument, Program, Type,
+    abi::Layout,
     artifact::{Base, Launch, Place, Plan, Port, Tasks},
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -79,6 +81,8 @@ pub struct Schedule {
     pub weights: Vec<WeightTerm>,
     /// Where each of the graph's outputs lies, from its start.
     pub outputs: Vec<Buffer>,
+    /// How each of the graph's inputs lies in memory: states may be in another order than row-major.
+    pub layouts: Vec<Layout>,
 }
 
 /// Schedules one graph in the optimizer's normal form.
@@ -101,6 +105,7 @@ pub fn graph(graph: &Graph) -> Result<Schedule, ScheduleError> {
         temps: k.temps,
         weights: k.weights,
         outputs,
+        layouts: k.layouts,
     })
 }
 
@@ -191,7 +196,30 @@ pub fn link(
         });
         flat.results.push(outputs.collect());
     }
-    flat.plan(program)
+    flat.plan(program, &state_layouts(program, schedules)?)
+}
+
+/// How each state lies in memory; the calls that use it must agree.
+fn state_layouts(
+    program: &Program,
+    schedules: &IndexMap<Name, Schedule>,
+) -> Result<BTreeMap<Name, Layout>, ScheduleError> {
+    let mut layouts = BTreeMap::new();
+    for (c, call) in program.calls.iter().enumerate() {
+        for (arg, layout) in call.args.iter().zip(&schedules[&call.graph].layouts) {
+            let Argument::State(name) = arg else {
+                continue;
+            };
+            let known = *layouts.entry(name.clone()).or_insert(*layout);
+            if known != *layout {
+                return Err(ScheduleError::Border {
+                    place: format!("call {c} of {}", call.graph),
+                    why: format!("reads state {name} as {layout:?}, an earlier call as {known:?}"),
+                });
+            }
+        }
+    }
+    Ok(layouts)
 }
 
 /// The program's calls, one after another.
@@ -210,7 +238,11 @@ struct Flight {
 }
 
 impl Flat {
-    fn plan(self, program: &Program) -> Result<Plan, ScheduleError> {
+    fn plan(
+        self,
+        program: &Program,
+        layouts: &BTreeMap<Name, Layout>,
+    ) -> Result<Plan, ScheduleError> {
         // A temp that is an output of the program lives in the output's own memory.
         let mut output_of: BTreeMap<usize, u32> = BTreeMap::new();
         for (i, (name, operand)) in program.outputs.iter().enumerate() {
@@ -304,12 +336,14 @@ impl Flat {
         let port = |(name, ty): (&Name, &Type)| Port {
             name: name.clone(),
             ty: ty.clone(),
+            layout: layouts.get(name).copied().unwrap_or_default(),
         };
         let outputs = program.outputs.iter().map(|(name, operand)| {
             let ty = program.ty(operand).cloned();
             Port {
                 name: name.clone(),
                 ty: ty.unwrap_or_else(|| Type::scalar(ir::DType::F32)),
+                layout: Layout::Rows,
             }
         });
         let mut plan = Plan {
@@ -444,11 +478,16 @@ impl std::fmt::Display for Schedule {
                 };
                 writeln!(
                     f,
-                    "      {:?}{offset}: {}[{}] by {:?}",
+                    "      {:?}{offset}: {}[{}] by {:?}{}",
                     operand.buffer,
                     view.dtype,
                     dims.join(","),
-                    view.strides
+                    view.strides,
+                    match view.layout {
+                        Layout::Rows => "",
+                        Layout::Keys => " in blocks of keys",
+                        Layout::Values => " in blocks of values",
+                    }
                 )?;
             }
         }

@@ -1,6 +1,9 @@
 //! How a kernel addresses an operand: element type, shape, strides. Knows nothing of where the operand lies.
 
-use ir::{DType, Dim, Op, Shape, Type};
+use ir::{
+    DType, Dim, Op, Shape, Type,
+    abi::{BLOCK, Layout, PANEL},
+};
 
 /// Elements of an array, at most: addresses within a few arrays never overflow.
 const MAX_ELEMENTS: i64 = 1 << 48;
@@ -12,11 +15,30 @@ pub struct View {
     pub dtype: DType,
     /// Outermost first.
     pub shape: Shape,
-    /// Elements between neighbours along each axis.
+    /// Elements between neighbours along each axis; between blocks along the first where the layout has blocks.
     pub strides: Vec<i64>,
+    /// How the first axis lies in memory.
+    pub layout: Layout,
 }
 
 impl View {
+    /// A state `[R, G, D]` in the layout; `None` as for [`View::contiguous`].
+    pub fn state(ty: &Type, layout: Layout) -> Option<View> {
+        let mut view = View::contiguous(ty)?;
+        let across = match layout {
+            Layout::Rows => return Some(view),
+            Layout::Keys => PANEL,
+            Layout::Values => 1,
+        };
+        let [_, heads, dim] = &view.shape[..] else {
+            return None;
+        };
+        let head = dim.known()?.checked_mul(BLOCK as i64)?;
+        view.strides = vec![head.checked_mul(heads.known()?)?, head, across as i64];
+        view.layout = layout;
+        Some(view)
+    }
+
     /// Row-major; `None` when an axis other than the first has a symbolic size, or when addresses would overflow.
     pub fn contiguous(ty: &Type) -> Option<View> {
         let mut strides = vec![0; ty.shape.len()];
@@ -35,6 +57,7 @@ impl View {
             dtype,
             shape,
             strides,
+            layout: Layout::Rows,
         })
     }
 
@@ -44,16 +67,20 @@ impl View {
             dtype: self.dtype,
             shape: self.shape.clone(),
         };
-        View::contiguous(&ty).is_some_and(|c| {
-            let axes = self.shape.iter().zip(self.strides.iter().zip(&c.strides));
-            axes.into_iter()
-                .all(|(d, (a, b))| a == b || d.known() == Some(1))
-        })
+        self.layout == Layout::Rows
+            && View::contiguous(&ty).is_some_and(|c| {
+                let axes = self.shape.iter().zip(self.strides.iter().zip(&c.strides));
+                axes.into_iter()
+                    .all(|(d, (a, b))| a == b || d.known() == Some(1))
+            })
     }
 
     /// The view after a view op, and the elements by which it starts later. `None` when the result is no strided
     /// view.
     pub fn apply(&self, op: &Op) -> Option<(View, i64)> {
+        if self.layout != Layout::Rows {
+            return None;
+        }
         match op {
             Op::Slice(s) => {
                 let axis = usize::try_from(s.axis).ok()?;
@@ -68,6 +95,7 @@ impl View {
                         dtype: self.dtype,
                         shape: axes.iter().map(|a| self.shape[*a].clone()).collect(),
                         strides: axes.iter().map(|a| self.strides[*a]).collect(),
+                        layout: Layout::Rows,
                     },
                     0,
                 ))
@@ -139,6 +167,7 @@ impl View {
             dtype: self.dtype,
             shape: shape.clone(),
             strides,
+            layout: Layout::Rows,
         })
     }
 }

@@ -1,6 +1,6 @@
 //! The plan: the flat list of kernel launches that is one step, and where each operand lies.
 
-use crate::{Dim, Name, Sym, Type};
+use crate::{Dim, Name, Sym, Type, abi::Layout};
 use serde::{Deserialize, Serialize};
 
 /// What an address is relative to.
@@ -68,6 +68,16 @@ pub struct Port {
     pub name: Name,
     /// Over the plan's symbols.
     pub ty: Type,
+    /// How a state lies in memory; all else lies in rows.
+    #[serde(default)]
+    pub layout: Layout,
+}
+
+impl Port {
+    /// Rows of the first axis that memory for `rows` of them has.
+    pub fn rows(&self, rows: usize) -> usize {
+        self.layout.rows(rows)
+    }
 }
 
 /// See the module's text.

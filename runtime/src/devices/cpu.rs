@@ -165,8 +165,13 @@ impl Engine {
         };
         let port = |kind: &str, port: &Port| {
             let elements = resolve(&port.ty.numel())?;
+            // A step may have any size up to the capacity; what lies in blocks has whole ones.
+            let whole: Vec<i64> = capacity
+                .iter()
+                .map(|n| port.rows(usize::try_from(*n).unwrap_or(0)) as i64)
+                .collect();
             let bytes = elements
-                .at(capacity)
+                .at(&whole)
                 .saturating_mul(port.ty.dtype.bytes() as u64);
             Ok::<_, Error>((
                 Buffer::zeroed(&format!("{kind} {}", port.name), bytes)?,

@@ -3,7 +3,7 @@
 
 use super::cpu::Engine;
 use crate::{Error, Model};
-use ir::{DType, Tensor};
+use ir::{DType, Tensor, artifact::Port};
 use std::sync::Arc;
 
 /// Outputs of a step and the states after it.
@@ -31,25 +31,45 @@ pub fn evaluate(
             };
         }
     }
-    for (i, tensor) in states.iter().enumerate() {
-        for (element, x) in engine.state(i).iter_mut().zip(&tensor.data) {
-            *element = *x as f32;
-        }
-    }
-    engine.run(dims);
     let at = |s: &ir::Sym| {
         let index = plan.symbols.iter().position(|p| p == s);
         index.map_or(0, |i| dims[i])
     };
+    for (i, tensor) in states.iter().enumerate() {
+        let places = places(&plan.states[i], &tensor.shape);
+        let state = engine.state(i);
+        for (place, x) in places.zip(&tensor.data) {
+            state[place] = *x as f32;
+        }
+    }
+    engine.run(dims);
     let outputs = plan.outputs.iter().enumerate();
     let outputs = outputs
         .map(|(i, port)| tensor(port.ty.at(&at), engine.output(i)))
         .collect();
     let states = plan.states.iter().enumerate();
     let states = states
-        .map(|(i, port)| tensor(port.ty.at(&at), engine.state(i)))
+        .map(|(i, port)| {
+            let shape = port.ty.at(&at);
+            let state = engine.state(i);
+            let rows: Vec<f32> = places(port, &shape).map(|place| state[place]).collect();
+            tensor(shape, &rows)
+        })
         .collect();
     Ok((outputs, states))
+}
+
+/// Where a state's elements lie, in row-major order of their indices.
+fn places(port: &Port, shape: &[usize]) -> impl Iterator<Item = usize> + use<> {
+    let layout = port.layout;
+    // Only states of rank 3 lie in another order.
+    let [heads, dim] = match shape {
+        [_, heads, dim] => [*heads, *dim],
+        _ => [1, shape.iter().skip(1).product()],
+    };
+    let row = (heads * dim).max(1);
+    let count: usize = shape.iter().product();
+    (0..count).map(move |i| layout.index([heads, dim], [i / row, i % row / dim, i % dim]))
 }
 
 fn tensor(shape: Vec<usize>, data: &[f32]) -> Tensor {

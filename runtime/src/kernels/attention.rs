@@ -1,19 +1,20 @@
 //! Attention with an online softmax over blocks of keys (Milakov and Gimelshein 2018; FlashAttention, Dao et al. 2022).
 //!
-//! Blocks are counted from each row's own first key, every score and every output element is one chain of fused
-//! multiply-adds, and the reductions of a block are fixed trees: a row's bits depend on that row alone. Rows that start
-//! at the same key share packed keys and values. Knows no instruction set.
+//! Each row goes through the same blocks in the same order whatever else is in the call, every score and every output
+//! element is one chain of fused multiply-adds, and the reductions of a block are fixed trees: a row's bits depend on
+//! that row alone. Keys and values that lie in blocks are read in place; others are packed, and shared by rows that
+//! start at the same key. Knows no instruction set.
 
 use super::Isa;
 use super::gemm::{Tile, part, rows};
 use super::lanes::{Lanes, exp2, tanh};
 use super::scratch::scratch;
-use ir::abi::{AttentionArgs, PANEL};
+use ir::abi::{AttentionArgs, BLOCK, PANEL};
 use std::f32::consts::LOG2_E;
 
 /// Keys of a block. Part of the definition of the result.
-const KEYS: usize = 128;
-/// Most rows (query positions times heads) that share a packed block.
+const KEYS: usize = BLOCK;
+/// Most rows (query positions times heads) that share a block.
 const ROWS: usize = 64;
 
 /// [`ir::abi::AttentionFn`].
@@ -34,11 +35,13 @@ struct Row {
     sums: [f32; PANEL],
 }
 
-/// Query positions `tokens` and heads `heads` of the group, all of which start at key `lo`.
+/// Query positions `tokens` and heads `heads` of the group, whose blocks begin at key `first`.
 struct Rows {
     tokens: std::ops::Range<usize>,
     heads: std::ops::Range<usize>,
-    lo: usize,
+    first: usize,
+    /// One past the last key of any.
+    end: usize,
 }
 
 impl Rows {
@@ -55,29 +58,63 @@ impl Rows {
     }
 }
 
+/// Keys that token `t` attends to.
+///
+/// # Safety
+/// `t` is less than `args.tokens`.
+unsafe fn interval(args: &AttentionArgs, t: usize) -> (usize, usize) {
+    // SAFETY: `lo` and `hi` have `tokens` elements.
+    unsafe {
+        (
+            (*args.lo.add(t)).max(0) as usize,
+            (*args.hi.add(t)).max(0) as usize,
+        )
+    }
+}
+
 /// [`AttentionArgs`]' meaning.
 ///
 /// # Safety
 /// As [`attention`].
 #[inline(always)]
 pub(super) unsafe fn attend<I: Isa>(args: &AttentionArgs) {
+    let in_blocks = args.block_stride > 0;
     let per_call = args.group.min(ROWS);
-    for first in (0..args.group).step_by(per_call.max(1)) {
-        let heads = first..args.group.min(first + per_call);
+    for head in (0..args.group).step_by(per_call.max(1)) {
+        let heads = head..args.group.min(head + per_call);
         let mut t = 0;
         while t < args.tokens {
-            // SAFETY: `lo` has `tokens` elements.
-            let lo = |t: usize| unsafe { *args.lo.add(t) };
             let most = args.tokens.min(t + ROWS / heads.len());
-            let end = (t + 1..most).find(|&u| lo(u) != lo(t)).unwrap_or(most);
-            let rows = Rows {
-                tokens: t..end,
-                heads: heads.clone(),
-                lo: lo(t).max(0) as usize,
-            };
-            // SAFETY: the caller's.
-            unsafe { attend_rows::<I>(args, &rows) };
-            t = end;
+            // SAFETY: all tokens asked for are less than `tokens`.
+            unsafe {
+                let (lo, mut end) = interval(args, t);
+                let mut set = Rows {
+                    tokens: t..t + 1,
+                    heads: heads.clone(),
+                    first: lo,
+                    end,
+                };
+                while set.tokens.end < most {
+                    let (next, hi) = interval(args, set.tokens.end);
+                    // In blocks rows may begin anywhere; those of other sequences have other blocks.
+                    let together = if in_blocks {
+                        (set.first..end).contains(&next)
+                    } else {
+                        next == lo
+                    };
+                    if !together {
+                        break;
+                    }
+                    end = end.max(hi);
+                    set.tokens.end += 1;
+                }
+                set.end = end;
+                if in_blocks {
+                    set.first = set.first / KEYS * KEYS;
+                }
+                t = set.tokens.end;
+                attend_rows::<I>(args, &set);
+            }
         }
     }
 }
@@ -94,18 +131,19 @@ unsafe fn attend_rows<I: Isa>(args: &AttentionArgs, set: &Rows) {
     // One more line than needed, so that rows of a power-of-two width do not share a cache set.
     let ldq = wide + PANEL;
     let tiles = n.div_ceil(I::ROWS);
-    // Packed values pay when several tiles read them, and give odd widths their padding.
-    let pack_values = tiles > 1 || wide != dim;
+    let in_blocks = args.block_stride > 0;
+    // Packed values pay when several tiles read strided ones, and give odd widths their padding.
+    let pack_values = wide != dim || (tiles > 1 && !in_blocks);
 
     let sizes = [
         n * ldq,
         n * ldq,
         I::ROWS * KEYS,
-        KEYS * dim,
+        if in_blocks { 0 } else { KEYS * dim },
         if pack_values { KEYS * wide } else { 0 },
     ];
     let mut next = scratch(sizes.iter().map(|s| s.next_multiple_of(PANEL)).sum());
-    let [q, out, scores, keys, values] = sizes.map(|size| {
+    let [q, out, scores, packed_keys, packed_values] = sizes.map(|size| {
         let this = next;
         next = next.wrapping_add(size.next_multiple_of(PANEL));
         this
@@ -114,7 +152,8 @@ unsafe fn attend_rows<I: Isa>(args: &AttentionArgs, set: &Rows) {
         peak: f32::NEG_INFINITY,
         sums: [0.0; PANEL],
     }; ROWS];
-    let mut counts = [0; ROWS];
+    // What each row of a tile attends to, within the block.
+    let mut spans = [(0, 0); ROWS];
 
     // Scores come out of the product as the softmax needs them.
     let factor = if args.softcap > 0.0 {
@@ -132,81 +171,82 @@ unsafe fn attend_rows<I: Isa>(args: &AttentionArgs, set: &Rows) {
                 *q.add(r * ldq + d) = *from.add(d) * factor;
             }
         }
-        let hi = |t: usize| (*args.hi.add(t)).max(0) as usize;
-        let end = set.tokens.clone().map(hi).max().unwrap_or(0);
-        for (block, start) in (set.lo..end).step_by(KEYS).enumerate() {
-            let width = KEYS.min(end - start);
-            let from = start * args.kv_stride;
-            pack_keys::<I::V>(args.k.add(from), args.kv_stride, width, dim, keys);
-            if pack_values {
-                pack_rows(args.v.add(from), args.kv_stride, width, dim, values);
-            }
+        std::ptr::write_bytes(out, 0, n * ldq);
+        for start in (set.first..set.end).step_by(KEYS) {
+            let width = KEYS.min(set.end - start);
+            let (keys, values, value_stride) = if in_blocks {
+                let block = start / KEYS * args.block_stride;
+                (args.k.add(block), args.v.add(block), dim)
+            } else {
+                let row = start * args.kv_stride;
+                pack_keys::<I::V>(args.k.add(row), args.kv_stride, width, dim, packed_keys);
+                (packed_keys.cast_const(), args.v.add(row), args.kv_stride)
+            };
+            let (values, ldv, value_panel) = if pack_values {
+                pack_rows(values, value_stride, width, dim, packed_values);
+                (packed_values.cast_const(), PANEL, KEYS * PANEL)
+            } else {
+                (values, value_stride, PANEL)
+            };
             for tile in (0..tiles).map(|i| part(n, tiles, i)) {
-                let counts = &mut counts[..tile.len()];
-                for (count, r) in counts.iter_mut().zip(tile.clone()) {
-                    *count = hi(set.at(r).0).saturating_sub(start).min(KEYS);
+                let spans = &mut spans[..tile.len()];
+                for (span, r) in spans.iter_mut().zip(tile.clone()) {
+                    let (lo, hi) = interval(args, set.at(r).0);
+                    let to = hi.saturating_sub(start).min(KEYS);
+                    *span = (lo.saturating_sub(start).min(to), to);
                 }
-                let most = counts.iter().copied().max().unwrap_or(0);
-                if most == 0 {
+                let active = |span: &(usize, usize)| span.0 < span.1;
+                let Some(most) = spans.iter().filter(|s| active(s)).map(|s| s.1).max() else {
                     continue;
-                }
-                let product = Tile {
-                    k: dim,
-                    a: q.add(tile.start * ldq).cast_const(),
-                    lda: ldq,
-                    b: keys.cast_const(),
-                    ldb: PANEL,
-                    panel: dim * PANEL,
-                    c: scores,
-                    ldc: KEYS,
-                    resume: false,
                 };
-                rows::<I, f32>(tile.len(), most.div_ceil(PANEL), product);
-                for (i, r) in tile.clone().enumerate() {
-                    if counts[i] > 0 {
-                        let shrink = softmax::<I::V>(
-                            args.softcap,
-                            scores.add(i * KEYS),
-                            counts[i],
-                            &mut state[r],
-                        );
-                        if block > 0 && shrink != 1.0 {
-                            rescale::<I::V>(out.add(r * ldq), panels, shrink);
-                        }
+                rows::<I, f32>(
+                    tile.len(),
+                    most.div_ceil(PANEL),
+                    Tile {
+                        k: dim,
+                        a: q.add(tile.start * ldq).cast_const(),
+                        lda: ldq,
+                        b: keys,
+                        ldb: PANEL,
+                        panel: dim * PANEL,
+                        c: scores,
+                        ldc: KEYS,
+                        resume: false,
+                    },
+                );
+                for (i, r) in tile.clone().enumerate().filter(|(i, _)| active(&spans[*i])) {
+                    let of_row = scores.add(i * KEYS);
+                    let shrink = softmax::<I::V>(args.softcap, of_row, spans[i], &mut state[r]);
+                    if shrink != 1.0 {
+                        rescale::<I::V>(out.add(r * ldq), panels, shrink);
                     }
                 }
-                let (b, ldb, panel) = match pack_values {
-                    true => (values.cast_const(), PANEL, KEYS * PANEL),
-                    false => (args.v.add(from), args.kv_stride, PANEL),
-                };
-                // Keys that all rows of the tile attend to, then each row's own rest: no row ever meets, not even with
-                // weight zero, a key outside its interval.
-                let shared = counts.iter().copied().min().unwrap_or(0);
-                let c = out.add(tile.start * ldq);
-                let product = Tile {
-                    k: shared,
-                    a: scores.cast_const(),
-                    lda: KEYS,
-                    b,
-                    ldb,
-                    panel,
-                    c,
-                    ldc: ldq,
-                    resume: block > 0,
-                };
-                rows::<I, f32>(tile.len(), panels, product);
-                for (i, &count) in counts.iter().enumerate() {
-                    if count > shared {
-                        let rest = Tile {
-                            k: count - shared,
-                            a: scores.add(i * KEYS + shared).cast_const(),
-                            b: b.add(shared * ldb),
-                            c: c.add(i * ldq),
-                            resume: true,
-                            ..product
-                        };
-                        rows::<I, f32>(1, panels, rest);
+                // Keys that all rows of the tile attend to, and each row's own before and after: no row ever meets,
+                // not even with weight zero, a key outside its interval. Each row takes its keys in order.
+                let first = spans.iter().map(|s| s.0).max().unwrap_or(0);
+                let last = spans.iter().map(|s| s.1).min().unwrap_or(0).max(first);
+                let add = |i: usize, count: usize, (from, to): (usize, usize)| {
+                    let product = Tile {
+                        k: to.saturating_sub(from),
+                        a: scores.add(i * KEYS + from).cast_const(),
+                        lda: KEYS,
+                        b: values.add(from * ldv),
+                        ldb: ldv,
+                        panel: value_panel,
+                        c: out.add((tile.start + i) * ldq),
+                        ldc: ldq,
+                        resume: true,
+                    };
+                    if product.k > 0 {
+                        rows::<I, f32>(count, panels, product);
                     }
+                };
+                for (i, (from, to)) in spans.iter().copied().enumerate() {
+                    add(i, 1, (from, to.min(first)));
+                }
+                add(0, tile.len(), (first, last));
+                for (i, (from, to)) in spans.iter().copied().enumerate() {
+                    add(i, 1, (from.max(last), to));
                 }
             }
         }
@@ -224,34 +264,40 @@ unsafe fn attend_rows<I: Isa>(args: &AttentionArgs, set: &Rows) {
     }
 }
 
-/// Turns a row's first `n` scores into `2^(score - peak)`, and returns what earlier sums must be multiplied by.
+/// Turns a row's scores in `from..to`, at least one, into `2^(score - peak)`, and returns what earlier sums must be
+/// multiplied by.
 ///
 /// # Safety
 /// `scores` holds [`KEYS`] elements; features as [`Lanes`].
 #[inline(always)]
-unsafe fn softmax<V: Lanes>(softcap: f32, scores: *mut f32, n: usize, row: &mut Row) -> f32 {
-    let vectors = n.div_ceil(PANEL);
-    // SAFETY: `vectors * PANEL <= KEYS`.
+unsafe fn softmax<V: Lanes>(
+    softcap: f32,
+    scores: *mut f32,
+    (from, to): (usize, usize),
+    row: &mut Row,
+) -> f32 {
+    let vectors = from / PANEL..to.div_ceil(PANEL);
+    // SAFETY: `to <= KEYS`, which is a multiple of PANEL.
     unsafe {
         if softcap > 0.0 {
             let cap = V::splat(softcap * LOG2_E);
-            for v in 0..vectors {
+            for v in vectors.clone() {
                 let at = scores.add(v * PANEL);
                 tanh(V::load(at)).mul(cap).store(at);
             }
         }
-        for j in n..vectors * PANEL {
+        for j in (vectors.start * PANEL..from).chain(to..vectors.end * PANEL) {
             *scores.add(j) = f32::NEG_INFINITY;
         }
-        let mut peak = V::load(scores);
-        for v in 1..vectors {
-            peak = peak.max(V::load(scores.add(v * PANEL)));
+        let mut peak = V::splat(f32::NEG_INFINITY);
+        for v in vectors.clone() {
+            peak = V::load(scores.add(v * PANEL)).max(peak);
         }
         let old = row.peak;
         row.peak = old.max(peak.maximum());
         let peak = V::splat(row.peak);
         let mut sums = V::splat(0.0);
-        for v in 0..vectors {
+        for v in vectors {
             let at = scores.add(v * PANEL);
             let p = exp2(V::load(at).sub(peak));
             p.store(at);

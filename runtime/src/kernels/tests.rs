@@ -2,7 +2,7 @@
 
 use super::tables;
 use half::{bf16, f16};
-use ir::abi::{AttentionArgs, GemmFn, KernelTable, PANEL};
+use ir::abi::{AttentionArgs, BLOCK, GemmFn, KernelTable, Layout, PANEL};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -255,6 +255,8 @@ struct Operands {
     v: Vec<f32>,
     q_stride: usize,
     kv_stride: usize,
+    /// Keys and values as a cache keeps them: of two heads, the second of which is used.
+    blocks: [Vec<f32>; 2],
 }
 
 impl Attention {
@@ -266,17 +268,45 @@ impl Attention {
         q.iter_mut().for_each(|x| *x *= self.size);
         // Exactly as long as the last key needs: reading past it is an error that a sanitizer can see.
         let len = (keys - 1) * kv_stride + self.head_dim;
-        Operands {
+        let mut x = Operands {
             q,
             k: random(&mut rng, len),
             v: random(&mut rng, len),
             q_stride,
             kv_stride,
+            blocks: [vec![], vec![]],
+        };
+        self.fill_blocks(&mut x, keys);
+        x
+    }
+
+    /// Puts keys and values in blocks too; what no row holds is not even a number.
+    fn fill_blocks(&self, x: &mut Operands, keys: usize) {
+        let layouts = [Layout::Keys, Layout::Values];
+        for (layout, (rows, blocks)) in layouts
+            .into_iter()
+            .zip([&x.k, &x.v].into_iter().zip(&mut x.blocks))
+        {
+            *blocks = vec![f32::NAN; layout.rows(keys) * 2 * self.head_dim];
+            for (row, d) in (0..keys).flat_map(|r| (0..self.head_dim).map(move |d| (r, d))) {
+                blocks[layout.index([2, self.head_dim], [row, 1, d])] = rows[row * x.kv_stride + d];
+            }
         }
     }
 
     /// Runs rows `rows` in one call; the output `[rows][group * head_dim]`.
-    fn run(&self, table: &KernelTable, x: &Operands, rows: std::ops::Range<usize>) -> Vec<f32> {
+    fn run(
+        &self,
+        table: &KernelTable,
+        x: &Operands,
+        rows: std::ops::Range<usize>,
+        in_blocks: bool,
+    ) -> Vec<f32> {
+        let head = BLOCK * self.head_dim;
+        let [k, v] = match in_blocks {
+            true => [&x.blocks[0][head..], &x.blocks[1][head..]],
+            false => [&x.k[..], &x.v[..]],
+        };
         let width = self.group * self.head_dim;
         let out_stride = width + 1;
         let (lo, hi): (Vec<i32>, Vec<i32>) = self.intervals[rows.clone()].iter().copied().unzip();
@@ -288,9 +318,10 @@ impl Attention {
         let args = AttentionArgs {
             q: x.q[rows.start * x.q_stride..].as_ptr(),
             q_stride: x.q_stride,
-            k: x.k.as_ptr(),
-            v: x.v.as_ptr(),
+            k: k.as_ptr(),
+            v: v.as_ptr(),
             kv_stride: x.kv_stride,
+            block_stride: if in_blocks { 2 * head } else { 0 },
             out: out.as_mut_ptr(),
             out_stride,
             lo: lo.as_ptr(),
@@ -355,6 +386,11 @@ impl Attention {
 
     /// All tables against f64 and the portable one; all ways of splitting the rows into calls give equal bits.
     fn check(&self, tolerance: f64) {
+        self.check_layout(tolerance, false);
+        self.check_layout(tolerance, true);
+    }
+
+    fn check_layout(&self, tolerance: f64, in_blocks: bool) {
         let x = self.operands();
         let (all, width) = (0..self.intervals.len(), self.group * self.head_dim);
         let exact = self.reference(&x);
@@ -363,14 +399,15 @@ impl Attention {
             &tables.last().expect("portable is always listed").1,
             &x,
             all.clone(),
+            in_blocks,
         );
         for (name, table) in &tables {
-            let got = self.run(table, &x, all.clone());
+            let got = self.run(table, &x, all.clone(), in_blocks);
             for (at, (&got, &exact)) in got.iter().zip(&exact).enumerate() {
                 let error = (f64::from(got) - exact).abs();
                 assert!(
                     error <= tolerance,
-                    "{name} {self:?}: row {} is {got}, not {exact}",
+                    "{name} {self:?} blocks {in_blocks}: row {} is {got}, not {exact}",
                     at / width
                 );
             }
@@ -384,7 +421,7 @@ impl Attention {
                 let parts: Vec<f32> = all
                     .clone()
                     .step_by(step)
-                    .flat_map(|t| self.run(table, &x, t..all.end.min(t + step)))
+                    .flat_map(|t| self.run(table, &x, t..all.end.min(t + step), in_blocks))
                     .collect();
                 assert!(
                     got.iter()
@@ -487,16 +524,19 @@ fn a_row_is_untouched_by_keys_outside_its_interval() {
     let all = plain(causal(0, 100), 1, 32);
     let mut x = all.operands();
     let (name, table) = tables().swap_remove(0);
-    let clean = all.run(&table, &x, 0..50);
+    let clean = [false, true].map(|in_blocks| all.run(&table, &x, 0..50, in_blocks));
     // Keys and values of later rows are not even numbers.
     x.k[50 * x.kv_stride..].fill(f32::NAN);
     x.v[50 * x.kv_stride..].fill(f32::NAN);
-    let got = all.run(&table, &x, 0..100);
-    assert_eq!(got[..clean.len()], clean, "{name}");
-    assert!(
-        got[clean.len()..].iter().all(|x| x.is_nan()),
-        "the poison must reach the rows that attend to it"
-    );
+    all.fill_blocks(&mut x, 100);
+    for (in_blocks, clean) in [false, true].into_iter().zip(clean) {
+        let got = all.run(&table, &x, 0..100, in_blocks);
+        assert_eq!(got[..clean.len()], clean, "{name}");
+        assert!(
+            got[clean.len()..].iter().all(|x| x.is_nan()),
+            "the poison must reach the rows that attend to it"
+        );
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 use ir::{
     DType, Description, Dim, Positions, Sym, Target, Task, Type,
+    abi::Layout,
     artifact::{Base, Launch, Manifest, Place, Plan, Port, Tasks, Writer},
     feed,
 };
@@ -102,6 +103,7 @@ pub fn port(name: &str, dtype: DType, s: &str, width: usize) -> Port {
     Port {
         name: name.into(),
         ty: Type::new(dtype, shape),
+        layout: Layout::Rows,
     }
 }
 

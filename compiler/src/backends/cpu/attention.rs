@@ -4,7 +4,7 @@ use super::function::Function;
 use crate::schedule::View;
 use cranelift_codegen::ir::InstBuilder;
 use ir::{
-    abi::{AttentionArgs, KernelTable},
+    abi::{AttentionArgs, KernelTable, Layout},
     artifact::Tasks,
     ops,
 };
@@ -24,6 +24,11 @@ pub fn emit(f: &mut Function, op: &ops::Attention, views: &[View]) -> Result<(Ta
             .ok_or_else(|| format!("symbolic axis {axis} of {view:?}"))
     };
     let (heads, groups, head_dim) = (size(q, 1)?, size(k, 1)?, size(q, 2)?);
+    let in_blocks = match [k.layout, v.layout] {
+        [Layout::Rows, Layout::Rows] => false,
+        [Layout::Keys, Layout::Values] => true,
+        other => return Err(format!("keys and values lie as {other:?}")),
+    };
     if k.strides[0] != v.strides[0] || lo.strides != [1] || hi.strides != [1] {
         return Err("keys and values lie differently".into());
     }
@@ -48,8 +53,9 @@ pub fn emit(f: &mut Function, op: &ops::Attention, views: &[View]) -> Result<(Ta
         };
         let q_at = queries(f, bases[0], q.strides[0]);
         let out_at = queries(f, bases[5], out.strides[0]);
-        let k_at = f.offset(bases[1], head, 4 * head_dim);
-        let v_at = f.offset(bases[2], head, 4 * head_dim);
+        let head_step = if in_blocks { k.strides[1] } else { head_dim };
+        let k_at = f.offset(bases[1], head, 4 * head_step);
+        let v_at = f.offset(bases[2], head, 4 * head_step);
         let lo_at = f.offset(bases[3], row, 4);
         let hi_at = f.offset(bases[4], row, 4);
         let fields = [
@@ -58,6 +64,10 @@ pub fn emit(f: &mut Function, op: &ops::Attention, views: &[View]) -> Result<(Ta
             (offset_of!(AttentionArgs, k), k_at),
             (offset_of!(AttentionArgs, v), v_at),
             (offset_of!(AttentionArgs, kv_stride), f.int(k.strides[0])),
+            (
+                offset_of!(AttentionArgs, block_stride),
+                f.int(if in_blocks { k.strides[0] } else { 0 }),
+            ),
             (offset_of!(AttentionArgs, out), out_at),
             (offset_of!(AttentionArgs, out_stride), f.int(out.strides[0])),
             (offset_of!(AttentionArgs, lo), lo_at),

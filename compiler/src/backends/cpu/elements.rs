@@ -96,22 +96,23 @@ impl Function<'_> {
         self.choose(is_large, infinite, rounded, lanes)
     }
 
-    /// Stores what is computed with as elements of `dtype`, which holds it exactly.
+    /// Stores what is computed with as elements of `dtype`, which holds it exactly, `stride` elements apart.
     pub fn store(
         &mut self,
         dtype: DType,
         x: Value,
         address: Value,
         shift: i64,
+        stride: i64,
         lanes: u8,
     ) -> Result<(), String> {
         let at = i32::try_from(shift).map_err(|_| "row too long".to_string())?;
         let bits = match dtype {
-            DType::F32 | DType::I32 => {
+            DType::F32 | DType::I32 if stride == 1 || lanes == 1 => {
                 self.b.ins().store(trusted(), x, address, at);
                 return Ok(());
             }
-            DType::Bool => x,
+            DType::Bool | DType::F32 | DType::I32 => x,
             DType::BF16 => {
                 let bits = self.bits(int_type(lanes), x);
                 self.shift_right(bits, 16)
@@ -138,8 +139,13 @@ impl Function<'_> {
             } else {
                 self.b.ins().extractlane(bits, lane)
             };
-            let at = at.saturating_add(i32::from(lane) * dtype.bytes() as i32);
+            let step = i32::try_from(stride * dtype.bytes() as i64);
+            let step = step.map_err(|_| "columns too far apart".to_string())?;
+            let at = at.saturating_add(i32::from(lane) * step);
             match dtype {
+                DType::F32 | DType::I32 => {
+                    self.b.ins().store(trusted(), element, address, at);
+                }
                 DType::Bool => {
                     let one = match lanes {
                         1 => element,

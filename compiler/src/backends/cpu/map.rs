@@ -5,8 +5,12 @@ use super::{
     rows::{Columns, Row, RowBody},
 };
 use crate::schedule::View;
-use cranelift_codegen::ir::Value;
-use ir::{Class, DType, Dim, Graph, Op, OpKind, artifact::Tasks};
+use cranelift_codegen::ir::{InstBuilder, Value};
+use ir::{
+    Class, DType, Dim, Graph, Op, OpKind,
+    abi::{BLOCK, Layout, PANEL},
+    artifact::Tasks,
+};
 use std::collections::HashMap;
 
 /// Elements below which a chunk of work is not worth another thread.
@@ -83,6 +87,26 @@ pub fn emit(
         columns: 1,
     };
     Ok((tasks, (GRAIN_ELEMENTS / elements.max(1)).max(1) as u64))
+}
+
+/// Address of a row of a state that lies in blocks.
+fn in_blocks(f: &mut Function, base: Value, view: &View, row: Value) -> Value {
+    let bytes = view.dtype.bytes() as i64;
+    let head_dim = view.strides[1] / BLOCK as i64;
+    // Blocks, then for keys panels and columns of a panel, for values rows.
+    let (part, across) = match view.layout {
+        Layout::Keys => (PANEL, [head_dim * PANEL as i64, 1]),
+        _ => (1, [head_dim, 0]),
+    };
+    let mut address = base;
+    let mut rest = row;
+    for (n, stride) in [(BLOCK, view.strides[0]), (part, across[0]), (1, across[1])] {
+        let shift = i64::from(n.trailing_zeros());
+        let whole = f.b.ins().ushr_imm_u(rest, shift);
+        address = f.offset(address, whole, stride * bytes);
+        rest = f.b.ins().band_imm_u(rest, n as i64 - 1);
+    }
+    address
 }
 
 struct Nest<'a> {
@@ -168,7 +192,9 @@ impl Nest<'_> {
         let lead = rank.saturating_sub(view.shape.len());
         let walked = view.shape.len() - usize::from(!self.pointwise && !view.shape.is_empty());
         for (axis, i) in (0..walked).zip(index.iter().skip(lead)) {
-            if view.shape[axis].known() != Some(1) {
+            if axis == 0 && view.layout != Layout::Rows {
+                address = in_blocks(f, address, view, *i);
+            } else if view.shape[axis].known() != Some(1) {
                 address = f.offset(address, *i, view.strides[axis] * bytes);
             }
         }

@@ -53,14 +53,14 @@ impl<'a> RowBody<'a> {
         }
     }
 
-    /// Computes the body's output and stores it at `out`, whose columns lie side by side.
+    /// Computes the body's output and stores it at `out`.
     pub fn store(&mut self, f: &mut Function, out: Row, columns: Columns) -> Result<(), String> {
         let root = self.graph.outputs[0];
         if self.pointwise || matches!(columns, Columns::Known(1)) {
             let x = self.scalar(f, root)?;
-            return f.store(out.dtype, x, out.address, 0, 1);
+            return f.store(out.dtype, x, out.address, 0, 1, 1);
         }
-        let bytes = out.dtype.bytes() as i64;
+        let bytes = out.dtype.bytes() as i64 * out.stride;
         self.prepare(f, root)?;
         let segments = match columns {
             Columns::Known(n) => self.segments(root, 0, n)?,
@@ -84,7 +84,7 @@ impl<'a> RowBody<'a> {
                 f.repeat(from, to, lanes.into(), &[], |f, i, _| {
                     let x = self.value(f, root, start, i, lanes, &mut HashMap::new())?;
                     let address = f.offset(out.address, i, bytes);
-                    f.store(out.dtype, x, address, bytes * start, lanes)?;
+                    f.store(out.dtype, x, address, bytes * start, out.stride, lanes)?;
                     Ok(vec![])
                 })?;
             }

@@ -1,0 +1,95 @@
+//! How states lie in memory: those that attention alone reads lie as its register tiles want them. Knows nothing of
+//! kernels.
+
+use ir::{DType, Graph, Op, Role, Value, abi::Layout};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// For each of the graph's inputs the layout of the state that it is, [`Layout::Rows`] for all else.
+pub fn layouts(graph: &Graph) -> Vec<Layout> {
+    let mut found: BTreeMap<Value, Layout> = BTreeMap::new();
+    let states: Vec<(Value, BTreeSet<Value>)> = graph
+        .inputs()
+        .iter()
+        .filter(|v| matches!(graph.as_input(**v), Some((_, Role::State))))
+        .map(|v| (*v, versions(graph, *v)))
+        .collect();
+    for (state, versions) in &states {
+        if let Some(layout) = wanted(graph, *state, versions) {
+            found.insert(*state, layout);
+        }
+    }
+    // A tile reads both in blocks or neither.
+    loop {
+        let layout = |v: &Value| {
+            let state = states.iter().find(|(_, versions)| versions.contains(v));
+            state.and_then(|(s, _)| found.get(s).copied())
+        };
+        let alone: Vec<Value> = graph
+            .values()
+            .filter(|v| matches!(graph.op(*v), Some(Op::Attention(_))))
+            .filter(|v| {
+                let [_, k, v, ..] = graph.args(*v) else {
+                    return true;
+                };
+                [layout(k), layout(v)] != [Some(Layout::Keys), Some(Layout::Values)]
+            })
+            .collect();
+        let before = found.len();
+        found.retain(|state, _| {
+            let (_, versions) = states
+                .iter()
+                .find(|(s, _)| s == state)
+                .expect("found among states");
+            let reads = |a: &Value| graph.args(*a).iter().any(|x| versions.contains(x));
+            !alone.iter().any(reads)
+        });
+        if found.len() == before {
+            break;
+        }
+    }
+    let of = |v: &Value| found.get(v).copied().unwrap_or_default();
+    graph.inputs().iter().map(of).collect()
+}
+
+/// The state, and what it is after rows of it were replaced.
+fn versions(graph: &Graph, state: Value) -> BTreeSet<Value> {
+    let mut versions = BTreeSet::from([state]);
+    for v in graph.values() {
+        if let (Some(Op::Map(_)), [_, body]) = (graph.op(v), graph.args(v))
+            && let (Some(Op::Scatter(_)), [table, ..]) = (graph.op(*body), graph.args(*body))
+            && versions.contains(table)
+        {
+            versions.insert(v);
+        }
+    }
+    versions
+}
+
+/// What the state's readers agree on.
+fn wanted(graph: &Graph, state: Value, versions: &BTreeSet<Value>) -> Option<Layout> {
+    let ty = graph.ty(state);
+    let [_, heads, dim] = &ty.shape[..] else {
+        return None;
+    };
+    if ty.dtype != DType::F32 || heads.known().is_none() || dim.known().is_none() {
+        return None;
+    }
+    let mut layout = None;
+    for v in versions {
+        for user in graph.users(*v) {
+            let place = graph.args(user).iter().position(|a| a == v);
+            let reads = match (graph.op(user), place) {
+                // As the table alone: rows that depend on the state would be read row by row.
+                (Some(Op::Scatter(_)), Some(0)) if !graph.args(user)[1..].contains(v) => continue,
+                (Some(Op::Attention(_)), Some(1)) if graph.args(user)[2] != *v => Layout::Keys,
+                (Some(Op::Attention(_)), Some(2)) => Layout::Values,
+                _ => return None,
+            };
+            if layout.is_some_and(|l| l != reads) {
+                return None;
+            }
+            layout = Some(reads);
+        }
+    }
+    layout
+}
