@@ -5,7 +5,6 @@ use crate::{
     devices::{
         Bytes,
         cpu::{self, Code},
-        memory::{Buffer, WEIGHT_ALIGNMENT},
     },
 };
 use ir::{
@@ -24,14 +23,11 @@ pub struct Model {
     weights: Weights,
 }
 
+/// Weights start at `offset`.
 #[derive(Debug)]
-enum Weights {
-    /// Where the artifact's bytes are; the weights start at `offset`.
-    InPlace {
-        bytes: Bytes,
-        offset: usize,
-    },
-    Copied(Buffer),
+struct Weights {
+    bytes: Bytes,
+    offset: usize,
 }
 
 impl Model {
@@ -90,16 +86,16 @@ impl Model {
 
         let tokenizer = checked("tokenizer", &sections.tokenizer)?;
         let code = Code::load(&origin, part("code", &code)?, &code)?;
-        let in_place = part("weights", &weights)?;
-        weights.check("weights", in_place).map_err(damaged)?;
-        let weights = if in_place.as_ptr().addr().is_multiple_of(WEIGHT_ALIGNMENT) {
-            Weights::InPlace {
-                offset: weights.offset as usize,
-                bytes,
-            }
-        } else {
-            Weights::Copied(Buffer::copied("weights", in_place)?)
-        };
+        part("weights", &weights)?;
+        let range = weights.offset as usize..(weights.offset + weights.len) as usize;
+        let (bytes, offset) = bytes.weights(range)?;
+        weights
+            .check("weights", &bytes[offset..][..weights.len as usize])
+            .map_err(|source| Error::Artifact {
+                origin: origin.clone(),
+                source,
+            })?;
+        let weights = Weights { bytes, offset };
         Ok(Arc::new(Model {
             origin,
             manifest,
@@ -135,9 +131,6 @@ impl Model {
 
     /// Address of the first weight.
     pub(crate) fn weights(&self) -> *const u8 {
-        match &self.weights {
-            Weights::InPlace { bytes, offset } => bytes[*offset..].as_ptr(),
-            Weights::Copied(buffer) => buffer.address(),
-        }
+        self.weights.bytes[self.weights.offset..].as_ptr()
     }
 }

@@ -2,11 +2,22 @@
 //! nothing of what they mean.
 
 use crate::Error;
-use memmap2::{Mmap, MmapOptions, MmapRaw};
-use std::{fs::File, ops::Deref, path::Path};
+use memmap2::{Mmap, MmapMut, MmapOptions, MmapRaw};
+use std::{
+    fs::File,
+    ops::{Deref, Range},
+    path::Path,
+};
 
 /// Alignment that kernels may count on for weights, in bytes. Weights are at multiples of pages in an artifact.
 pub(crate) const WEIGHT_ALIGNMENT: usize = 64;
+
+/// Bytes of weights from which it pays to copy them to large pages: every step reads them all, and a processor's tables
+/// of addresses cover far fewer pages of 4 KB.
+const LARGE: usize = 256 << 20;
+
+/// A large page.
+const LARGE_PAGE: usize = 2 << 20;
 
 /// Page-aligned memory, zero at first; pages never touched cost nothing. Kernels on several threads write to it while
 /// others read, so it is reached by address only.
@@ -35,18 +46,6 @@ impl Buffer {
                 Err(Error::Io { what, source })
             }
         }
-    }
-
-    /// Page-aligned memory that holds `bytes`.
-    pub fn copied(what: &str, bytes: &[u8]) -> Result<Buffer, Error> {
-        let buffer = Buffer::zeroed(what, bytes.len() as u64)?;
-        // SAFETY: the buffer has that many bytes and is new, so nobody else reaches it.
-        unsafe {
-            buffer
-                .address()
-                .copy_from_nonoverlapping(bytes.as_ptr(), bytes.len())
-        };
-        Ok(buffer)
     }
 
     /// First byte.
@@ -113,6 +112,73 @@ impl Bytes {
         let _ = map.advise(memmap2::Advice::WillNeed);
         Ok(map.into())
     }
+}
+
+impl Bytes {
+    /// Part of them where kernels may use it as weights: in place, or copied where it is not aligned or where it is so
+    /// large that large pages pay. What was copied need not stay in memory.
+    ///
+    /// # Errors
+    /// [`Error::Io`] without memory for a copy that is needed.
+    pub fn weights(self, part: Range<usize>) -> Result<(Bytes, usize), Error> {
+        let aligned = self[part.clone()]
+            .as_ptr()
+            .addr()
+            .is_multiple_of(WEIGHT_ALIGNMENT);
+        if aligned && (part.len() < LARGE || !large_pages()) {
+            return Ok((self, part.start));
+        }
+        match self.copied(part.clone()) {
+            Ok(copy) => Ok((Bytes(Source::Mapped(copy)), 0)),
+            Err(_) if aligned => Ok((self, part.start)),
+            Err(source) => {
+                let what = format!("{} bytes of memory for weights", part.len());
+                Err(Error::Io { what, source })
+            }
+        }
+    }
+
+    fn copied(&self, part: Range<usize>) -> std::io::Result<Mmap> {
+        let mut copy = MmapMut::map_anon(part.len().max(1))?;
+        #[cfg(target_os = "linux")]
+        if part.len() >= LARGE {
+            // Small pages serve, too.
+            let _ = copy.advise(memmap2::Advice::HugePage);
+        }
+        let threads = std::thread::available_parallelism().map_or(1, Into::into);
+        let share = part.len().div_ceil(threads).next_multiple_of(LARGE_PAGE);
+        std::thread::scope(|scope| {
+            for (i, to) in copy.chunks_mut(share.max(1)).enumerate() {
+                let first = part.start + i * share;
+                let last = part.end;
+                scope.spawn(move || {
+                    for (j, page) in to.chunks_mut(LARGE_PAGE).enumerate() {
+                        let start = first + j * LARGE_PAGE;
+                        let end = last.min(start + page.len());
+                        page[..end - start].copy_from_slice(&self[start..end]);
+                        self.release(start..end);
+                    }
+                });
+            }
+        });
+        copy.make_read_only()
+    }
+
+    /// Says that part of a mapped file will not be read soon, so that it does not count as this process's memory.
+    fn release(&self, part: Range<usize>) {
+        #[cfg(target_os = "linux")]
+        if let Source::Mapped(map) = &self.0 {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: a file mapped for reading: what is read again comes from the file again.
+            let _ = unsafe { map.unchecked_advise_range(advice, part.start, part.len()) };
+        }
+    }
+}
+
+/// Whether the system gives large pages to those who ask.
+fn large_pages() -> bool {
+    let modes = std::fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled");
+    modes.is_ok_and(|m| !m.contains("[never]"))
 }
 
 impl Deref for Bytes {
