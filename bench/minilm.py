@@ -267,7 +267,7 @@ def main():
         ours, theirs = [], []
         for _ in range(args.rounds):
             report = satura(args.satura, "bench", MODEL, "--batch", batch, "--seq", seq, "--threads", args.threads,
-                            "--seconds", args.seconds, "--roofline=false")
+                            "--seconds", args.seconds, "--roofline=none")
             ours.append(report["latency_ms"]["p50"])
             theirs.append(peers[name].latency(ids, args.seconds))
         ratio = statistics.median(t / o for o, t in zip(ours, theirs))

@@ -2,21 +2,25 @@
 
 use super::{ModelArgs, print_json};
 use ir::{Program, Task};
-use runtime::{Chunk, EncoderInput, Options, Select, Session};
+use runtime::{
+    kernels::probe::Product,
+    pool::{Pool, default_threads},
+};
 use satura::{
-    Source, compiler, ir,
+    Opened, Source, compiler, ir,
     measure::{
-        Step, Work, argmax,
+        Work,
         latency::{Latency, peak_memory},
-        roofline::{Bound, Ceilings},
+        roofline::{self, Bound, Ceilings},
+        speed::{Encoding, Generation, Speed, Workload},
     },
     runtime,
 };
 use serde_json::{Value, json};
 use std::{
-    io::{Write, stdout},
+    io::{Write, stdin, stdout},
     process::ExitCode,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// Measure latency and throughput
@@ -33,83 +37,89 @@ pub struct Args {
     #[arg(long = "gen", value_name = "N", default_value_t = 64)]
     generate: usize,
 
-    /// Sequences side by side (encoders)
+    /// Tokens that stand before the prompt (decoders)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    depth: usize,
+
+    /// Sequences side by side
     #[arg(long, value_name = "B", default_value_t = 1)]
     batch: usize,
 
-    /// Tokens of each sequence (encoders)
-    #[arg(long, value_name = "S", default_value_t = 128)]
-    seq: usize,
+    /// Tokens of each sequence (encoders); of several lengths, a batch of each
+    #[arg(
+        long,
+        value_name = "S,..",
+        value_delimiter = ',',
+        default_value = "128"
+    )]
+    seq: Vec<usize>,
 
     /// Seconds to measure for
     #[arg(long, value_name = "T", default_value_t = 2.0)]
     seconds: f64,
 
-    /// Measure what the machine can do, too; it takes half a second and as much memory as the weights
-    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value_t = true,
-          default_missing_value = "true", action = clap::ArgAction::Set)]
-    roofline: bool,
+    /// What the machine can do: besides the model, which takes a second and as much memory as the weights; alone, which
+    /// is what --roofline says without a value; or not at all
+    #[arg(
+        long,
+        value_enum,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = Roofline::Model,
+        default_missing_value = "machine"
+    )]
+    roofline: Roofline,
+
+    /// Measure each time that a line comes on stdin, until it ends, and print one line of JSON: to take turns with
+    /// another program
+    #[arg(long, requires = "json")]
+    turns: bool,
 
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
 }
 
+/// What is held against the machine's ceilings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Roofline {
+    Model,
+    Machine,
+    None,
+}
+
 /// Does it.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if args.roofline == Roofline::Machine {
+        machine(args.model.threads).print(args.json)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let opened = args.model.open()?;
-    let description = opened.model.description();
-    let decodes = description.task == Task::CausalLm;
-    let options = Options {
-        threads: args.model.threads,
-        ..Options::default()
-    };
-    let mut session = Session::new(&opened.model, options)?;
+    let workload = workload(&args, &opened.model.description().task)?;
     let budget = Duration::try_from_secs_f64(args.seconds)?;
-    let speeds = if decodes {
-        decoder(&mut session, args.prompt, args.generate, budget)?
-    } else {
-        encoder(&mut session, args.batch, args.seq, budget)?
+    let mut session = workload.session(&opened.model, args.model.threads)?;
+    let program = match args.roofline {
+        Roofline::Model => program(&args)?,
+        _ => None,
     };
-    let mut report = Report {
-        json: json!({
-            "architecture": description.architecture,
-            "load_ms": milliseconds(opened.load),
-            "compile_ms": opened.compile.map(milliseconds),
-            "threads": session.threads(),
-            "peak_memory_bytes": peak_memory(),
-        }),
-        lines: vec![
-            ("threads", session.threads().to_string()),
-            (
-                "compile",
-                opened
-                    .compile
-                    .map_or("cached".into(), |t| format!("{:.0} ms", milliseconds(t))),
-            ),
-            ("load", format!("{:.1} ms", milliseconds(opened.load))),
-        ],
+    let mut measure = || -> anyhow::Result<Report> {
+        let speed = workload.measure(&mut session, budget)?;
+        let mut report = opening(&opened, session.threads());
+        tell(&speed, &mut report);
+        if let Some(program) = &program {
+            tell_roofline(&speed, program, session.threads(), &mut report);
+        } else if args.roofline == Roofline::Model {
+            report.say("roofline", "give the model's directory to see it");
+        }
+        Ok(report)
     };
-    speeds.tell(&mut report);
-    if let Some(bytes) = peak_memory() {
-        report
-            .lines
-            .push(("peak memory", format!("{:.1} MB", bytes as f64 * 1e-6)));
-    }
-    if args.roofline {
-        match program(&args)? {
-            Some(program) => speeds.tell_roofline(&program, session.threads(), &mut report),
-            None => report
-                .lines
-                .push(("roofline", "give the model's directory to see it".into())),
+    if args.turns {
+        for line in stdin().lines() {
+            line?;
+            writeln!(stdout(), "{}", measure()?.json)?;
         }
-    }
-    if args.json {
-        print_json(&report.json)?;
     } else {
-        for (name, value) in &report.lines {
-            writeln!(stdout(), "{name:<14} {value}")?;
-        }
+        measure()?.print(args.json)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -120,240 +130,174 @@ struct Report {
     lines: Vec<(&'static str, String)>,
 }
 
-/// What was measured.
-enum Speeds {
-    Decoder {
-        prompt: usize,
-        generate: usize,
-        prefill: Latency,
-        step: Option<Latency>,
-    },
-    Encoder {
-        batch: usize,
-        seq: usize,
-        latency: Latency,
-    },
-}
-
-/// Ids that spread over the vocabulary: neither one row of the embeddings nor special tokens only.
-fn tokens(count: usize, vocabulary: usize) -> Vec<u32> {
-    (0..count)
-        .map(|i| ((i * 7919 + 997) % vocabulary) as u32)
-        .collect()
-}
-
-/// Prompts and continuations of them, each from an empty context, until `budget` is used up.
-fn decoder(
-    session: &mut Session,
-    prompt: usize,
-    generate: usize,
-    budget: Duration,
-) -> anyhow::Result<Speeds> {
-    let ids = tokens(prompt, session.model().description().vocabulary);
-    let (mut prefill, mut steps) = (vec![], vec![]);
-    let start = Instant::now();
-    // The first round touches memory for the first time and does not count.
-    for round in 0.. {
-        if round > 3 && start.elapsed() > budget {
-            break;
-        }
-        session.reset(0)?;
-        let once = Instant::now();
-        let mut token = next(session, &ids)?;
-        if round > 0 {
-            prefill.push(once.elapsed());
-        }
-        for _ in 1..generate {
-            let once = Instant::now();
-            token = next(session, &[token])?;
-            if round > 0 {
-                steps.push(once.elapsed());
-            }
-        }
+impl Report {
+    fn say(&mut self, name: &'static str, text: impl Into<String>) {
+        self.lines.push((name, text.into()));
     }
-    Ok(Speeds::Decoder {
-        prompt,
-        generate,
-        prefill: Latency::new(prefill).expect("at least three rounds were timed"),
-        step: Latency::new(steps),
-    })
+
+    fn print(&self, json: bool) -> anyhow::Result<()> {
+        if json {
+            return print_json(&self.json);
+        }
+        for (name, value) in &self.lines {
+            writeln!(stdout(), "{name:<14} {value}")?;
+        }
+        Ok(())
+    }
 }
 
-/// The likeliest token after `ids`.
-fn next(session: &mut Session, ids: &[u32]) -> Result<u32, runtime::Error> {
-    let chunk = Chunk {
-        sequence: 0,
-        tokens: ids,
-        positions: None,
-    };
-    let logits = session.step(&[chunk], Select::Last)?;
-    Ok(argmax(logits.row(0)) as u32)
-}
-
-fn encoder(
-    session: &mut Session,
-    batch: usize,
-    seq: usize,
-    budget: Duration,
-) -> anyhow::Result<Speeds> {
-    let ids = tokens(batch * seq, session.model().description().vocabulary);
-    let input = |ids| EncoderInput {
-        ids,
-        ..EncoderInput::default()
-    };
-    let inputs: Vec<EncoderInput<'_>> = ids.chunks(seq.max(1)).map(input).collect();
-    if inputs.is_empty() {
+/// What the command line asks of a model.
+fn workload(args: &Args, task: &Task) -> anyhow::Result<Workload> {
+    if *task == Task::CausalLm {
+        return Ok(Workload::Generation(Generation {
+            depth: args.depth,
+            prompt: args.prompt,
+            generate: args.generate,
+            sequences: args.batch,
+        }));
+    }
+    let lengths = args.seq.repeat(args.batch);
+    if lengths.is_empty() || lengths.contains(&0) {
         anyhow::bail!(
-            "--batch {batch} --seq {seq}: there is nothing to encode; give at least 1 and 1"
+            "--batch {} --seq {}: there is nothing to encode; give at least 1 and 1",
+            args.batch,
+            args.seq
+                .iter()
+                .map(usize::to_string)
+                .collect::<Vec<_>>()
+                .join(",")
         );
     }
-    let latency = Latency::measure(budget, 5, || session.encode(&inputs).map(drop))?;
-    Ok(Speeds::Encoder {
-        batch,
-        seq,
-        latency,
-    })
+    Ok(Workload::Encoding(Encoding { lengths }))
 }
 
-impl Speeds {
-    fn tell(&self, report: &mut Report) {
-        match self {
-            Speeds::Decoder {
-                prompt,
-                generate,
-                prefill,
-                step,
-            } => {
-                let first = prefill.median();
-                let rate = *prompt as f64 / first;
-                report.json["prompt"] = json!(prompt);
-                report.json["gen"] = json!(generate);
-                report.json["first_token_ms"] = json!(first * 1e3);
-                report.json["prefill_tokens_per_s"] = json!(rate);
-                report.lines.push((
-                    "first token",
-                    format!("{:.2} ms after a prompt of {prompt}", first * 1e3),
-                ));
-                report
-                    .lines
-                    .push(("prefill", format!("{rate:.0} tokens/s")));
-                if let Some(step) = step {
-                    report.json["decode_tokens_per_s"] = json!(1.0 / step.median());
-                    report.json["step_ms"] = percentiles(step);
-                    report
-                        .lines
-                        .push(("decode", format!("{:.1} tokens/s", 1.0 / step.median())));
-                    report.lines.push(("step", in_words(step)));
-                }
-            }
-            Speeds::Encoder {
-                batch,
-                seq,
-                latency,
-            } => {
-                let rate = (batch * seq) as f64 / latency.median();
-                report.json["batch"] = json!(batch);
-                report.json["seq"] = json!(seq);
-                report.json["latency_ms"] = percentiles(latency);
-                report.json["tokens_per_s"] = json!(rate);
-                report.json["sequences_per_s"] = json!(*batch as f64 / latency.median());
-                report.lines.push((
-                    "latency",
-                    format!("{} for {batch} x {seq} tokens", in_words(latency)),
-                ));
-                report
-                    .lines
-                    .push(("throughput", format!("{rate:.0} tokens/s")));
+/// What the model took until it could be measured.
+fn opening(opened: &Opened, threads: usize) -> Report {
+    let mut report = Report {
+        json: json!({
+            "architecture": opened.model.description().architecture,
+            "load_ms": milliseconds(opened.load),
+            "compile_ms": opened.compile.map(milliseconds),
+            "threads": threads,
+            "peak_memory_bytes": peak_memory(),
+        }),
+        lines: vec![],
+    };
+    report.say("threads", threads.to_string());
+    let compile = opened.compile.map(|t| format!("{:.0} ms", milliseconds(t)));
+    report.say("compile", compile.unwrap_or("cached".into()));
+    report.say("load", format!("{:.1} ms", milliseconds(opened.load)));
+    if let Some(bytes) = peak_memory() {
+        report.say("peak memory", format!("{:.1} MB", bytes as f64 * 1e-6));
+    }
+    report
+}
+
+fn tell(speed: &Speed, report: &mut Report) {
+    match speed {
+        Speed::Generation { of, prefill, step } => {
+            let first = prefill.median();
+            let rate = (of.prompt * of.sequences) as f64 / first;
+            report.json["depth"] = json!(of.depth);
+            report.json["prompt"] = json!(of.prompt);
+            report.json["gen"] = json!(of.generate);
+            report.json["batch"] = json!(of.sequences);
+            report.json["first_token_ms"] = json!(first * 1e3);
+            report.json["prefill_tokens_per_s"] = json!(rate);
+            let (prompt, depth) = (of.prompt, of.depth);
+            let first = first * 1e3;
+            let after = match depth {
+                0 => format!("{first:.2} ms after a prompt of {prompt}"),
+                _ => format!("{first:.2} ms after a prompt of {prompt} at {depth}"),
+            };
+            report.say("first token", after);
+            report.say("prefill", format!("{rate:.0} tokens/s"));
+            if let Some(step) = step {
+                let rate = of.sequences as f64 / step.median();
+                report.json["decode_tokens_per_s"] = json!(rate);
+                report.json["step_ms"] = percentiles(step);
+                report.say("decode", format!("{rate:.1} tokens/s"));
+                report.say("step", in_words(step));
             }
         }
-    }
-
-    /// Step of which the median is held against the machine's ceilings, and that median in seconds.
-    fn step(&self) -> (Step, f64) {
-        match self {
-            Speeds::Decoder {
-                prompt,
-                generate,
-                step: Some(latency),
-                ..
-            } => {
-                // The middle one of the steps sees the prompt and half of what was generated.
-                let keys = (prompt + generate / 2) as f64;
-                (
-                    Step {
-                        tokens: 1,
-                        selected: 1,
-                        sequences: 1,
-                        keys,
-                    },
-                    latency.median(),
-                )
-            }
-            Speeds::Decoder {
-                prompt, prefill, ..
-            } => {
-                let keys = (prompt + 1) as f64 / 2.0;
-                (
-                    Step {
-                        tokens: *prompt,
-                        selected: 1,
-                        sequences: 1,
-                        keys,
-                    },
-                    prefill.median(),
-                )
-            }
-            Speeds::Encoder {
-                batch,
-                seq,
-                latency,
-            } => {
-                let tokens = batch * seq;
-                let step = Step {
-                    tokens,
-                    selected: tokens,
-                    sequences: *batch,
-                    keys: *seq as f64,
-                };
-                (step, latency.median())
-            }
+        Speed::Encoding { of, latency } => {
+            let (sequences, tokens) = (of.lengths.len(), of.lengths.iter().sum::<usize>());
+            let rate = tokens as f64 / latency.median();
+            report.json["lengths"] = json!(of.lengths);
+            report.json["latency_ms"] = percentiles(latency);
+            report.json["tokens_per_s"] = json!(rate);
+            report.json["sequences_per_s"] = json!(sequences as f64 / latency.median());
+            let times = in_words(latency);
+            report.say(
+                "latency",
+                format!("{times} for {sequences} sequences, {tokens} tokens"),
+            );
+            report.say("throughput", format!("{rate:.0} tokens/s"));
         }
     }
+}
 
-    fn tell_roofline(&self, program: &Program, threads: usize, report: &mut Report) {
-        let (step, seconds) = self.step();
-        let work = Work::of(program, step);
-        let ceilings = Ceilings::measure(threads, work.bytes as u64);
-        let (least, bound) = ceilings.least(&work);
-        let fraction = least / seconds;
-        let (binding, achieved) = match bound {
-            Bound::Memory => (
-                "read",
-                format!("{:.1} GB/s read", work.bytes / seconds * 1e-9),
-            ),
-            Bound::Compute => (
-                "compute",
-                format!("{:.1} GFLOP/s", work.flops / seconds * 1e-9),
-            ),
+fn tell_roofline(speed: &Speed, program: &Program, threads: usize, report: &mut Report) {
+    let (step, seconds) = speed.step();
+    let work = Work::of(program, step);
+    let ceilings = Ceilings::measure(&Pool::new(threads), work.bytes as u64);
+    let (least, bound) = ceilings.least(&work);
+    let fraction = least / seconds;
+    let (binding, achieved) = match bound {
+        Bound::Memory => (
+            "read",
+            format!("{:.1} GB/s read", work.bytes / seconds * 1e-9),
+        ),
+        Bound::Compute => (
+            "compute",
+            format!("{:.1} GFLOP/s", work.flops / seconds * 1e-9),
+        ),
+    };
+    report.json["roofline"] = json!({
+        "read_gb_per_s": ceilings.read * 1e-9,
+        "flops_gflop_per_s": ceilings.flops * 1e-9,
+        "fraction": fraction,
+        "bound": binding,
+        "bytes_per_step": work.bytes,
+        "flops_per_step": work.flops,
+    });
+    report.say(
+        "roofline",
+        format!(
+            "{:.1} % of what binds ({binding}): {achieved}; this machine reads {:.1} GB/s, computes {:.1} GFLOP/s",
+            fraction * 100.0,
+            ceilings.read * 1e-9,
+            ceilings.flops * 1e-9
+        ),
+    );
+}
+
+/// Bytes to read where no model says how many: more than caches hold.
+const FAR: u64 = 1 << 30;
+
+/// What the machine reaches, whatever the model.
+fn machine(threads: Option<usize>) -> Report {
+    let pool = Pool::new(threads.unwrap_or_else(default_threads));
+    let mut report = Report {
+        json: json!({ "threads": pool.threads() }),
+        lines: vec![],
+    };
+    report.say("threads", pool.threads().to_string());
+    let read = roofline::read(&pool, FAR) * 1e-9;
+    report.json["read_gb_per_s"] = json!(read);
+    report.say("read", format!("{read:.1} GB/s"));
+    for product in Product::ALL {
+        let (key, name) = match product {
+            Product::F32 => ("f32_gflop_per_s", "f32"),
+            Product::Bf16 => ("bf16_gflop_per_s", "bf16 pairs"),
+            Product::I8 => ("i8_gop_per_s", "int8 fours"),
         };
-        report.json["roofline"] = json!({
-            "read_gb_per_s": ceilings.read * 1e-9,
-            "flops_gflop_per_s": ceilings.flops * 1e-9,
-            "fraction": fraction,
-            "bound": binding,
-            "bytes_per_step": work.bytes,
-            "flops_per_step": work.flops,
-        });
-        report.lines.push((
-            "roofline",
-            format!(
-                "{:.1} % of what binds ({binding}): {achieved}; this machine reads {:.1} GB/s, computes {:.1} GFLOP/s",
-                fraction * 100.0,
-                ceilings.read * 1e-9,
-                ceilings.flops * 1e-9
-            ),
-        ));
+        let rate = roofline::product(&pool, product).map(|rate| rate * 1e-9);
+        report.json[key] = json!(rate);
+        let text = rate.map_or("no instruction".into(), |r| format!("{r:.0} Gop/s"));
+        report.say(name, text);
     }
+    report
 }
 
 /// The program of the model, which counts the work; an artifact does not hold it.

@@ -8,6 +8,7 @@ pub mod latency;
 mod perplexity;
 mod reference;
 pub mod roofline;
+pub mod speed;
 mod tagging;
 mod work;
 

@@ -2,7 +2,10 @@
 //! model's speed means something beside them ("Roofline", Williams, Waterman and Patterson 2009).
 
 use super::Work;
-use runtime::{kernels::probe, pool::Pool};
+use runtime::{
+    kernels::probe::{self, Product},
+    pool::Pool,
+};
 use std::{
     hint::black_box,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -20,6 +23,9 @@ const MOST: Duration = Duration::from_millis(1500);
 
 /// Words that a thread reads at once: large enough that starting costs nothing, small enough to share evenly.
 const BLOCK: usize = 1 << 14;
+
+/// Tiles that a thread multiplies at once, for the same reasons.
+const TILES: usize = 256;
 
 /// What the machine reaches with a number of threads.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -40,41 +46,11 @@ pub enum Bound {
 }
 
 impl Ceilings {
-    /// Measures them with `threads` threads and a buffer of `bytes` bytes.
-    pub fn measure(threads: usize, bytes: u64) -> Ceilings {
-        let pool = Pool::new(threads);
-        let words = usize::try_from(bytes / 8)
-            .unwrap_or(usize::MAX)
-            .clamp(1 << 10, 1 << 27);
-        // Words of zero could all be one page.
-        let data: Vec<u64> = (0..words as u64).collect();
-        let sink = AtomicU64::new(0);
-        let read = |streams: usize| {
-            let blocks = words.div_ceil(BLOCK) as u64;
-            fastest(|| {
-                pool.run(blocks, 1, &|_, begin, end| {
-                    let end = (end as usize * BLOCK).min(words);
-                    let found = probe::read(&data[begin as usize * BLOCK..end], streams);
-                    sink.fetch_xor(found, Relaxed);
-                });
-            })
-        };
-        let read = [1, 2, 4]
-            .map(read)
-            .into_iter()
-            .fold(f64::INFINITY, f64::min);
-        black_box(&sink);
-        let operations = AtomicU64::new(0);
-        let multiply = fastest(|| {
-            operations.store(0, Relaxed);
-            pool.run(threads as u64 * 16, 1, &|_, begin, end| {
-                let done = probe::multiply_add(16 * (end - begin) as usize);
-                operations.fetch_add(done, Relaxed);
-            });
-        });
+    /// Measures them with a buffer of `bytes` bytes.
+    pub fn measure(pool: &Pool, bytes: u64) -> Ceilings {
         Ceilings {
-            read: (words * 8) as f64 / read,
-            flops: operations.load(Relaxed) as f64 / multiply,
+            read: read(pool, bytes),
+            flops: product(pool, Product::F32).expect("every processor multiplies f32"),
         }
     }
 
@@ -87,6 +63,47 @@ impl Ceilings {
             (compute, Bound::Compute)
         }
     }
+}
+
+/// Bytes read a second from a buffer of `bytes` bytes: the best of several strides.
+pub fn read(pool: &Pool, bytes: u64) -> f64 {
+    let words = usize::try_from(bytes / 8)
+        .unwrap_or(usize::MAX)
+        .clamp(1 << 10, 1 << 27);
+    // Words of zero could all be one page.
+    let data: Vec<u64> = (0..words as u64).collect();
+    let sink = AtomicU64::new(0);
+    let seconds = |(block, streams): (usize, usize)| {
+        fastest(|| {
+            pool.run(words.div_ceil(block) as u64, 1, &|_, begin, end| {
+                let end = (end as usize * block).min(words);
+                let found = probe::read(&data[begin as usize * block..end], streams);
+                sink.fetch_xor(found, Relaxed);
+            });
+        })
+    };
+    let share = words.div_ceil(pool.threads());
+    let best = [BLOCK, share]
+        .into_iter()
+        .flat_map(|block| [1, 2, 4].map(|streams| (block, streams)))
+        .map(seconds)
+        .fold(f64::INFINITY, f64::min);
+    black_box(&sink);
+    (words * 8) as f64 / best
+}
+
+/// Operations a second of a kind of product, a multiply-add counting two; `None` where the processor has none.
+pub fn product(pool: &Pool, product: Product) -> Option<f64> {
+    product.run(1)?;
+    let operations = AtomicU64::new(0);
+    let seconds = fastest(|| {
+        operations.store(0, Relaxed);
+        pool.run(pool.threads() as u64 * 16, 1, &|_, begin, end| {
+            let done = product.run(TILES * (end - begin) as usize).unwrap_or(0);
+            operations.fetch_add(done, Relaxed);
+        });
+    });
+    Some(operations.load(Relaxed) as f64 / seconds)
 }
 
 /// Seconds of the fastest run: as many as the budget allows, and more while they still become faster, as they do on a

@@ -1,11 +1,13 @@
 //! What the command line measures: agreement with a reference, quality on text, speed.
 
-use super::{Case, best, close, edit, fixture, satura, softmax, text, word};
+use super::{Case, best, close, command, edit, fixture, satura, softmax, text, word};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 use std::{
     fs,
+    io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
+    process::Stdio,
 };
 use tempfile::TempDir;
 
@@ -111,8 +113,16 @@ fn what_cannot_be_measured_is_refused() {
     eval(text(&llama), &[], &["tokenizer.json"]);
     let tagger = Case::new("bert_tokcls", &[]);
     eval(tagger.path(), &[], &["line 1", "spans"]);
-    let encode = ["bench", text(&bert), "--batch", "0"];
-    check(&encode, &["nothing to encode"]);
+    let bench = |model: &Path, args: &[&str], words: &[&str]| {
+        check(&[&["bench", text(model)], args].concat(), words);
+    };
+    bench(&bert, &["--batch", "0"], &["nothing to encode"]);
+    bench(&bert, &["--seq", "8,0"], &["nothing to encode"]);
+    let short = ["--prompt", "8", "--gen", "4"];
+    let with = |args: &[&'static str]| [&short[..], args].concat();
+    bench(&llama, &with(&["--batch", "0"]), &["sequences"]);
+    let deep = ["context of 100011", "has 64"];
+    bench(&llama, &with(&["--depth", "100000"]), &deep);
 }
 
 /// `exp` of the mean negative log-likelihood of each row's tokens but its first.
@@ -255,14 +265,82 @@ fn bench_reports_what_it_measured() {
     let encoder = ["latency_ms.p50", "latency_ms.p90", "latency_ms.p99"];
     let decoder = [&decoder[..], &roofline].concat();
     let encoder = [&encoder[..], &roofline].concat();
+    let (llama, bert) = (fixture("llama_gqa"), fixture("bert_model"));
+    let generate = ["--prompt", "8", "--gen", "4"];
+    check(&llama, &generate, &decoder);
+    let more = [&generate[..], &["--depth", "8", "--batch", "2"]].concat();
+    check(&llama, &more, &[&decoder[..], &["depth"]].concat());
+    check(&bert, &["--batch", "2", "--seq", "8"], &encoder);
+    check(&bert, &["--seq", "8,3,5"], &encoder);
+}
+
+#[test]
+fn bench_counts_the_tokens_of_all_sequences() {
+    let check = |model: &str, args: &[&str], rate: &str, time: &str, tokens: f64| {
+        let model = fixture(model);
+        let bench = ["bench", text(&model), "--seconds", "0", "--roofline=none"];
+        let found = satura(&[&bench[..], args, &["--json"]].concat()).json();
+        let time = time.split('.').fold(&found, |value, key| &value[key]);
+        close(
+            &json!(found[rate].as_f64().unwrap() * time.as_f64().unwrap() * 1e-3),
+            tokens,
+        );
+    };
+    let decode = ["--prompt", "5", "--gen", "3", "--batch", "4"];
+    let (prefill, first) = ("prefill_tokens_per_s", "first_token_ms");
+    check("llama_gqa", &decode, prefill, first, 20.0);
     check(
-        &fixture("llama_gqa"),
-        &["--prompt", "8", "--gen", "4"],
-        &decoder,
+        "llama_gqa",
+        &decode,
+        "decode_tokens_per_s",
+        "step_ms.p50",
+        4.0,
     );
+    let encode = ["--seq", "8,3", "--batch", "2"];
     check(
-        &fixture("bert_model"),
-        &["--batch", "2", "--seq", "8"],
-        &encoder,
+        "bert_model",
+        &encode,
+        "tokens_per_s",
+        "latency_ms.p50",
+        22.0,
     );
+}
+
+#[test]
+fn bench_takes_turns() {
+    let model = fixture("bert_model");
+    let args = ["bench", text(&model), "--seq", "4", "--seconds", "0"];
+    let args = [&args[..], &["--roofline=none", "--turns", "--json"]].concat();
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli-cache");
+    let mut child = command(&args, &cache)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut turn, mut lines) = (
+        child.stdin.take().unwrap(),
+        BufReader::new(child.stdout.take().unwrap()).lines(),
+    );
+    for _ in 0..2 {
+        writeln!(turn).unwrap();
+        let line = lines.next().unwrap().unwrap();
+        let found: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(found["lengths"], json!([4]), "{found}");
+    }
+    drop(turn);
+    assert!(lines.next().is_none());
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn bench_measures_the_machine_alone() {
+    let found = satura(&["bench", "--roofline", "--threads", "1", "--json"]).json();
+    assert_eq!(found["threads"], 1);
+    for key in ["read_gb_per_s", "f32_gflop_per_s"] {
+        assert!(found[key].as_f64().is_some_and(|x| x > 0.0), "{found}");
+    }
+    for key in ["bf16_gflop_per_s", "i8_gop_per_s"] {
+        let rate = &found[key];
+        assert!(rate.is_null() || rate.as_f64() > Some(0.0), "{found}");
+    }
 }

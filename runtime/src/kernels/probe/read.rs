@@ -1,8 +1,4 @@
-//! Loops that do nothing but what the machine does best: read memory, multiply and add. What they reach is the
-//! ceiling that measured kernels are held against. Knows no clock.
-
-use super::table;
-use ir::abi::PANEL;
+//! Reading memory, as wide as the processor's registers are.
 
 /// Reads all of `data` in `streams` interleaved parts (1, 2 or 4) and combines it, so that nothing can be left out.
 pub fn read(data: &[u64], streams: usize) -> u64 {
@@ -95,42 +91,6 @@ mod x86 {
     );
 }
 
-/// Multiplies small matrices that stay in first-level cache, `times` times; returns the floating-point operations done.
-pub fn multiply_add(times: usize) -> u64 {
-    const ROWS: usize = 12;
-    const INNER: usize = 128;
-    const PANELS: usize = 2;
-    #[repr(align(64))]
-    struct Operands {
-        a: [f32; ROWS * INNER],
-        b: [f32; INNER * PANELS * PANEL],
-        c: [f32; ROWS * PANELS * PANEL],
-    }
-    let mut o = Operands {
-        a: [1.0; ROWS * INNER],
-        b: [1.0; INNER * PANELS * PANEL],
-        c: [0.0; ROWS * PANELS * PANEL],
-    };
-    for _ in 0..times {
-        // SAFETY: the operands hold ROWS x INNER, PANELS panels of INNER rows, and ROWS x (PANELS * PANEL) elements,
-        // and `b`, which follows 6144 bytes, is 64-byte aligned.
-        unsafe {
-            (table().gemm_f32)(
-                ROWS,
-                INNER,
-                o.a.as_ptr(),
-                INNER,
-                o.b.as_ptr().cast(),
-                PANELS,
-                o.c.as_mut_ptr(),
-                PANELS * PANEL,
-            );
-        }
-    }
-    std::hint::black_box(&o.c);
-    (times * 2 * ROWS * INNER * PANELS * PANEL) as u64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,10 +117,5 @@ mod tests {
                 );
             }
         }
-    }
-
-    #[test]
-    fn operations_are_counted() {
-        assert_eq!(multiply_add(3), 3 * 2 * 12 * 128 * 32);
     }
 }
