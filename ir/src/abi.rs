@@ -9,6 +9,7 @@
 //!
 //! This file knows neither who generates nor who implements the functions.
 
+use crate::DType;
 use serde::{Deserialize, Serialize};
 
 /// Version of everything in this file; stored in each artifact and checked before its code is mapped.
@@ -17,6 +18,57 @@ pub const ABI_VERSION: u32 = 2;
 /// Columns of a packed weight panel. A weight `[K, N]` is stored as `ceil(N / PANEL)` panels, each `[K][PANEL]`
 /// (column `p * PANEL + j` of row `k` at index `(p * K + k) * PANEL + j`), the last one padded with zeros.
 pub const PANEL: usize = 16;
+
+/// How the elements of a matrix are stored where kernels read them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Codec {
+    /// Each element by itself.
+    Plain(DType),
+    /// Integers that share a scale with the others of their group; see [`Codec::panel`] and [`Codec::row`].
+    Grouped {
+        /// 8 or 4: codes are `-127..=127` or `-7..=7`.
+        bits: u8,
+        /// Consecutive elements of a sum (of a row `[.., K]`, of a column `[K, ..]`) that share a scale: a multiple of
+        /// 32 that divides `K`.
+        group: u32,
+    },
+}
+
+impl Codec {
+    /// Bytes of a weight panel of `k` rows and [`PANEL`] columns, at a multiple of which the next one starts.
+    ///
+    /// Plain panels are `[K][PANEL]`. Grouped panels hold all codes, then all scales:
+    ///
+    /// * 8 bits: `k / 4` lines of 64 bytes; byte `4 * j + b` of line `l` is the code of column `j` and row `4 * l + b`,
+    ///   plus 128;
+    /// * 4 bits: `k / 8` lines of 64 bytes; in byte `4 * j + b` of line `l` the low half is the code of column `j` and row
+    ///   `8 * l + b`, the high half that of row `8 * l + 4 + b`, each plus 8;
+    /// * `[K / group][PANEL]` scales, f16; padding to 64 bytes.
+    ///
+    /// A weight is code times scale. Padded columns have scale zero.
+    pub fn panel(self, k: usize) -> usize {
+        match self {
+            Codec::Plain(dtype) => k * PANEL * dtype.bytes(),
+            Codec::Grouped { bits, group } => {
+                let codes = k * PANEL * usize::from(bits) / 8;
+                (codes + k / group as usize * PANEL * 2).next_multiple_of(64)
+            }
+        }
+    }
+
+    /// Bytes of a row of `k` activations, at a multiple of which the next one starts.
+    ///
+    /// Grouped rows (8 bits) hold `k` codes as i8, padding to 64 bytes, `[K / group]` scales as f32, `[K / group]` sums of
+    /// the codes of a group as i32, padding to 64 bytes. An activation is code times scale.
+    pub fn row(self, k: usize) -> usize {
+        match self {
+            Codec::Plain(dtype) => k * dtype.bytes(),
+            Codec::Grouped { group, .. } => {
+                k.next_multiple_of(64) + (k / group as usize * 8).next_multiple_of(64)
+            }
+        }
+    }
+}
 
 /// Rows of a block of a state that attention reads; see [`Layout`].
 pub const BLOCK: usize = 128;
@@ -93,6 +145,36 @@ pub type GemmFn = unsafe extern "C" fn(
     ldc: usize,
 );
 
+/// `c[0..m, 0..panels * PANEL] = a[0..m, 0..k] * b` with weights in [`Codec::Grouped`] panels.
+///
+/// * `group`: as in the codec; `a`: rows `lda` **bytes** apart, f32 or [`Codec::row`]s of the same group; `b` and `c` as in
+///   [`GemmFn`].
+/// * With f32 rows the result has the bits of [`GemmFn`] over the weights `code * scale`, which f32 holds exactly.
+/// * With integer rows `c[i, j]` is a chain of `fma(g, scale_a * scale_b, c)` over the groups from `0.0`, where `g` is the
+///   exact sum of the group's products of codes, rounded to f32.
+///
+/// **Every implementation produces the same bits.**
+pub type GroupedGemmFn = unsafe extern "C" fn(
+    m: usize,
+    k: usize,
+    group: usize,
+    a: *const u8,
+    lda: usize,
+    b: *const u8,
+    panels: usize,
+    c: *mut f32,
+    ldc: usize,
+);
+
+/// Stores `k` activations at `x` as a [`Codec::row`] of 8 bits at `to`, 64-byte aligned: per group the scale is
+/// `max |x| / 127`, a code `x * (127 / max |x|)` rounded to the nearest integer, ties to even; all zero where the maximum
+/// is.
+pub type QuantizeFn = unsafe extern "C" fn(k: usize, group: usize, x: *const f32, to: *mut u8);
+
+/// What [`QuantizeFn`]'s codes stand for, `scale * code` rounded to f32, with codes of `bits` bits: 8 up to 127, 4 up to 7.
+pub type FakeQuantizeFn =
+    unsafe extern "C" fn(bits: usize, k: usize, group: usize, x: *const f32, to: *mut f32);
+
 /// Arguments of one attention call: `tokens` rows of queries, all `group` query heads of one key/value head.
 ///
 /// For row `t` and head `h` of the group: `out[t, h] = softmax_j(softcap(scale * q[t, h] . k[j])) v[j]` over
@@ -158,4 +240,16 @@ pub struct KernelTable {
     pub cos: ScalarFn,
     /// Sine, radians.
     pub sin: ScalarFn,
+    /// Gemm of f32 rows with weights of 8 bits.
+    pub gemm_f32_q8: GroupedGemmFn,
+    /// Gemm of f32 rows with weights of 4 bits.
+    pub gemm_f32_q4: GroupedGemmFn,
+    /// Gemm of rows of 8 bits with weights of 8 bits.
+    pub gemm_q8_q8: GroupedGemmFn,
+    /// Gemm of rows of 8 bits with weights of 4 bits.
+    pub gemm_q8_q4: GroupedGemmFn,
+    /// Rows of 8 bits from f32.
+    pub quantize_q8: QuantizeFn,
+    /// Values that few bits can say.
+    pub fake_quantize: FakeQuantizeFn,
 }

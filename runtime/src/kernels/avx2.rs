@@ -1,5 +1,6 @@
-//! [`Lanes`] in two 256-bit registers: AVX2, FMA and F16C. Knows no kernel.
+//! [`Lanes`] and [`Dots`] in two 256-bit registers: AVX2, FMA and F16C. Knows no kernel.
 
+use super::dots::Dots;
 use super::lanes::Lanes;
 use half::{bf16, f16};
 use ir::abi::PANEL;
@@ -166,5 +167,134 @@ unsafe impl Lanes for Ymm2 {
     unsafe fn transpose8(src: *const f32, stride: usize, dst: *mut f32) {
         // SAFETY: the caller's.
         unsafe { transpose8(src, stride, dst) }
+    }
+}
+
+/// Two `ymm` registers of i32.
+#[derive(Clone, Copy)]
+pub(super) struct Int2(pub(super) __m256i, pub(super) __m256i);
+
+/// The value of `f` applied to both registers of the operands.
+macro_rules! both_int {
+    (|$($x:ident),+| $f:expr) => {
+        Int2({ $(let $x = $x.0;)+ $f }, { $(let $x = $x.1;)+ $f })
+    };
+}
+pub(super) use both_int;
+
+/// [`Dots::low`] and [`Dots::high`].
+#[inline(always)]
+pub(super) unsafe fn halves(codes: Int2) -> [Int2; 2] {
+    // SAFETY: the caller vouches for AVX2.
+    unsafe {
+        let low = _mm256_set1_epi8(15);
+        [
+            both_int!(|codes| _mm256_and_si256(codes, low)),
+            both_int!(|codes| _mm256_and_si256(_mm256_srli_epi16::<4>(codes), low)),
+        ]
+    }
+}
+
+/// [`Dots::widen`].
+#[inline(always)]
+pub(super) unsafe fn widen<const B: u32>(codes: Int2) -> Ymm2 {
+    // SAFETY: the caller vouches for AVX2.
+    unsafe {
+        let byte = _mm256_set1_epi32(255);
+        let one = |codes| {
+            let moved = match B {
+                0 => codes,
+                1 => _mm256_srli_epi32::<8>(codes),
+                2 => _mm256_srli_epi32::<16>(codes),
+                _ => _mm256_srli_epi32::<24>(codes),
+            };
+            _mm256_cvtepi32_ps(_mm256_and_si256(moved, byte))
+        };
+        Ymm2(one(codes.0), one(codes.1))
+    }
+}
+
+/// Four activations in every lane.
+#[inline(always)]
+pub(super) unsafe fn four(x: *const i8) -> i32 {
+    // SAFETY: the caller's.
+    unsafe { x.cast::<i32>().read_unaligned() }
+}
+
+// SAFETY: each method is what its contract describes. Pairs of products stay below 2^15: codes and activations of 8 bits
+// are at most 127 in magnitude, codes of 4 bits at most 15.
+unsafe impl Dots for Int2 {
+    type V = Ymm2;
+    type Codes = Int2;
+    const EXCESS_8: i32 = 0;
+
+    #[inline(always)]
+    unsafe fn splat(x: i32) -> Self {
+        // SAFETY: features by the trait's contract, here and below.
+        unsafe { Int2(_mm256_set1_epi32(x), _mm256_set1_epi32(x)) }
+    }
+
+    #[inline(always)]
+    unsafe fn codes(p: *const u8) -> Int2 {
+        // SAFETY: a line, by the trait's contract.
+        unsafe {
+            Int2(
+                _mm256_loadu_si256(p.cast()),
+                _mm256_loadu_si256(p.add(32).cast()),
+            )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn low(codes: Int2) -> Int2 {
+        // SAFETY: as `splat`.
+        unsafe { halves(codes)[0] }
+    }
+
+    #[inline(always)]
+    unsafe fn high(codes: Int2) -> Int2 {
+        // SAFETY: as `splat`.
+        unsafe { halves(codes)[1] }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_8(self, codes: Int2, x: *const i8) -> Self {
+        // SAFETY: as `splat`; four activations by the trait's contract.
+        unsafe {
+            let x = _mm256_set1_epi32(four(x));
+            let (middle, ones) = (_mm256_set1_epi8(-128), _mm256_set1_epi16(1));
+            let (magnitude, sum) = (_mm256_abs_epi8(x), self);
+            both_int!(|sum, codes| {
+                // One factor must be unsigned: the sign of the activation goes to the code.
+                let signed = _mm256_sign_epi8(_mm256_xor_si256(codes, middle), x);
+                let pairs = _mm256_maddubs_epi16(magnitude, signed);
+                _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones))
+            })
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn dot_4(self, codes: Int2, x: *const i8) -> Self {
+        // SAFETY: as `dot_8`.
+        unsafe {
+            let (x, ones) = (_mm256_set1_epi32(four(x)), _mm256_set1_epi16(1));
+            let sum = self;
+            both_int!(|sum, codes| {
+                let pairs = _mm256_maddubs_epi16(codes, x);
+                _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones))
+            })
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn to_f32(self) -> Ymm2 {
+        // SAFETY: as `splat`.
+        unsafe { Ymm2(_mm256_cvtepi32_ps(self.0), _mm256_cvtepi32_ps(self.1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn widen<const B: u32>(codes: Int2) -> Ymm2 {
+        // SAFETY: as `splat`.
+        unsafe { widen::<B>(codes) }
     }
 }

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 /// One `zmm` register.
 #[derive(Clone, Copy)]
-pub(super) struct Zmm(__m512);
+pub(super) struct Zmm(pub(super) __m512);
 
 /// The halves of a register.
 macro_rules! split {

@@ -8,6 +8,7 @@ use super::lanes::Lanes;
 use super::scratch::scratch;
 use half::{bf16, f16};
 use ir::abi::PANEL;
+use std::ops::Range;
 
 /// Most rows of a panel block: with [`Isa::PANELS`] panels it should stay in the first-level cache.
 const BLOCK_K: usize = 256;
@@ -19,6 +20,9 @@ const SET_PERIOD: usize = 1024;
 const WAYS: usize = 8;
 /// Row tiles from which on widening a block of narrow weights once beats widening it in each tile.
 const WIDEN_FROM: usize = 4;
+
+/// Rows that a line of codes of four bits holds; see [`ir::abi::Codec::panel`].
+const LINE_ROWS: usize = 8;
 
 /// An element of a packed panel.
 pub(super) trait Weight: Copy {
@@ -71,30 +75,6 @@ pub(super) struct Tile<W> {
 }
 
 impl<W> Tile<W> {
-    /// The same product with packed panels at `b`, `panel` elements apart.
-    fn over<T>(self, b: *const T, panel: usize) -> Tile<T> {
-        let Tile {
-            k,
-            a,
-            lda,
-            c,
-            ldc,
-            resume,
-            ..
-        } = self;
-        Tile {
-            k,
-            a,
-            lda,
-            b,
-            ldb: PANEL,
-            panel,
-            c,
-            ldc,
-            resume,
-        }
-    }
-
     /// Moves on by `panels` panels.
     pub(super) fn advance(&mut self, panels: usize) {
         self.b = self.b.wrapping_add(panels * self.panel);
@@ -175,6 +155,124 @@ pub(super) unsafe fn rows<I: Isa, W: Weight>(m: usize, panels: usize, t: Tile<W>
     }
 }
 
+/// A product of `m` rows of `a` with `panels` packed panels of `k` rows, wherever those are. Strides are in elements.
+#[derive(Clone, Copy)]
+pub(super) struct Product {
+    pub m: usize,
+    pub k: usize,
+    pub a: *const f32,
+    pub lda: usize,
+    pub panels: usize,
+    pub c: *mut f32,
+    pub ldc: usize,
+}
+
+impl Product {
+    /// Rows that evict each other from the cache at this stride.
+    fn conflicts(&self, tile: usize) -> bool {
+        self.lda.is_multiple_of(SET_PERIOD) && self.m.min(tile) > WAYS
+    }
+}
+
+/// A part of a [`Product`]: some rows by `wide` panels from `first`, over rows `k` of the panels.
+pub(super) struct Block {
+    pub first: usize,
+    pub wide: usize,
+    pub k: Range<usize>,
+    part: Product,
+    widened: *mut f32,
+}
+
+impl Block {
+    /// The part, with its panels at `b`, `panel` elements apart.
+    fn tile<W>(&self, b: *const W, panel: usize) -> Tile<W> {
+        Tile {
+            k: self.k.len(),
+            a: self.part.a,
+            lda: self.part.lda,
+            b,
+            ldb: PANEL,
+            panel,
+            c: self.part.c,
+            ldc: self.part.ldc,
+            resume: self.k.start > 0,
+        }
+    }
+
+    /// The part with panels that are widened first: `widen(panel, to)` writes rows `self.k` of one as f32.
+    ///
+    /// # Safety
+    /// As [`blocks`], and `widen` writes no more than those rows.
+    pub(super) unsafe fn widened<I: Isa>(&self, widen: impl Fn(usize, *mut f32)) {
+        let panel = self.k.len() * PANEL;
+        for p in 0..self.wide {
+            widen(self.first + p, self.widened.wrapping_add(p * panel));
+        }
+        let tile = self.tile(self.widened.cast_const(), panel);
+        // SAFETY: the scratch memory holds PANELS panels of BLOCK_K rows, just written; the rest is the caller's.
+        unsafe { rows::<I, f32>(self.part.m, self.wide, tile) }
+    }
+}
+
+/// Calls `each` with blocks of the product that caches hold, in an order in which sums over `k` may continue.
+///
+/// # Safety
+/// The product's pointers are valid for its extents.
+pub(super) unsafe fn blocks<I: Isa>(whole: &Product, each: impl Fn(&Block)) {
+    let Product {
+        m,
+        k,
+        a,
+        lda,
+        panels,
+        c,
+        ldc,
+    } = *whole;
+    let conflict = whole.conflicts(I::ROWS);
+    let (blocks_k, blocks_m) = (k.div_ceil(BLOCK_K).max(1), m.div_ceil(BLOCK_ROWS));
+    let input = if conflict {
+        BLOCK_ROWS * (BLOCK_K + PANEL)
+    } else {
+        0
+    };
+    let copied = scratch(input + I::PANELS * BLOCK_K * PANEL);
+    // Blocks begin at multiples of what grouped weights keep in a line.
+    let edge = |x: usize| (x * LINE_ROWS).min(k);
+    for block_k in (0..blocks_k).map(|i| part(k.div_ceil(LINE_ROWS), blocks_k, i)) {
+        let block_k = edge(block_k.start)..edge(block_k.end);
+        for block_m in (0..blocks_m).map(|i| part(m, blocks_m, i)) {
+            let mut rows = Product {
+                m: block_m.len(),
+                a: a.wrapping_add(block_m.start * lda + block_k.start),
+                c: c.wrapping_add(block_m.start * ldc),
+                ..*whole
+            };
+            if conflict {
+                // SAFETY: the block lies in `a`; the scratch holds BLOCK_ROWS rows of this stride.
+                unsafe {
+                    for i in 0..rows.m {
+                        let row = copied.add(i * (BLOCK_K + PANEL));
+                        std::ptr::copy_nonoverlapping(rows.a.add(i * lda), row, block_k.len());
+                    }
+                }
+                (rows.a, rows.lda) = (copied, BLOCK_K + PANEL);
+            }
+            for first in (0..panels).step_by(I::PANELS) {
+                each(&Block {
+                    first,
+                    wide: I::PANELS.min(panels - first),
+                    k: block_k.clone(),
+                    part: Product {
+                        c: rows.c.wrapping_add(first * PANEL),
+                        ..rows
+                    },
+                    widened: copied.wrapping_add(input),
+                });
+            }
+        }
+    }
+}
+
 /// [`ir::abi::GemmFn`].
 ///
 /// # Safety
@@ -191,75 +289,44 @@ pub(super) unsafe extern "C" fn gemm<I: Isa, W: Weight>(
     ldc: usize,
 ) {
     let b = b.cast::<W>();
-    let whole = Tile {
+    let whole = Product {
+        m,
         k,
         a,
         lda,
-        b,
-        ldb: PANEL,
-        panel: k * PANEL,
+        panels,
         c,
         ldc,
-        resume: false,
     };
-    let conflict = lda.is_multiple_of(SET_PERIOD) && m.min(I::ROWS) > WAYS;
-    if m <= I::ROWS && !conflict {
+    if m <= I::ROWS && !whole.conflicts(I::ROWS) {
+        let tile = Tile {
+            k,
+            a,
+            lda,
+            b,
+            ldb: PANEL,
+            panel: k * PANEL,
+            c,
+            ldc,
+            resume: false,
+        };
         // SAFETY: the caller's extents.
-        return unsafe { I::tiles(m, panels, whole) };
+        return unsafe { I::tiles(m, panels, tile) };
     }
     let widens = W::NARROW && m.div_ceil(I::ROWS) >= WIDEN_FROM;
-    let (blocks_k, blocks_m) = (k.div_ceil(BLOCK_K).max(1), m.div_ceil(BLOCK_ROWS));
-    let input = if conflict {
-        BLOCK_ROWS * (BLOCK_K + PANEL)
-    } else {
-        0
-    };
-    let copied = scratch(
-        input
-            + if widens {
-                I::PANELS * BLOCK_K * PANEL
+    // SAFETY: blocks lie within the caller's extents.
+    unsafe {
+        blocks::<I>(&whole, |block| {
+            let panel = |p: usize| b.add((p * k + block.k.start) * PANEL);
+            if widens {
+                block.widened::<I>(|p, to| I::widen(panel(p), to, block.k.len()));
             } else {
-                0
-            },
-    );
-    let widened = copied.wrapping_add(input);
-    for block_k in (0..blocks_k).map(|i| part(k, blocks_k, i)) {
-        let kc = block_k.len();
-        for block_m in (0..blocks_m).map(|i| part(m, blocks_m, i)) {
-            let mut block = Tile {
-                k: kc,
-                resume: block_k.start > 0,
-                ..whole
-            };
-            block.b = b.wrapping_add(block_k.start * PANEL);
-            block.a = a.wrapping_add(block_m.start * lda + block_k.start);
-            block.c = c.wrapping_add(block_m.start * ldc);
-            if conflict {
-                // SAFETY: the block lies in `a`; the scratch holds BLOCK_ROWS rows of this stride.
-                unsafe {
-                    for i in 0..block_m.len() {
-                        let row = copied.add(i * (BLOCK_K + PANEL));
-                        std::ptr::copy_nonoverlapping(block.a.add(i * lda), row, kc);
-                    }
-                }
-                (block.a, block.lda) = (copied, BLOCK_K + PANEL);
+                rows::<I, W>(
+                    block.part.m,
+                    block.wide,
+                    block.tile(panel(block.first), k * PANEL),
+                );
             }
-            for first in (0..panels).step_by(I::PANELS) {
-                let wide = I::PANELS.min(panels - first);
-                let mut t = block;
-                t.advance(first);
-                // SAFETY: blocks lie within the caller's extents; the scratch holds PANELS panels of BLOCK_K rows.
-                unsafe {
-                    if widens {
-                        for p in 0..wide {
-                            I::widen(t.b.add(p * t.panel), widened.add(p * kc * PANEL), kc);
-                        }
-                        rows::<I, f32>(block_m.len(), wide, t.over(widened, kc * PANEL));
-                    } else {
-                        rows::<I, W>(block_m.len(), wide, t);
-                    }
-                }
-            }
-        }
+        })
     }
 }

@@ -8,14 +8,19 @@ mod attention;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod dots;
 mod gemm;
+mod grouped;
 mod lanes;
 pub mod probe;
 mod scratch;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 
 use gemm::{Tile, Weight};
+use grouped::{GroupedIsa, Panel};
 use half::{bf16, f16};
 use ir::abi::{ABI_VERSION, AttentionArgs, KernelTable};
 use lanes::Lanes;
@@ -108,6 +113,83 @@ isa!(
     1: 4 3 2 1, 2: 4 2 1, 3: 4 2 1, 4: 4 2 1, 5: 4 2 1, 6: 4 2 1, 7: 2 1,
     8: 2 1, 9: 2 1, 10: 2 1, 11: 2 1, 12: 2 1, 13: 2 1, 14: 2 1);
 
+/// Implements [`GroupedIsa`]: `rows: panels` as in [`isa`], of integer rows and of f32 rows.
+macro_rules! grouped {
+    ($(#[$doc:meta])* $name:ident, $dots:ty, $features:tt, $most:literal,
+     $($rows:literal: $($panels:literal)+),+; $($few:literal: $($wide:literal)+),+) => {
+        $(#[$doc])*
+        struct $name;
+        impl GroupedIsa for $name {
+            type D = $dots;
+            const ROWS: usize = $most;
+
+            grouped!(@tiles $features, $dots, integer_tiles, integer_tile, $($rows: $($panels)+),+);
+            grouped!(@tiles $features, $dots, float_tiles, float_tile, $($few: $($wide)+),+);
+
+            isa!(@feature $features
+                unsafe fn widen<const BITS: usize>(panel: Panel, from: usize, rows: usize, to: *mut f32) {
+                    // SAFETY: the caller's.
+                    unsafe { grouped::widen::<$dots, BITS>(panel, from, rows, to) }
+                });
+
+            isa!(@feature $features
+                unsafe fn quantize(k: usize, group: usize, x: *const f32, to: *mut u8) {
+                    // SAFETY: the caller's.
+                    unsafe { grouped::quantize(k, group, x, to) }
+                });
+        }
+    };
+    (@tiles $features:tt, $dots:ty, $name:ident, $tile:ident, $($rows:literal: $($panels:literal)+),+) => {
+        #[inline]
+        unsafe fn $name<const BITS: usize>(rows: usize, panels: usize, mut t: grouped::Tile) {
+            isa!(@feature $features
+                unsafe fn tile<const BITS: usize, const M: usize, const P: usize>(t: &grouped::Tile) {
+                    // SAFETY: the caller vouches for the features and the tile.
+                    unsafe { grouped::$tile::<$dots, BITS, M, P>(t) }
+                });
+            let mut left = panels;
+            match rows {
+                $($rows => {
+                    $(while left >= $panels {
+                        // SAFETY: the caller vouches for features and for `panels` panels.
+                        unsafe { tile::<BITS, $rows, $panels>(&t) };
+                        t.advance($panels);
+                        left -= $panels;
+                    })+
+                })+
+                _ => unreachable!("the caller cuts rows into tiles"),
+            }
+        }
+    };
+}
+
+grouped!(
+    /// Plain Rust.
+    PortableGroups, dots::Integers, none, 1, 1: 1; 1: 1, 2: 1, 3: 1, 4: 1);
+
+#[cfg(target_arch = "x86_64")]
+grouped!(
+    /// 16 registers of 256 bits.
+    Avx2Groups, avx2::Int2, "avx2,fma,f16c", 2, 1: 2 1, 2: 1; 1: 2 1, 2: 1, 3: 1, 4: 1);
+
+#[cfg(target_arch = "x86_64")]
+grouped!(
+    /// The same with VNNI.
+    AvxVnniGroups, vnni::Int256, "avx2,fma,f16c,avxvnni", 3,
+    1: 2 1, 2: 1, 3: 1; 1: 2 1, 2: 1, 3: 1, 4: 1);
+
+#[cfg(target_arch = "x86_64")]
+grouped!(
+    /// 32 registers of 512 bits: as many sums of integers as of floats.
+    Vnni512Groups, vnni::Int512, "avx512f,avx512bw,avx512vnni,avx2,fma,f16c", 6,
+    1: 4 2 1, 2: 4 2 1, 3: 2 1, 4: 2 1, 5: 2 1, 6: 2 1; 1: 4 2 1, 2: 4 2 1, 3: 2 1, 4: 2 1);
+
+/// [`ir::abi::QuantizeFn`].
+unsafe extern "C" fn quantize<G: GroupedIsa>(k: usize, group: usize, x: *const f32, to: *mut u8) {
+    // SAFETY: the caller's; the features are the table's.
+    unsafe { G::quantize(k, group, x, to) }
+}
+
 extern "C" fn cos(x: f32) -> f32 {
     // In f64, so that the f32 result is correctly rounded but for rare ties, and large angles keep their meaning.
     f64::from(x).cos() as f32
@@ -117,7 +199,7 @@ extern "C" fn sin(x: f32) -> f32 {
     f64::from(x).sin() as f32
 }
 
-const fn table_of<I: Isa>() -> KernelTable {
+const fn table_of<I: Isa, G: GroupedIsa>() -> KernelTable {
     KernelTable {
         version: ABI_VERSION as u64,
         gemm_f32: gemm::gemm::<I, f32>,
@@ -126,6 +208,12 @@ const fn table_of<I: Isa>() -> KernelTable {
         attention_f32: attention::attention::<I>,
         cos,
         sin,
+        gemm_f32_q8: grouped::float_gemm::<I, G, 8>,
+        gemm_f32_q4: grouped::float_gemm::<I, G, 4>,
+        gemm_q8_q8: grouped::integer_gemm::<G, 8>,
+        gemm_q8_q4: grouped::integer_gemm::<G, 4>,
+        quantize_q8: quantize::<G>,
+        fake_quantize: grouped::fake_quantize,
     }
 }
 
@@ -142,13 +230,20 @@ pub fn tables() -> Vec<(&'static str, KernelTable)> {
     {
         use std::arch::is_x86_feature_detected as has;
         let v3 = has!("avx2") && has!("fma") && has!("f16c");
-        if v3 && has!("avx512f") {
-            tables.push(("avx512", table_of::<Avx512>()));
+        let v4 = v3 && has!("avx512f") && has!("avx512bw");
+        if v4 && has!("avx512vnni") {
+            tables.push(("avx512vnni", table_of::<Avx512, Vnni512Groups>()));
+        }
+        if v4 {
+            tables.push(("avx512", table_of::<Avx512, Avx2Groups>()));
+        }
+        if v3 && has!("avxvnni") {
+            tables.push(("avxvnni", table_of::<Avx2, AvxVnniGroups>()));
         }
         if v3 {
-            tables.push(("avx2", table_of::<Avx2>()));
+            tables.push(("avx2", table_of::<Avx2, Avx2Groups>()));
         }
     }
-    tables.push(("portable", table_of::<Portable>()));
+    tables.push(("portable", table_of::<Portable, PortableGroups>()));
     tables
 }

@@ -1,5 +1,7 @@
 //! Every table against f64 references, and against each other bit for bit.
 
+mod grouped;
+
 use super::tables;
 use half::{bf16, f16};
 use ir::abi::{AttentionArgs, BLOCK, GemmFn, KernelTable, Layout, PANEL};

@@ -1,0 +1,384 @@
+//! Products with weights in groups that share a scale, and rows of integers to multiply them with ([`Codec::Grouped`]).
+//!
+//! Sums of integers are exact and each output is one chain over the groups; f32 rows meet weights that are widened
+//! exactly. Shapes and blocks therefore change speed only. Knows no instruction set.
+//!
+//! [`Codec::Grouped`]: ir::abi::Codec::Grouped
+
+use super::Isa;
+use super::dots::{Dots, LINE};
+use super::gemm::{Product, blocks, part};
+use super::lanes::{Lanes, ROUNDER};
+use half::f16;
+use ir::abi::{Codec, PANEL};
+
+/// Rows up to which weights are widened where they are multiplied, not once for all rows.
+const FEW: usize = 4;
+
+/// An instruction set's tiles over grouped weights.
+///
+/// # Safety
+/// The methods require the CPU features of the implementation.
+pub(super) trait GroupedIsa {
+    /// Sums of integers.
+    type D: Dots;
+    /// Most rows of a tile of integer rows.
+    const ROWS: usize;
+
+    /// [`integer_tile`] over `rows <= ROWS` and all of `panels`.
+    unsafe fn integer_tiles<const BITS: usize>(rows: usize, panels: usize, t: Tile);
+    /// [`float_tile`] over `rows <= FEW` and all of `panels`.
+    unsafe fn float_tiles<const BITS: usize>(rows: usize, panels: usize, t: Tile);
+    /// [`widen`].
+    unsafe fn widen<const BITS: usize>(panel: Panel, from: usize, rows: usize, to: *mut f32);
+    /// [`quantize`].
+    unsafe fn quantize(k: usize, group: usize, x: *const f32, to: *mut u8);
+}
+
+/// Where a panel's codes and scales are.
+#[derive(Clone, Copy)]
+pub(super) struct Panel {
+    codes: *const u8,
+    scales: *const f16,
+    group: usize,
+}
+
+/// One product of a few rows with a run of panels.
+#[derive(Clone, Copy)]
+pub(super) struct Tile {
+    k: usize,
+    group: usize,
+    /// First row, and bytes between rows.
+    a: *const u8,
+    lda: usize,
+    /// First panel, and bytes between panels.
+    b: *const u8,
+    panel: usize,
+    c: *mut f32,
+    ldc: usize,
+}
+
+impl Tile {
+    /// Moves on by `panels` panels.
+    pub(super) fn advance(&mut self, panels: usize) {
+        self.b = self.b.wrapping_add(panels * self.panel);
+        self.c = self.c.wrapping_add(panels * PANEL);
+    }
+
+    fn panel<const BITS: usize>(&self, p: usize) -> Panel {
+        let codes = self.b.wrapping_add(p * self.panel);
+        Panel {
+            codes,
+            scales: codes.wrapping_add(self.k * PANEL * BITS / 8).cast(),
+            group: self.group,
+        }
+    }
+}
+
+/// Sum of the products of a line of codes with the activations at `x`.
+///
+/// # Safety
+/// As [`Dots`], for the codes of 32 / BITS rows.
+#[inline(always)]
+unsafe fn dot<D: Dots, const BITS: usize>(sum: D, codes: D::Codes, x: *const i8) -> D {
+    // SAFETY: the caller's.
+    unsafe {
+        match BITS {
+            8 => sum.dot_8(codes, x),
+            _ => sum.dot_4(D::low(codes), x).dot_4(D::high(codes), x.add(4)),
+        }
+    }
+}
+
+/// `M` rows of integers by `P` panels.
+///
+/// # Safety
+/// `t`'s pointers are valid for the extents it states, and the CPU has the features of `D`.
+#[inline(always)]
+pub(super) unsafe fn integer_tile<D: Dots, const BITS: usize, const M: usize, const P: usize>(
+    t: &Tile,
+) {
+    let excess = if BITS == 8 { D::EXCESS_8 } else { 8 };
+    let lines = t.group * BITS / 32;
+    let groups = t.k / t.group;
+    // SAFETY: all offsets below stay within the extents of `t`.
+    unsafe {
+        let scales = t.a.add(t.k.next_multiple_of(LINE));
+        let mut acc = [[D::V::splat(0.0); P]; M];
+        let panels: [Panel; P] = std::array::from_fn(|p| t.panel::<BITS>(p));
+        for g in 0..groups {
+            let mut sums = [[D::splat(0); P]; M];
+            for (i, row) in sums.iter_mut().enumerate() {
+                let sum = scales.add(i * t.lda).cast::<i32>().add(groups + g);
+                *row = [D::splat(-excess * *sum); P];
+            }
+            let x = t.a.add(g * t.group).cast::<i8>();
+            for l in 0..lines {
+                let at = (g * lines + l) * LINE;
+                let codes = panels.map(|p| D::codes(p.codes.add(at)));
+                for (i, row) in sums.iter_mut().enumerate() {
+                    let x = x.add(i * t.lda + l * 32 / BITS);
+                    for (sum, codes) in row.iter_mut().zip(codes) {
+                        *sum = dot::<D, BITS>(*sum, codes, x);
+                    }
+                }
+            }
+            let weights = panels.map(|p| D::V::load_f16(p.scales.add(g * PANEL)));
+            for (i, (row, sums)) in acc.iter_mut().zip(sums).enumerate() {
+                let scale = D::V::splat(*scales.add(i * t.lda).cast::<f32>().add(g));
+                for ((acc, sum), weight) in row.iter_mut().zip(sums).zip(weights) {
+                    *acc = sum.to_f32().fma(scale.mul(weight), *acc);
+                }
+            }
+        }
+        for (i, row) in acc.iter().enumerate() {
+            for (p, acc) in row.iter().enumerate() {
+                acc.store(t.c.add(i * t.ldc + p * PANEL));
+            }
+        }
+    }
+}
+
+/// Calls `row` with each weight row of a line: its number within the line and sixteen weights. A weight is the code
+/// times the scale: exact, since a code has 8 bits and a scale 11.
+///
+/// # Safety
+/// As [`Dots`].
+#[inline(always)]
+unsafe fn weights<D: Dots, const BITS: usize>(
+    codes: D::Codes,
+    scale: D::V,
+    mut row: impl FnMut(usize, D::V),
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        let zero = scale.mul(D::V::splat(if BITS == 8 { -128.0 } else { -8.0 }));
+        let mut four = |first: usize, codes: D::Codes| {
+            row(first, D::widen::<0>(codes).fma(scale, zero));
+            row(first + 1, D::widen::<1>(codes).fma(scale, zero));
+            row(first + 2, D::widen::<2>(codes).fma(scale, zero));
+            row(first + 3, D::widen::<3>(codes).fma(scale, zero));
+        };
+        if BITS == 8 {
+            four(0, codes);
+        } else {
+            four(0, D::low(codes));
+            four(4, D::high(codes));
+        }
+    }
+}
+
+/// `M` rows of floats by `P` panels.
+///
+/// # Safety
+/// As [`integer_tile`].
+#[inline(always)]
+pub(super) unsafe fn float_tile<D: Dots, const BITS: usize, const M: usize, const P: usize>(
+    t: &Tile,
+) {
+    let lines = t.group * BITS / 32;
+    // SAFETY: all offsets below stay within the extents of `t`.
+    unsafe {
+        let mut acc = [[D::V::splat(0.0); P]; M];
+        let panels: [Panel; P] = std::array::from_fn(|p| t.panel::<BITS>(p));
+        for g in 0..t.k / t.group {
+            let scales = panels.map(|p| D::V::load_f16(p.scales.add(g * PANEL)));
+            for l in g * lines..(g + 1) * lines {
+                let x = t.a.cast::<f32>().add(l * 32 / BITS);
+                for p in 0..P {
+                    let codes = D::codes(panels[p].codes.add(l * LINE));
+                    weights::<D, BITS>(codes, scales[p], |k, w| {
+                        for (i, row) in acc.iter_mut().enumerate() {
+                            let x = *x.cast::<u8>().add(i * t.lda).cast::<f32>().add(k);
+                            row[p] = D::V::splat(x).fma(w, row[p]);
+                        }
+                    });
+                }
+            }
+        }
+        for (i, row) in acc.iter().enumerate() {
+            for (p, acc) in row.iter().enumerate() {
+                acc.store(t.c.add(i * t.ldc + p * PANEL));
+            }
+        }
+    }
+}
+
+/// Rows `from..from + rows` of a panel as f32 `[rows][PANEL]`; both are multiples of 8.
+///
+/// # Safety
+/// The panel has the rows, `to` room for them; features as [`Dots`].
+#[inline(always)]
+pub(super) unsafe fn widen<D: Dots, const BITS: usize>(
+    panel: Panel,
+    from: usize,
+    rows: usize,
+    to: *mut f32,
+) {
+    let step = 32 / BITS;
+    for row in (from..from + rows).step_by(step) {
+        // SAFETY: the caller's extents.
+        unsafe {
+            let scale = D::V::load_f16(panel.scales.add(row / panel.group * PANEL));
+            let codes = D::codes(panel.codes.add(row / step * LINE));
+            let to = to.add((row - from) * PANEL);
+            weights::<D, BITS>(codes, scale, |k, w| w.store(to.add(k * PANEL)));
+        }
+    }
+}
+
+/// [`ir::abi::GroupedGemmFn`] of integer rows.
+///
+/// # Safety
+/// As `GroupedGemmFn` states, and the CPU has the features of `G`.
+#[allow(clippy::too_many_arguments, reason = "the kernel ABI's signature")]
+pub(super) unsafe extern "C" fn integer_gemm<G: GroupedIsa, const BITS: usize>(
+    m: usize,
+    k: usize,
+    group: usize,
+    a: *const u8,
+    lda: usize,
+    b: *const u8,
+    panels: usize,
+    c: *mut f32,
+    ldc: usize,
+) {
+    let codec = Codec::Grouped {
+        bits: BITS as u8,
+        group: group as u32,
+    };
+    let panel = codec.panel(k);
+    let tiles = m.div_ceil(G::ROWS);
+    for rows in (0..tiles).map(|i| part(m, tiles, i)) {
+        let t = Tile {
+            k,
+            group,
+            a: a.wrapping_add(rows.start * lda),
+            lda,
+            b,
+            panel,
+            c: c.wrapping_add(rows.start * ldc),
+            ldc,
+        };
+        // SAFETY: the caller's extents.
+        unsafe { G::integer_tiles::<BITS>(rows.len(), panels, t) }
+    }
+}
+
+/// [`ir::abi::GroupedGemmFn`] of f32 rows.
+///
+/// # Safety
+/// As [`integer_gemm`].
+#[allow(clippy::too_many_arguments, reason = "the kernel ABI's signature")]
+pub(super) unsafe extern "C" fn float_gemm<I: Isa, G: GroupedIsa, const BITS: usize>(
+    m: usize,
+    k: usize,
+    group: usize,
+    a: *const u8,
+    lda: usize,
+    b: *const u8,
+    panels: usize,
+    c: *mut f32,
+    ldc: usize,
+) {
+    let codec = Codec::Grouped {
+        bits: BITS as u8,
+        group: group as u32,
+    };
+    let t = Tile {
+        k,
+        group,
+        a,
+        lda,
+        b,
+        panel: codec.panel(k),
+        c,
+        ldc,
+    };
+    if m <= FEW {
+        // SAFETY: the caller's extents.
+        return unsafe { G::float_tiles::<BITS>(m, panels, t) };
+    }
+    let product = Product {
+        m,
+        k,
+        a: a.cast(),
+        lda: lda / size_of::<f32>(),
+        panels,
+        c,
+        ldc,
+    };
+    // SAFETY: the caller's extents; blocks of rows are multiples of 8, as groups are.
+    unsafe {
+        blocks::<I>(&product, |block| {
+            block.widened::<I>(|p, to| {
+                G::widen::<BITS>(t.panel::<BITS>(p), block.k.start, block.k.len(), to)
+            })
+        })
+    }
+}
+
+/// [`ir::abi::QuantizeFn`].
+///
+/// # Safety
+/// As `QuantizeFn` states, and the CPU has the features of `V`.
+#[inline(always)]
+pub(super) unsafe fn quantize(k: usize, group: usize, x: *const f32, to: *mut u8) {
+    let groups = k / group;
+    // SAFETY: the row's extents.
+    unsafe {
+        let scales = to.add(k.next_multiple_of(LINE)).cast::<f32>();
+        let sums = scales.add(groups).cast::<i32>();
+        for g in 0..groups {
+            let x = std::slice::from_raw_parts(x.add(g * group), group);
+            let codes = std::slice::from_raw_parts_mut(to.add(g * group).cast::<i8>(), group);
+            let (scale, to_code) = scale(x, 127.0);
+            let mut sum = 0;
+            for (code, x) in codes.iter_mut().zip(x) {
+                // The lowest byte of an integer in range; what is not even a number, the scale carries.
+                *code = (x * to_code + ROUNDER).to_bits() as i8;
+                sum += i32::from(*code);
+            }
+            *scales.add(g) = scale;
+            *sums.add(g) = sum;
+        }
+    }
+}
+
+/// The scale of a group whose codes go up to `most`, and what an element is multiplied by to be a code.
+#[inline(always)]
+fn scale(x: &[f32], most: f32) -> (f32, f32) {
+    // As integers magnitudes keep their order, and NaN is the largest.
+    let peak = x.iter().map(|x| x.to_bits() & 0x7fff_ffff).max();
+    let peak = f32::from_bits(peak.unwrap_or(0));
+    let to_code = most / peak;
+    match to_code < f32::INFINITY {
+        true => (peak / most, to_code),
+        // Nothing, or too little to be said, is zero; codes do not matter where the scale is NaN.
+        false if !peak.is_nan() => (0.0, 0.0),
+        false => (peak, 0.0),
+    }
+}
+
+/// [`ir::abi::FakeQuantizeFn`].
+///
+/// # Safety
+/// As `FakeQuantizeFn` states.
+pub(super) unsafe extern "C" fn fake_quantize(
+    bits: usize,
+    k: usize,
+    group: usize,
+    x: *const f32,
+    to: *mut f32,
+) {
+    let most = if bits == 8 { 127.0 } else { 7.0 };
+    for g in (0..k).step_by(group) {
+        // SAFETY: both sides are valid for `k` elements, of which `group` divides the number; they may be the same.
+        unsafe {
+            let (scale, to_code) = scale(std::slice::from_raw_parts(x.add(g), group), most);
+            for i in g..g + group {
+                *to.add(i) = scale * (*x.add(i) * to_code).round_ties_even();
+            }
+        }
+    }
+}
