@@ -42,8 +42,8 @@ fn fixtures() {
         .filter(|(_, path)| path.is_dir());
     for (name, path) in models {
         let checkpoint = Checkpoint::open(&path).unwrap_or_else(|e| panic!("{name}: {e}"));
-        let compiled =
-            Compilation::new(&checkpoint, &|_, _, _| {}).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let compiled = Compilation::new(&checkpoint, compiler::Weights::Stored, &|_, _, _| {})
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
         let mut scheduled = String::new();
         for graph in compiled.optimized.graphs.keys() {
             writeln!(scheduled, "{graph}\n{}\n", compiled.schedules[graph]).unwrap();

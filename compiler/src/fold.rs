@@ -4,7 +4,10 @@
 
 use crate::schedule::{Packing, WeightTerm};
 use half::{bf16, f16};
-use ir::{DType, EvalError, Graph, Node, Op, Tensor, Type, TypeError, Value, abi::PANEL};
+use ir::{
+    DType, EvalError, Graph, Node, Op, Tensor, Type, TypeError, Value,
+    abi::{Codec, PANEL, STRIP},
+};
 use rayon::prelude::*;
 use std::{borrow::Cow, collections::HashMap};
 
@@ -164,6 +167,52 @@ impl<'a> Array<'a> {
         }
     }
 
+    /// A matrix `[K, N]` rounded to integers in groups along `K`, in panels as [`Codec::panel`] says.
+    fn pack_groups(&self, codec: Codec) -> Vec<u8> {
+        let Codec::Grouped { bits, group } = codec else {
+            return vec![];
+        };
+        let wide = self.pack(DType::F32, Packing::Panels);
+        let (k, n, group) = (self.shape[0], self.shape[1], group as usize);
+        let (bits, most) = (usize::from(bits), if bits == 8 { 127.0f32 } else { 7.0 });
+        let (strip, rows) = (STRIP * codec.panel(k), 32 / bits);
+        let mut out = vec![0u8; codec.panels(n) * codec.panel(k)];
+        let strips = out.par_chunks_mut(strip.max(1));
+        strips.enumerate().for_each(|(s, strip)| {
+            let groups = strip.chunks_mut(STRIP * PANEL * (2 + group * bits / 8));
+            for (g, bytes) in groups.enumerate() {
+                let (scales, codes) = bytes.split_at_mut(STRIP * PANEL * 2);
+                let columns = (0..STRIP * PANEL).filter(|c| s * STRIP * PANEL + c < n);
+                for column in columns {
+                    let (p, j) = (column / PANEL, column % PANEL);
+                    let at = |row: usize| {
+                        let at = (((s * STRIP + p) * k + row) * PANEL + j) * 4;
+                        f32::from_le_bytes([wide[at], wide[at + 1], wide[at + 2], wide[at + 3]])
+                    };
+                    let members = g * group..(g + 1) * group;
+                    let peak = members.clone().map(|r| at(r).abs()).fold(0.0, f32::max);
+                    // The scale is stored as f16, and codes are of what is stored.
+                    let scale = f16::from_f32(peak / most);
+                    scales[column * 2..][..2].copy_from_slice(&scale.to_le_bytes());
+                    let scale = scale.to_f32();
+                    for (i, row) in members.enumerate() {
+                        let code = match scale > 0.0 {
+                            true => (at(row) / scale).round_ties_even().clamp(-most, most),
+                            false => 0.0,
+                        };
+                        let byte = &mut codes[(i / rows * STRIP + p) * 64 + 4 * j + i % 4];
+                        *byte |= match (bits, i % rows) {
+                            (8, _) => (code + 128.0) as u8,
+                            (_, 0..4) => (code + 8.0) as u8,
+                            _ => ((code + 8.0) as u8) << 4,
+                        };
+                    }
+                }
+            }
+        });
+        out
+    }
+
     /// The array after a layout op, where strides can say it; otherwise a row-major copy is made first.
     fn relayout(&self, op: &Op, out: &[usize]) -> Option<Array<'a>> {
         let mut view = self.clone();
@@ -257,6 +306,7 @@ impl Fold {
         input: &dyn Fn(usize) -> Array<'a>,
     ) -> Result<Vec<u8>, FoldError> {
         let root = self.graph.outputs[term];
+        let grouped = matches!(self.terms[term].codec, Codec::Grouped { .. });
         let mut arrays: HashMap<Value, Array<'a>> = HashMap::new();
         for v in self.graph.cone(&[root]) {
             let array = match self.graph.node(v) {
@@ -264,6 +314,11 @@ impl Fold {
                     let position = self.graph.inputs().iter().position(|i| *i == v);
                     input(position.expect("an input is among the inputs"))
                 }
+                // What rounds to groups does so as it is packed.
+                Node::Op {
+                    op: Op::FakeQuantize(_),
+                    args,
+                } if grouped => arrays[&args[0]].clone(),
                 Node::Op { op, args } => {
                     let args: Vec<Array> = args.iter().map(|a| arrays[a].clone()).collect();
                     self.evaluate(v, op, &args)?
@@ -271,8 +326,11 @@ impl Fold {
             };
             arrays.insert(v, array);
         }
-        let WeightTerm { dtype, packing, .. } = self.terms[term];
-        Ok(arrays[&root].pack(dtype, packing))
+        let WeightTerm { codec, packing, .. } = self.terms[term];
+        match codec {
+            Codec::Plain(dtype) => Ok(arrays[&root].pack(dtype, packing)),
+            Codec::Grouped { .. } => Ok(arrays[&root].pack_groups(codec)),
+        }
     }
 
     fn evaluate<'a>(&self, v: Value, op: &Op, args: &[Array<'a>]) -> Result<Array<'a>, FoldError> {
@@ -349,7 +407,7 @@ mod tests {
             .iter()
             .map(|v| WeightTerm {
                 value: *v,
-                dtype: DType::F32,
+                codec: Codec::Plain(DType::F32),
                 packing: Packing::Rows,
             })
             .collect();

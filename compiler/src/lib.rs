@@ -5,13 +5,16 @@
 
 pub mod backends;
 pub mod checkpoint;
+pub mod compress;
 pub mod fold;
 pub mod models;
 pub mod optimize;
 pub mod schedule;
+pub mod storage;
 
 use backends::{Backend, Code, EmitError};
 use checkpoint::{Checkpoint, CheckpointError};
+use compress::Rounding;
 use fold::{Array, Fold, FoldError};
 use indexmap::IndexMap;
 use ir::{
@@ -44,6 +47,8 @@ pub enum Weights {
     Stored,
     /// Widened to f32: larger, but nothing is widened while running.
     F32,
+    /// Those of products rounded to few bits.
+    Rounded(Rounding),
 }
 
 /// A stage of the compiler, for progress bars.
@@ -105,9 +110,13 @@ impl Compilation {
     /// A model that is not covered, or that some stage cannot handle.
     pub fn new(
         checkpoint: &Checkpoint,
+        weights: Weights,
         progress: &dyn Fn(Stage, u64, u64),
     ) -> Result<Compilation, CompileError> {
-        let (built, description) = models::build(checkpoint.config(), checkpoint)?;
+        let (mut built, description) = models::build(checkpoint.config(), checkpoint)?;
+        if let Weights::Rounded(rounding) = weights {
+            rounding.apply(&mut built, description.vocabulary)?;
+        }
         let sizes = sizes(&description);
         Compilation::of(built, description, &sizes, progress)
     }
@@ -231,7 +240,7 @@ pub fn compile<W: Write + Seek>(
     out: W,
     progress: &dyn Fn(Stage, u64, u64),
 ) -> Result<W, CompileError> {
-    let compilation = Compilation::new(checkpoint, progress)?;
+    let compilation = Compilation::new(checkpoint, options.weights, progress)?;
     progress(Stage::Check, 0, 1);
     checkpoint.check_finite(compilation.built.weights.keys().map(|n| &**n))?;
     progress(Stage::Check, 1, 1);

@@ -34,25 +34,43 @@ pub enum Codec {
     },
 }
 
+impl std::fmt::Display for Codec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Codec::Plain(dtype) => write!(f, "{dtype}"),
+            Codec::Grouped { bits, group } => write!(f, "q{bits}/{group}"),
+        }
+    }
+}
+
 impl Codec {
-    /// Bytes of a weight panel of `k` rows and [`PANEL`] columns, at a multiple of which the next one starts.
+    /// Bytes that a panel of `k` rows and [`PANEL`] columns of weights takes.
     ///
-    /// Plain panels are `[K][PANEL]`. Grouped panels hold all codes, then all scales:
+    /// Plain panels are `[K][PANEL]`, one after another. Grouped panels lie in strips of [`STRIP`], so that a product
+    /// reads one stream; missing panels of the last strip are there, too. A strip holds its groups one after another, and
+    /// a group
     ///
-    /// * 8 bits: `k / 4` lines of 64 bytes; byte `4 * j + b` of line `l` is the code of column `j` and row `4 * l + b`,
-    ///   plus 128;
-    /// * 4 bits: `k / 8` lines of 64 bytes; in byte `4 * j + b` of line `l` the low half is the code of column `j` and row
-    ///   `8 * l + b`, the high half that of row `8 * l + 4 + b`, each plus 8;
-    /// * `[K / group][PANEL]` scales, f16; padding to 64 bytes.
+    /// * `[STRIP][PANEL]` scales, f16;
+    /// * 8 bits: for each 4 rows a line of 64 bytes for each panel of the strip; byte `4 * j + b` is the code of column `j`
+    ///   and row `b` of the four, plus 128;
+    /// * 4 bits: the same for each 8 rows; in byte `4 * j + b` the low half is the code of column `j` and row `b` of the
+    ///   eight, the high half that of row `4 + b`, each plus 8.
     ///
     /// A weight is code times scale. Padded columns have scale zero.
     pub fn panel(self, k: usize) -> usize {
         match self {
             Codec::Plain(dtype) => k * PANEL * dtype.bytes(),
             Codec::Grouped { bits, group } => {
-                let codes = k * PANEL * usize::from(bits) / 8;
-                (codes + k / group as usize * PANEL * 2).next_multiple_of(64)
+                k * PANEL * usize::from(bits) / 8 + k / group as usize * PANEL * 2
             }
+        }
+    }
+
+    /// Panels that a weight of `n` columns takes.
+    pub fn panels(self, n: usize) -> usize {
+        match self {
+            Codec::Plain(_) => n.div_ceil(PANEL),
+            Codec::Grouped { .. } => n.div_ceil(PANEL).next_multiple_of(STRIP),
         }
     }
 
@@ -69,6 +87,9 @@ impl Codec {
         }
     }
 }
+
+/// Panels of a strip of grouped weights; see [`Codec::panel`].
+pub const STRIP: usize = 4;
 
 /// Rows of a block of a state that attention reads; see [`Layout`].
 pub const BLOCK: usize = 128;
@@ -147,8 +168,7 @@ pub type GemmFn = unsafe extern "C" fn(
 
 /// `c[0..m, 0..panels * PANEL] = a[0..m, 0..k] * b` with weights in [`Codec::Grouped`] panels.
 ///
-/// * `group`: as in the codec; `a`: rows `lda` **bytes** apart, f32 or [`Codec::row`]s of the same group; `b` and `c` as in
-///   [`GemmFn`].
+/// * `b`: the first panel of a strip; `group`: as in the codec; `a`: rows `lda` **bytes** apart, f32 or [`Codec::row`]s of the same group; `c` as in [`GemmFn`].
 /// * With f32 rows the result has the bits of [`GemmFn`] over the weights `code * scale`, which f32 holds exactly.
 /// * With integer rows `c[i, j]` is a chain of `fma(g, scale_a * scale_b, c)` over the groups from `0.0`, where `g` is the
 ///   exact sum of the group's products of codes, rounded to f32.

@@ -1,6 +1,6 @@
 //! `satura compile`: from a model directory to one file that runs without it.
 
-use super::{Progress, Weights, bytes, count, ms, print_json, time};
+use super::{Precision, Progress, bytes, count, ms, print_json, time};
 use satura::{Output, Source, compiler::Options, ir::Target, runtime::devices::cpu};
 use serde_json::json;
 use std::{
@@ -32,9 +32,8 @@ pub struct Args {
     #[arg(long, value_name = "TARGET", default_value = "native", value_parser = target)]
     target: Target,
 
-    /// How weights are stored
-    #[arg(long, value_enum, default_value_t)]
-    weights: Weights,
+    #[command(flatten)]
+    precision: Precision,
 
     /// Never use the network (nothing does so far)
     #[arg(long)]
@@ -59,7 +58,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let output = Output::new(&args.output)?;
     let options = Options {
         target: args.target,
-        weights: args.weights.into(),
+        weights: args.precision.weights()?,
     };
     let bar = Progress::new();
     let start = Instant::now();

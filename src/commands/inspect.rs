@@ -1,7 +1,7 @@
 //! `satura inspect`: a model at a stage of its compilation, whether it is supported, and what memory it needs. Reads
 //! headers, no weights.
 
-use super::{bytes, count, print_json};
+use super::{Precision, bytes, count, print_json};
 use satura::{
     Source,
     compiler::{
@@ -39,6 +39,9 @@ pub struct Args {
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    precision: Precision,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -58,7 +61,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         .checkpoint()
         .map_err(anyhow::Error::from)
         .and_then(|checkpoint| {
-            let compilation = Compilation::new(&checkpoint, &|_, _, _| {})?;
+            let compilation =
+                Compilation::new(&checkpoint, args.precision.weights()?, &|_, _, _| {})?;
             Ok((checkpoint.weight_bytes() as u64, compilation))
         });
     let (weights, compilation) = match found {

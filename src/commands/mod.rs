@@ -10,7 +10,7 @@ pub mod inspect;
 pub mod run;
 pub mod verify;
 
-use compiler::Stage;
+use compiler::{Stage, compress::Rounding};
 use indicatif::{ProgressBar, ProgressStyle};
 use satura::{Cache, Opened, Opening, Source, compiler};
 use serde_json::Value;
@@ -32,9 +32,8 @@ pub struct ModelArgs {
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
 
-    /// How weights are stored where the model is compiled
-    #[arg(long, value_enum, default_value_t)]
-    pub weights: Weights,
+    #[command(flatten)]
+    pub precision: Precision,
 
     /// Compile anew, and keep nothing in the cache folder
     #[arg(long)]
@@ -55,14 +54,14 @@ impl ModelArgs {
     pub fn open(&self) -> anyhow::Result<Opened> {
         let source = self.source()?;
         anyhow::ensure!(
-            !matches!(source, Source::Artifact(_)) || self.weights == Weights::default(),
-            "{source}: is compiled already; --weights is for model directories"
+            !matches!(source, Source::Artifact(_)) || self.precision == Precision::default(),
+            "{source}: is compiled already; --weights and --activations are for model directories"
         );
         let bar = Progress::new();
         let opened = satura::open(
             &source,
             &Opening {
-                weights: self.weights.into(),
+                weights: self.precision.weights()?,
                 cache: if self.no_cache {
                     None
                 } else {
@@ -79,22 +78,68 @@ impl ModelArgs {
     }
 }
 
+/// How a model is stored where it is compiled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::Args)]
+pub struct Precision {
+    /// How weights are stored where the model is compiled
+    #[arg(long, value_enum, default_value_t)]
+    weights: Weights,
+
+    /// How activations are stored that meet weights of q8 or q4
+    #[arg(long, value_enum, default_value_t)]
+    activations: Activations,
+}
+
 /// How weights are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum Weights {
+enum Weights {
     /// As in the model's files, e.g. bf16
     #[default]
     Stored,
     /// Widened to f32: larger, but nothing is widened while running
     F32,
+    /// 8 bits: those of products, rounded in groups of 32 with a scale of f16
+    Q8,
+    /// 4 bits: the same; the head, which gives logits, has 8
+    Q4,
 }
 
-impl From<Weights> for compiler::Weights {
-    fn from(weights: Weights) -> compiler::Weights {
-        match weights {
-            Weights::Stored => compiler::Weights::Stored,
-            Weights::F32 => compiler::Weights::F32,
-        }
+/// How activations are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum Activations {
+    /// As they are computed
+    #[default]
+    F32,
+    /// 8 bits, rounded in groups of 32: products sum integers
+    Q8,
+}
+
+/// Elements that share a scale.
+const GROUP: u32 = 32;
+
+impl Precision {
+    /// What the compiler is asked for.
+    pub fn weights(&self) -> anyhow::Result<compiler::Weights> {
+        let activations = self.activations == Activations::Q8;
+        let bits = match self.weights {
+            Weights::Q8 => 8,
+            Weights::Q4 => 4,
+            wide => {
+                anyhow::ensure!(
+                    !activations,
+                    "--activations q8 is for weights of few bits; add --weights q8 or q4"
+                );
+                return Ok(match wide {
+                    Weights::F32 => compiler::Weights::F32,
+                    _ => compiler::Weights::Stored,
+                });
+            }
+        };
+        Ok(compiler::Weights::Rounded(Rounding {
+            bits,
+            group: GROUP,
+            activations,
+        }))
     }
 }
 

@@ -1,8 +1,9 @@
 //! The bridge to egg: one e-node type for all ops, and the facts that every class knows about its value. Adding an
 //! op never touches this file; which rewrites exist is none of its business.
 
+use crate::storage::Storage;
 use egg::{Analysis, DidMerge, Id, Language};
-use ir::{Attr, DType, Graph, Name, Node, Op, OpKind, Role, Type, TypeError, Value};
+use ir::{Attr, Graph, Name, Node, Op, OpKind, Role, Type, TypeError, Value};
 use std::{collections::HashMap, fmt};
 
 /// An e-graph of graph values.
@@ -94,8 +95,8 @@ pub struct Known {
     pub ty: Type,
     /// Whether it depends on weights and literals alone, so that it is computed at compile time and costs nothing.
     pub weights_only: bool,
-    /// The smallest element type that stores it exactly: a widened bf16 weight is stored as bf16.
-    pub storage: DType,
+    /// The narrowest way to store it exactly: a widened bf16 weight is stored as bf16.
+    pub storage: Storage,
     /// Whether an accumulator that no kernel binds occurs in it: it exists in a kernel's body only.
     pub open: bool,
 }
@@ -139,10 +140,13 @@ impl Fact {
             && !op.kind().binds()
             && args.iter().all(|a| a.weights_only)
             && ty.shape.iter().all(|d| d.known().is_some());
-        let storage = if weights_only {
-            storage(op, args, ty.dtype)
+        let stored: Vec<Storage> = args.iter().map(|a| a.storage).collect();
+        // What kernels compute is stored as its type says, but for what they round to integers.
+        let rounds = matches!(op.kind(), OpKind::FakeQuantize | OpKind::Map);
+        let storage = if weights_only || rounds {
+            Storage::of(op, &stored, &ty)
         } else {
-            ty.dtype
+            Storage::plain(ty.dtype)
         };
         Ok(Known {
             ty,
@@ -157,21 +161,9 @@ impl Fact {
         Known {
             ty: ty.clone(),
             weights_only: role == Role::Weight,
-            storage: ty.dtype,
+            storage: Storage::plain(ty.dtype),
             open: false,
         }
-    }
-}
-
-/// The smallest type that stores a weights-only result exactly: ops that move elements keep their argument's, a
-/// widening cast too, arithmetic does not.
-fn storage(op: &Op, args: &[&Known], dtype: DType) -> DType {
-    let first = args.first().map_or(dtype, |a| a.storage);
-    match op {
-        Op::Transpose(_) | Op::Reshape(_) | Op::Slice(_) | Op::Gather(_) => first,
-        Op::Concat(_) if args.iter().all(|a| a.storage == first) => first,
-        Op::Cast(c) if c.to == DType::F32 && first.is_float() => first,
-        _ => dtype,
     }
 }
 
@@ -197,21 +189,12 @@ impl Analysis<ENode> for Facts {
         let joined = Known {
             ty: b.ty.clone(),
             weights_only: a.weights_only || b.weights_only,
-            storage: a.storage.min_by_bytes(b.storage),
+            storage: a.storage.min(b.storage),
             open: b.open,
         };
         let changed = DidMerge(joined != *a, joined != *b);
         *a = joined;
         changed
-    }
-}
-
-trait MinByBytes {
-    fn min_by_bytes(self, o: Self) -> Self;
-}
-impl MinByBytes for DType {
-    fn min_by_bytes(self, o: DType) -> DType {
-        std::cmp::min_by_key(self, o, |d| (d.bytes(), *d))
     }
 }
 

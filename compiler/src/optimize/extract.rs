@@ -324,9 +324,7 @@ impl<'a> Extraction<'a> {
     }
 
     fn bytes(&self, known: &Known) -> u64 {
-        self.at
-            .size(&known.ty.numel())
-            .saturating_mul(known.storage.bytes() as u64)
+        known.storage.bytes(self.at.size(&known.ty.numel()))
     }
 
     /// Bytes of `known` at the rows that a kernel of `rows` rows touches.

@@ -293,10 +293,10 @@ fn saturate(g: &Graph, o: &Options) -> Result<(Graph, Report), OptimizeError> {
 /// Cost with one kernel for each op that is not a view and not computed from weights alone.
 fn unfused(g: &Graph, egraph: &egraph::EGraph, ids: &HashMap<Value, egg::Id>, o: &Options) -> u64 {
     let bytes = |v: &Value| {
-        egraph[ids[v]].data.value().map_or(0, |k| {
-            let numel = o.sizes.size(&k.ty.numel());
-            numel.saturating_mul(k.storage.bytes() as u64)
-        })
+        egraph[ids[v]]
+            .data
+            .value()
+            .map_or(0, |k| k.storage.bytes(o.sizes.size(&k.ty.numel())))
     };
     let cone = g.cone(&g.outputs);
     let open = g.open();

@@ -2,7 +2,7 @@
 //! nothing of how either is found.
 
 use super::{Operand, View};
-use ir::{DType, Graph, Value, ops};
+use ir::{Graph, Type, Value, abi::Codec, ops};
 
 /// Code to be generated: what to compute and how operands are addressed, not where they lie. Equal kernels share
 /// their code.
@@ -23,6 +23,8 @@ pub enum Template {
         body: Graph,
         /// The body's input that gives each output row's index, where rows are scattered.
         scatter: Option<usize>,
+        /// What becomes of the body's rows.
+        round: Round,
     },
     /// `body` of `weights` products. Operands: `x: [M, K]`, the packed weights, the inputs of `body` after the
     /// accumulators, the output `[M, N]`.
@@ -33,11 +35,47 @@ pub enum Template {
         weights: usize,
         /// Columns of each weight.
         columns: i64,
-        /// Element type of the packed weights.
-        codec: DType,
+        /// How the weights' panels are stored.
+        codec: Codec,
+        /// How the rows of `x` are stored: as f32, or in the same groups as the weights.
+        rows: Codec,
     },
     /// See [`ops::Attention`]. Operands: q, k, v, lo, hi, out.
     Attention(ops::Attention),
+}
+
+/// What a map does with the rows that its body computes ([`ops::FakeQuantize`] as the body's root).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Round {
+    /// Stores them.
+    None,
+    /// Stores the integers of this codec.
+    Codes(Codec),
+    /// Stores as f32 what they stand for.
+    Values(Codec),
+}
+
+/// A value that a step writes to memory of the step.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Temp {
+    /// Its type.
+    pub ty: Type,
+    /// How it is stored.
+    pub codec: Codec,
+}
+
+impl Temp {
+    /// Bytes of the largest.
+    pub fn bytes(&self) -> u64 {
+        let bound = |dim: ir::Dim| u64::try_from(dim.bound()).unwrap_or(0);
+        match self.codec {
+            Codec::Plain(dtype) => bound(self.ty.numel()).saturating_mul(dtype.bytes() as u64),
+            Codec::Grouped { .. } => {
+                let columns = usize::try_from(bound(self.ty.last())).unwrap_or(0);
+                bound(self.ty.rows()).saturating_mul(self.codec.row(columns) as u64)
+            }
+        }
+    }
 }
 
 impl std::fmt::Debug for Template {
@@ -71,8 +109,8 @@ pub enum Packing {
 pub struct WeightTerm {
     /// In the extracted graph.
     pub value: Value,
-    /// Element type that stores it exactly.
-    pub dtype: DType,
+    /// What stores it exactly.
+    pub codec: Codec,
     /// Its layout.
     pub packing: Packing,
 }

@@ -3,35 +3,26 @@
 
 use super::{
     Buffer, Operand, ScheduleError,
-    kernel::{Kernel, Packing, Step, Template, WeightTerm},
+    body::Read,
+    kernel::{Kernel, Packing, Round, Step, Temp, Template, WeightTerm},
     known::{storage, weights_only},
     layout::layouts,
     view::View,
 };
-use ir::{DType, Dim, Graph, Node, Op, OpKind, Role, Type, Value, abi::Layout, ops};
+use crate::storage::Storage;
+use ir::{
+    DType, Dim, Graph, Node, Op, OpKind, Role, Type, Value,
+    abi::{Codec, Layout},
+    ops,
+};
 use std::collections::HashMap;
-
-/// What a kernel reads: a closed value, perhaps in another order of its axes.
-struct Read {
-    value: Value,
-    through: Option<Op>,
-}
-
-impl Read {
-    fn of(value: Value) -> Read {
-        Read {
-            value,
-            through: None,
-        }
-    }
-}
 
 /// Builds the kernels of one graph.
 pub(super) struct Kernels<'a> {
-    graph: &'a Graph,
-    open: Vec<bool>,
+    pub(super) graph: &'a Graph,
+    pub(super) open: Vec<bool>,
     weights_only: Vec<bool>,
-    storage: Vec<DType>,
+    pub(super) storage: Vec<Storage>,
     /// The value that a state holds since its rows were replaced.
     current: HashMap<Buffer, Value>,
     /// How each of the graph's inputs lies in memory.
@@ -42,7 +33,7 @@ pub(super) struct Kernels<'a> {
     pub steps: Vec<Step>,
     pub weights: Vec<WeightTerm>,
     /// Types of the values that kernels write to memory of the step.
-    pub temps: Vec<Type>,
+    pub temps: Vec<Temp>,
 }
 
 impl<'a> Kernels<'a> {
@@ -104,7 +95,10 @@ impl<'a> Kernels<'a> {
                 .map_err(|e| self.error(v, e.to_string()))?;
             body.outputs = vec![literal];
             let ty = self.graph.ty(v).clone();
-            return Ok(self.write(v, "constant", body, vec![], &ty)?.0.buffer);
+            return Ok(self
+                .write(v, "constant", body, vec![], &ty, Round::None)?
+                .0
+                .buffer);
         }
         let read = self.operand(v)?;
         if let Buffer::Temp(_) = read.0.buffer
@@ -121,7 +115,7 @@ impl<'a> Kernels<'a> {
 
     fn temps_numel(&self, buffer: Buffer) -> Option<Dim> {
         match buffer {
-            Buffer::Temp(i) => Some(self.temps[i].numel()),
+            Buffer::Temp(i) => Some(self.temps[i].ty.numel()),
             _ => None,
         }
     }
@@ -136,7 +130,7 @@ impl<'a> Kernels<'a> {
         let mut body = Graph::new();
         let x = body.input("x", Role::Data, self.graph.ty(v).clone());
         body.outputs = vec![x];
-        self.write(v, "copy", body, vec![read], ty)
+        self.write(v, "copy", body, vec![read], ty, Round::None)
     }
 
     /// A step that writes a value of its own.
@@ -147,14 +141,24 @@ impl<'a> Kernels<'a> {
         body: Graph,
         mut operands: Vec<(Operand, View)>,
         ty: &Type,
+        round: Round,
     ) -> Result<(Operand, View), ScheduleError> {
         let view = self.contiguous(v, ty)?;
-        self.temps.push(ty.clone());
+        let codec = match round {
+            Round::Codes(codec) => codec,
+            Round::None | Round::Values(_) => Codec::Plain(ty.dtype),
+        };
+        let ty = ty.clone();
+        self.temps.push(Temp { ty, codec });
         let buffer = Buffer::Temp(self.temps.len() - 1);
         let out = (Operand { buffer, offset: 0 }, view);
         operands.push(out.clone());
-        let scatter = None;
-        self.step(label.into(), Template::Map { body, scatter }, operands);
+        let template = Template::Map {
+            body,
+            scatter: None,
+            round,
+        };
+        self.step(label.into(), template, operands);
         Ok(out)
     }
 
@@ -172,6 +176,9 @@ impl<'a> Kernels<'a> {
             (Some(Op::Scatter(_)), [table, ids, rows]) => (*rows, Some((*table, *ids))),
             _ => (body, None),
         };
+        let label = self.label(v, root);
+        let rounded = self.round(v, root);
+        let (root, round) = rounded.unwrap_or((root, Round::None));
         let mut graph = Graph::new();
         let acc = [graph.input("acc.0", Role::Data, self.graph.ty(x).clone())];
         let mut reads = vec![Read::of(x)];
@@ -184,12 +191,15 @@ impl<'a> Kernels<'a> {
             .iter()
             .map(|r| self.read(r))
             .collect::<Result<Vec<_>, _>>()?;
-        let label = self.label(v, root);
         match scatter {
+            Some(_) if round != Round::None => {
+                Err(self.error(v, "scatters rows of integers".into()))
+            }
             Some((table, ids)) => self.scatter(v, table, ids, label, body, operands),
             None => {
                 let ty = self.graph.ty(v).clone();
-                let written = self.write(v, &label, body, std::mem::take(&mut operands), &ty)?;
+                let written =
+                    self.write(v, &label, body, std::mem::take(&mut operands), &ty, round)?;
                 self.placed.insert(v, written.0.buffer);
                 Ok(())
             }
@@ -217,7 +227,7 @@ impl<'a> Kernels<'a> {
         if operands.iter().any(|(o, _)| o.buffer == state.buffer) {
             // The rows depend on the state that they go into: all are computed before any is replaced.
             let ty = body.ty(body.outputs[0]).clone();
-            let rows = self.write(v, &label, body, operands, &ty)?;
+            let rows = self.write(v, &label, body, operands, &ty, Round::None)?;
             body = Graph::new();
             let x = body.input("x", Role::Data, ty);
             body.outputs = vec![x];
@@ -229,8 +239,12 @@ impl<'a> Kernels<'a> {
         operands.push((state, view));
         self.placed.insert(v, state.buffer);
         self.current.insert(state.buffer, v);
-        let scatter = Some(index);
-        self.step(label, Template::Map { body, scatter }, operands);
+        let template = Template::Map {
+            body,
+            scatter: Some(index),
+            round: Round::None,
+        };
+        self.step(label, template, operands);
         Ok(())
     }
 
@@ -264,6 +278,10 @@ impl<'a> Kernels<'a> {
         for w in weights {
             operands.push(self.weight(v, *w, codec, Packing::Panels)?);
         }
+        let rows_codec = match x_operand.buffer {
+            Buffer::Temp(t) => self.temps[t].codec,
+            _ => Codec::Plain(DType::F32),
+        };
         let rows = self.graph.ty(v).rows();
         for r in &reads {
             let (operand, view) = self.read(r)?;
@@ -289,6 +307,7 @@ impl<'a> Kernels<'a> {
             weights: weights.len(),
             columns,
             codec,
+            rows: rows_codec,
         };
         let label = self.label(v, *body);
         self.step(label, template, operands);
@@ -332,76 +351,12 @@ impl<'a> Kernels<'a> {
         Ok(())
     }
 
-    /// Copies the open part of a body, with accumulators replaced and closed values turned into inputs, as is a
-    /// transpose of the accumulator, which stands for `loaded`.
-    fn copy_body(
-        &self,
-        out: &mut Graph,
-        root: Value,
-        acc: &[Value],
-        loaded: Option<Value>,
-        reads: &mut Vec<Read>,
-    ) -> Result<Value, ScheduleError> {
-        let mut made: HashMap<Value, Value> = HashMap::new();
-        // Only what the body itself computes: a closed value is an operand, whatever computes it.
-        let mut stack = vec![root];
-        let mut needed = std::collections::BTreeSet::new();
-        while let Some(v) = stack.pop() {
-            if needed.insert(v) && self.open[v.index()] {
-                stack.extend(self.graph.args(v));
-            }
-        }
-        for v in needed {
-            let new = match self.graph.node(v) {
-                Node::Op { op: Op::Acc(a), .. } => usize::try_from(a.index)
-                    .ok()
-                    .and_then(|i| acc.get(i).copied())
-                    .ok_or_else(|| self.error(v, format!("no accumulator {}", a.index)))?,
-                Node::Op {
-                    op: op @ Op::Const(_),
-                    ..
-                } => out
-                    .add(op.clone(), &[])
-                    .map_err(|e| self.error(v, e.to_string()))?,
-                Node::Op {
-                    op: op @ Op::Transpose(_),
-                    args,
-                } if self.open[v.index()] => {
-                    let of_acc = matches!(self.graph.op(args[0]), Some(Op::Acc(_)));
-                    let value = loaded.filter(|_| of_acc).ok_or_else(|| {
-                        self.error(v, "transposes what its own kernel computes".into())
-                    })?;
-                    let name = format!("read.{}", reads.len());
-                    let through = Some(op.clone());
-                    reads.push(Read { value, through });
-                    out.input(name, Role::Data, self.graph.ty(v).clone())
-                }
-                Node::Op { op, args } if self.open[v.index()] => {
-                    let args: Vec<Value> = args.iter().map(|a| made[a]).collect();
-                    out.add(op.clone(), &args)
-                        .map_err(|e| self.error(v, e.to_string()))?
-                }
-                _ => {
-                    let name = format!("read.{}", reads.len());
-                    reads.push(Read::of(v));
-                    out.input(name, Role::Data, self.graph.ty(v).clone())
-                }
-            };
-            made.insert(v, new);
-        }
-        Ok(made[&root])
-    }
-
-    /// The operand behind what a kernel reads.
-    fn read(&mut self, r: &Read) -> Result<(Operand, View), ScheduleError> {
-        match &r.through {
-            Some(op) => self.seen_through(r.value, op),
-            None => self.operand(r.value),
-        }
-    }
-
     /// The operand behind a view of a value, which is copied if strides cannot say the view.
-    fn seen_through(&mut self, v: Value, op: &Op) -> Result<(Operand, View), ScheduleError> {
+    pub(super) fn seen_through(
+        &mut self,
+        v: Value,
+        op: &Op,
+    ) -> Result<(Operand, View), ScheduleError> {
         let (mut operand, mut view) = self.operand(v)?;
         let mut seen = view.apply(op);
         if seen.is_none() {
@@ -415,7 +370,7 @@ impl<'a> Kernels<'a> {
     }
 
     /// The operand behind a closed value: views are followed to what holds the bytes.
-    fn operand(&mut self, v: Value) -> Result<(Operand, View), ScheduleError> {
+    pub(super) fn operand(&mut self, v: Value) -> Result<(Operand, View), ScheduleError> {
         if let Some(buffer) = self.placed.get(&v) {
             if self.current.get(buffer).is_some_and(|now| *now != v) {
                 let why = "a state is read after rows of it were replaced: read it before, or read what replaced it";
@@ -433,7 +388,10 @@ impl<'a> Kernels<'a> {
             return Ok((operand, view.ok_or_else(|| self.symbolic(v, ty))?));
         }
         if self.weights_only[v.index()] {
-            return self.weight(v, v, self.storage[v.index()], Packing::Rows);
+            let ty = self.graph.ty(v).dtype;
+            // What kernels address element by element has no groups.
+            let dtype = self.storage[v.index()].dtype().unwrap_or(ty);
+            return self.weight(v, v, Codec::Plain(dtype), Packing::Rows);
         }
         match self.graph.node(v) {
             Node::Op { op, args } if is_view(op) => self.seen_through(args[0], op),
@@ -445,12 +403,12 @@ impl<'a> Kernels<'a> {
         &mut self,
         user: Value,
         value: Value,
-        dtype: DType,
+        codec: Codec,
         packing: Packing,
     ) -> Result<(Operand, View), ScheduleError> {
         let term = WeightTerm {
             value,
-            dtype,
+            codec,
             packing,
         };
         let index = self
@@ -461,10 +419,10 @@ impl<'a> Kernels<'a> {
                 self.weights.push(term);
                 self.weights.len() - 1
             });
-        let ty = Type {
-            dtype,
-            shape: self.graph.ty(value).shape.clone(),
-        };
+        let mut ty = self.graph.ty(value).clone();
+        if let Codec::Plain(dtype) = codec {
+            ty.dtype = dtype;
+        }
         let operand = Operand {
             buffer: Buffer::Weight(index),
             offset: 0,
@@ -472,18 +430,11 @@ impl<'a> Kernels<'a> {
         Ok((operand, self.contiguous(user, &ty)?))
     }
 
-    fn common_storage(&self, weights: &[Value]) -> DType {
-        let mut kinds = weights.iter().map(|w| self.storage[w.index()]);
-        let first = kinds.next().unwrap_or(DType::F32);
-        if kinds.all(|k| k == first) {
-            first
-        } else {
-            DType::F32
-        }
-    }
-
     fn temp(&mut self, v: Value, ty: &Type) -> Buffer {
-        self.temps.push(ty.clone());
+        self.temps.push(Temp {
+            ty: ty.clone(),
+            codec: Codec::Plain(ty.dtype),
+        });
         let buffer = Buffer::Temp(self.temps.len() - 1);
         self.placed.insert(v, buffer);
         buffer
@@ -571,7 +522,7 @@ impl<'a> Kernels<'a> {
         names.join(" ")
     }
 
-    fn error(&self, v: Value, why: String) -> ScheduleError {
+    pub(super) fn error(&self, v: Value, why: String) -> ScheduleError {
         ScheduleError::Kernel {
             value: v.index(),
             ty: self.graph.ty(v).clone(),

@@ -1,7 +1,8 @@
 //! What is known of a graph's values before it runs: which are computed at compile time, and how narrow they may be
 //! stored.
 
-use ir::{DType, Graph, Node, Op, Role, Value};
+use crate::storage::Storage;
+use ir::{Graph, Node, Op, Role, Value};
 
 /// For each value whether it is known at compile time; literals, which kernels hold themselves, apart.
 pub fn weights_only(graph: &Graph) -> Vec<bool> {
@@ -21,26 +22,17 @@ pub fn weights_only(graph: &Graph) -> Vec<bool> {
     known
 }
 
-/// For each value the smallest element type that stores it exactly, as far as the ops show.
-pub fn storage(graph: &Graph) -> Vec<DType> {
-    let mut storage: Vec<DType> = graph.values().map(|v| graph.ty(v).dtype).collect();
+/// For each value the narrowest way to store it exactly, as far as the ops show.
+pub fn storage(graph: &Graph) -> Vec<Storage> {
+    let mut storage: Vec<Storage> = vec![];
     for v in graph.values() {
-        let Node::Op { op, args } = graph.node(v) else {
-            continue;
-        };
-        let exact = match op {
-            Op::Cast(c) => c.to == DType::F32,
-            Op::Transpose(_) | Op::Reshape(_) | Op::Slice(_) | Op::Concat(_) => true,
-            _ => false,
-        };
-        let of = |a: &Value| storage[a.index()];
-        if exact
-            && args
-                .iter()
-                .all(|a| of(a) == of(&args[0]) && of(a).is_float())
-        {
-            storage[v.index()] = of(&args[0]);
-        }
+        storage.push(match graph.node(v) {
+            Node::Input { .. } => Storage::plain(graph.ty(v).dtype),
+            Node::Op { op, args } => {
+                let args: Vec<Storage> = args.iter().map(|a| storage[a.index()]).collect();
+                Storage::of(op, &args, graph.ty(v))
+            }
+        });
     }
     storage
 }

@@ -1,7 +1,9 @@
 //! From optimized graphs to a plan: kernels, launches, memory. Each unique graph is scheduled once; calls are then
 //! laid out in one flat list, and memory is planned over that list.
 
+mod body;
 mod check;
+mod groups;
 mod kernel;
 mod kernels;
 mod known;
@@ -10,14 +12,14 @@ mod memory;
 mod view;
 
 pub use check::{Access, Accesses, Conflict, check};
-pub use kernel::{Kernel, Packing, Step, Template, WeightTerm};
+pub use kernel::{Kernel, Packing, Round, Step, Temp, Template, WeightTerm};
 pub use memory::{ALIGNMENT, Lifetime, place};
 pub use view::View;
 
 use indexmap::IndexMap;
 use ir::{
     Graph, Name, Operand as Argument, Program, Type,
-    abi::Layout,
+    abi::{Codec, Layout},
     artifact::{Base, Launch, Place, Plan, Port, Tasks},
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -76,7 +78,7 @@ pub struct Schedule {
     /// In execution order.
     pub steps: Vec<Step>,
     /// Values that steps write, contiguous.
-    pub temps: Vec<Type>,
+    pub temps: Vec<Temp>,
     /// Terms to compute at compile time, from the graph's weights.
     pub weights: Vec<WeightTerm>,
     /// Where each of the graph's outputs lies, from its start.
@@ -225,7 +227,7 @@ fn state_layouts(
 /// The program's calls, one after another.
 #[derive(Default)]
 struct Flat {
-    temps: Vec<Type>,
+    temps: Vec<Temp>,
     results: Vec<Vec<Memory>>,
     launches: Vec<Flight>,
 }
@@ -262,13 +264,11 @@ impl Flat {
                 }
             }
         }
-        let size =
-            |t: &Type| u64::try_from(t.numel().bound()).unwrap_or(0) * t.dtype.bytes() as u64;
         let mut lifetimes: Vec<Lifetime> = self
             .temps
             .iter()
             .map(|t| Lifetime {
-                size: size(t),
+                size: t.bytes(),
                 first: usize::MAX,
                 last: 0,
             })
@@ -367,10 +367,6 @@ impl Flat {
             launch: "start".into(),
             ..Accesses::default()
         }];
-        let bytes = |t: usize| {
-            u64::try_from(self.temps[t].numel().bound()).unwrap_or(0)
-                * self.temps[t].dtype.bytes() as u64
-        };
         for l in &self.launches {
             let mut a = Accesses {
                 launch: l.name.to_string(),
@@ -385,7 +381,7 @@ impl Flat {
                             value: *t,
                             base: place.base,
                             offset: place.offset,
-                            size: bytes(*t),
+                            size: self.temps[*t].bytes(),
                         }
                     }
                     Memory::Base(Base::Weights) => continue,
@@ -442,12 +438,17 @@ impl Schedule {
                 *dtype = ir::DType::F32;
             }
         };
-        self.weights.iter_mut().for_each(|w| wide(&mut w.dtype));
+        let widen = |codec: &mut Codec| {
+            if let Codec::Plain(dtype) = codec {
+                wide(dtype);
+            }
+        };
+        self.weights.iter_mut().for_each(|w| widen(&mut w.codec));
         let mut kernels: Vec<Kernel> = vec![];
         for step in &mut self.steps {
             let mut kernel = self.kernels[step.kernel].clone();
             if let Template::Gemm { codec, .. } = &mut kernel.template {
-                *codec = ir::DType::F32;
+                widen(codec);
             }
             for (operand, view) in step.operands.iter().zip(&mut kernel.views) {
                 if let Buffer::Weight(_) = operand.buffer {
@@ -476,12 +477,21 @@ impl std::fmt::Display for Schedule {
                 } else {
                     format!(" + {}", operand.offset)
                 };
+                let codec = match operand.buffer {
+                    Buffer::Weight(w) => self.weights[w].codec,
+                    Buffer::Temp(t) => self.temps[t].codec,
+                    Buffer::Input(_) => Codec::Plain(view.dtype),
+                };
+                let shape = dims.join(",");
+                if let Codec::Grouped { .. } = codec {
+                    writeln!(f, "      {:?}{offset}: {codec}[{shape}]", operand.buffer)?;
+                    continue;
+                }
                 writeln!(
                     f,
-                    "      {:?}{offset}: {}[{}] by {:?}{}",
+                    "      {:?}{offset}: {}[{shape}] by {:?}{}",
                     operand.buffer,
                     view.dtype,
-                    dims.join(","),
                     view.strides,
                     match view.layout {
                         Layout::Rows => "",

@@ -222,6 +222,7 @@ ops! {
     sigmoid::Sigmoid, silu::Silu, relu::Relu, gelu::Gelu, gelu_tanh::GeluTanh, swiglu::SwiGlu,
     softmax::Softmax, rms_norm::RmsNorm, layer_norm::LayerNorm,
     linear::Linear, rope::Rope, attention::Attention, mean_rows::MeanRows,
+    fake_quantize::FakeQuantize,
     acc::Acc, map::Map, gemm::Gemm,
 }
 

@@ -10,7 +10,7 @@ use super::dots::{Dots, LINE};
 use super::gemm::{Product, blocks, part};
 use super::lanes::{Lanes, ROUNDER};
 use half::f16;
-use ir::abi::{Codec, PANEL};
+use ir::abi::{PANEL, STRIP};
 
 /// Rows up to which weights are widened where they are multiplied, not once for all rows.
 const FEW: usize = 4;
@@ -35,12 +35,29 @@ pub(super) trait GroupedIsa {
     unsafe fn quantize(k: usize, group: usize, x: *const f32, to: *mut u8);
 }
 
-/// Where a panel's codes and scales are.
+/// Bytes of a panel's scales of one group, f16.
+const SCALES: usize = PANEL * 2;
+
+/// Where a panel is: its scales and lines of codes of the first group, and bytes from group to group.
 #[derive(Clone, Copy)]
 pub(super) struct Panel {
+    scales: *const u8,
     codes: *const u8,
-    scales: *const f16,
+    step: usize,
     group: usize,
+}
+
+impl Panel {
+    /// Sixteen scales of a group.
+    fn scales(self, group: usize) -> *const f16 {
+        self.scales.wrapping_add(group * self.step).cast()
+    }
+
+    /// Line `line` of the codes of a group.
+    fn codes(self, group: usize, line: usize) -> *const u8 {
+        self.codes
+            .wrapping_add(group * self.step + line * STRIP * LINE)
+    }
 }
 
 /// One product of a few rows with a run of panels.
@@ -51,9 +68,9 @@ pub(super) struct Tile {
     /// First row, and bytes between rows.
     a: *const u8,
     lda: usize,
-    /// First panel, and bytes between panels.
+    /// Strips, and which panel of them is the first.
     b: *const u8,
-    panel: usize,
+    first: usize,
     c: *mut f32,
     ldc: usize,
 }
@@ -61,15 +78,19 @@ pub(super) struct Tile {
 impl Tile {
     /// Moves on by `panels` panels.
     pub(super) fn advance(&mut self, panels: usize) {
-        self.b = self.b.wrapping_add(panels * self.panel);
+        self.first += panels;
         self.c = self.c.wrapping_add(panels * PANEL);
     }
 
+    /// Panel `p` from the first.
     fn panel<const BITS: usize>(&self, p: usize) -> Panel {
-        let codes = self.b.wrapping_add(p * self.panel);
+        let step = STRIP * (SCALES + self.group * PANEL * BITS / 8);
+        let (strip, within) = ((self.first + p) / STRIP, (self.first + p) % STRIP);
+        let strip = self.b.wrapping_add(strip * (self.k / self.group) * step);
         Panel {
-            codes,
-            scales: codes.wrapping_add(self.k * PANEL * BITS / 8).cast(),
+            scales: strip.wrapping_add(within * SCALES),
+            codes: strip.wrapping_add(STRIP * SCALES + within * LINE),
+            step,
             group: self.group,
         }
     }
@@ -114,8 +135,7 @@ pub(super) unsafe fn integer_tile<D: Dots, const BITS: usize, const M: usize, co
             }
             let x = t.a.add(g * t.group).cast::<i8>();
             for l in 0..lines {
-                let at = (g * lines + l) * LINE;
-                let codes = panels.map(|p| D::codes(p.codes.add(at)));
+                let codes = panels.map(|p| D::codes(p.codes(g, l)));
                 for (i, row) in sums.iter_mut().enumerate() {
                     let x = x.add(i * t.lda + l * 32 / BITS);
                     for (sum, codes) in row.iter_mut().zip(codes) {
@@ -123,7 +143,7 @@ pub(super) unsafe fn integer_tile<D: Dots, const BITS: usize, const M: usize, co
                     }
                 }
             }
-            let weights = panels.map(|p| D::V::load_f16(p.scales.add(g * PANEL)));
+            let weights = panels.map(|p| D::V::load_f16(p.scales(g)));
             for (i, (row, sums)) in acc.iter_mut().zip(sums).enumerate() {
                 let scale = D::V::splat(*scales.add(i * t.lda).cast::<f32>().add(g));
                 for ((acc, sum), weight) in row.iter_mut().zip(sums).zip(weights) {
@@ -139,33 +159,35 @@ pub(super) unsafe fn integer_tile<D: Dots, const BITS: usize, const M: usize, co
     }
 }
 
-/// Calls `row` with each weight row of a line: its number within the line and sixteen weights. A weight is the code
-/// times the scale: exact, since a code has 8 bits and a scale 11.
-///
-/// # Safety
-/// As [`Dots`].
-#[inline(always)]
-unsafe fn weights<D: Dots, const BITS: usize>(
-    codes: D::Codes,
-    scale: D::V,
-    mut row: impl FnMut(usize, D::V),
-) {
-    // SAFETY: the caller's.
-    unsafe {
-        let zero = scale.mul(D::V::splat(if BITS == 8 { -128.0 } else { -8.0 }));
-        let mut four = |first: usize, codes: D::Codes| {
-            row(first, D::widen::<0>(codes).fma(scale, zero));
-            row(first + 1, D::widen::<1>(codes).fma(scale, zero));
-            row(first + 2, D::widen::<2>(codes).fma(scale, zero));
-            row(first + 3, D::widen::<3>(codes).fma(scale, zero));
-        };
-        if BITS == 8 {
-            four(0, codes);
-        } else {
-            four(0, D::low(codes));
-            four(4, D::high(codes));
+/// Runs the body for each weight row of a line: its number within the line and sixteen weights. A weight is the code
+/// times the scale: exact, since a code has 8 bits and a scale 11. A macro, because a closure that is not inlined loses
+/// the CPU features of its caller.
+macro_rules! weights {
+    ($D:ty, $bits:expr, $codes:expr, $scale:expr, |$k:ident, $w:ident| $body:block) => {
+        let (codes, scale) = ($codes, $scale);
+        let zero = scale.mul(<$D>::V::splat(if $bits == 8 { -128.0 } else { -8.0 }));
+        let mut half = 0;
+        while half < 8 / $bits {
+            let codes = match ($bits, half) {
+                (8, _) => codes,
+                (_, 0) => <$D>::low(codes),
+                _ => <$D>::high(codes),
+            };
+            let rows = [
+                <$D>::widen::<0>(codes).fma(scale, zero),
+                <$D>::widen::<1>(codes).fma(scale, zero),
+                <$D>::widen::<2>(codes).fma(scale, zero),
+                <$D>::widen::<3>(codes).fma(scale, zero),
+            ];
+            let mut row = 0;
+            while row < 4 {
+                let ($k, $w) = (4 * half + row, rows[row]);
+                $body
+                row += 1;
+            }
+            half += 1;
         }
-    }
+    };
 }
 
 /// `M` rows of floats by `P` panels.
@@ -182,12 +204,12 @@ pub(super) unsafe fn float_tile<D: Dots, const BITS: usize, const M: usize, cons
         let mut acc = [[D::V::splat(0.0); P]; M];
         let panels: [Panel; P] = std::array::from_fn(|p| t.panel::<BITS>(p));
         for g in 0..t.k / t.group {
-            let scales = panels.map(|p| D::V::load_f16(p.scales.add(g * PANEL)));
-            for l in g * lines..(g + 1) * lines {
-                let x = t.a.cast::<f32>().add(l * 32 / BITS);
+            let scales = panels.map(|p| D::V::load_f16(p.scales(g)));
+            for l in 0..lines {
+                let x = t.a.cast::<f32>().add(g * t.group + l * 32 / BITS);
                 for p in 0..P {
-                    let codes = D::codes(panels[p].codes.add(l * LINE));
-                    weights::<D, BITS>(codes, scales[p], |k, w| {
+                    let codes = D::codes(panels[p].codes(g, l));
+                    weights!(D, BITS, codes, scales[p], |k, w| {
                         for (i, row) in acc.iter_mut().enumerate() {
                             let x = *x.cast::<u8>().add(i * t.lda).cast::<f32>().add(k);
                             row[p] = D::V::splat(x).fma(w, row[p]);
@@ -219,10 +241,13 @@ pub(super) unsafe fn widen<D: Dots, const BITS: usize>(
     for row in (from..from + rows).step_by(step) {
         // SAFETY: the caller's extents.
         unsafe {
-            let scale = D::V::load_f16(panel.scales.add(row / panel.group * PANEL));
-            let codes = D::codes(panel.codes.add(row / step * LINE));
+            let (group, within) = (row / panel.group, row % panel.group);
+            let scale = D::V::load_f16(panel.scales(group));
+            let codes = D::codes(panel.codes(group, within / step));
             let to = to.add((row - from) * PANEL);
-            weights::<D, BITS>(codes, scale, |k, w| w.store(to.add(k * PANEL)));
+            weights!(D, BITS, codes, scale, |k, w| {
+                w.store(to.add(k * PANEL));
+            });
         }
     }
 }
@@ -243,11 +268,6 @@ pub(super) unsafe extern "C" fn integer_gemm<G: GroupedIsa, const BITS: usize>(
     c: *mut f32,
     ldc: usize,
 ) {
-    let codec = Codec::Grouped {
-        bits: BITS as u8,
-        group: group as u32,
-    };
-    let panel = codec.panel(k);
     let tiles = m.div_ceil(G::ROWS);
     for rows in (0..tiles).map(|i| part(m, tiles, i)) {
         let t = Tile {
@@ -256,7 +276,7 @@ pub(super) unsafe extern "C" fn integer_gemm<G: GroupedIsa, const BITS: usize>(
             a: a.wrapping_add(rows.start * lda),
             lda,
             b,
-            panel,
+            first: 0,
             c: c.wrapping_add(rows.start * ldc),
             ldc,
         };
@@ -281,17 +301,13 @@ pub(super) unsafe extern "C" fn float_gemm<I: Isa, G: GroupedIsa, const BITS: us
     c: *mut f32,
     ldc: usize,
 ) {
-    let codec = Codec::Grouped {
-        bits: BITS as u8,
-        group: group as u32,
-    };
     let t = Tile {
         k,
         group,
         a,
         lda,
         b,
-        panel: codec.panel(k),
+        first: 0,
         c,
         ldc,
     };

@@ -9,33 +9,67 @@ use crate::schedule::View;
 use cranelift_codegen::ir::{InstBuilder, Value};
 use ir::{
     DType, Graph,
-    abi::{KernelTable, PANEL, SCRATCH_BYTES},
+    abi::{Codec, KernelTable, PANEL, SCRATCH_BYTES, STRIP},
     artifact::Tasks,
 };
 use std::{collections::HashMap, mem::offset_of};
 
 /// Rows of a task: the tile of scratch stays in the first-level cache beside a panel.
 const ROWS: i64 = 64;
-/// Panels of a task: several are in flight at once when there are few rows.
-const PANELS: i64 = 4;
+/// Panels of a task: several are in flight at once when there are few rows. Grouped ones lie in strips of as many.
+const PANELS: i64 = STRIP as i64;
 /// Bytes of weights below which a task is not worth another thread.
 const GRAIN_BYTES: i64 = 16 << 10;
+
+/// What is multiplied: see [`Template::Gemm`](crate::schedule::Template::Gemm).
+#[derive(Clone, Copy)]
+pub struct Product {
+    pub weights: usize,
+    pub columns: i64,
+    pub codec: Codec,
+    pub rows: Codec,
+}
+
+impl Product {
+    /// The tile's place in the function table, and the group size that it wants to be told.
+    fn tile(self) -> Result<(usize, Option<u32>), String> {
+        const F32: Codec = Codec::Plain(DType::F32);
+        let plain = |slot| Ok((slot, None));
+        match (self.rows, self.codec) {
+            (F32, F32) => plain(offset_of!(KernelTable, gemm_f32)),
+            (F32, Codec::Plain(DType::BF16)) => plain(offset_of!(KernelTable, gemm_bf16)),
+            (F32, Codec::Plain(DType::F16)) => plain(offset_of!(KernelTable, gemm_f16)),
+            (F32, Codec::Grouped { bits: 8, group }) => {
+                Ok((offset_of!(KernelTable, gemm_f32_q8), Some(group)))
+            }
+            (F32, Codec::Grouped { bits: 4, group }) => {
+                Ok((offset_of!(KernelTable, gemm_f32_q4), Some(group)))
+            }
+            (Codec::Grouped { bits: 8, group: g }, Codec::Grouped { bits, group })
+                if g == group =>
+            {
+                let slot = match bits {
+                    8 => offset_of!(KernelTable, gemm_q8_q8),
+                    _ => offset_of!(KernelTable, gemm_q8_q4),
+                };
+                Ok((slot, Some(group)))
+            }
+            (rows, codec) => Err(format!("rows of {rows:?} and weights of {codec:?}")),
+        }
+    }
+}
 
 /// Emits the kernel; gives its tasks and grain.
 pub fn emit(
     f: &mut Function,
     body: &Graph,
-    weights: usize,
-    columns: i64,
-    codec: DType,
+    product: Product,
     views: &[View],
 ) -> Result<(Tasks, u64), String> {
-    let slot = match codec {
-        DType::F32 => offset_of!(KernelTable, gemm_f32),
-        DType::BF16 => offset_of!(KernelTable, gemm_bf16),
-        DType::F16 => offset_of!(KernelTable, gemm_f16),
-        other => return Err(format!("weights of {other}")),
-    };
+    let (slot, shared) = product.tile()?;
+    let Product {
+        weights, columns, ..
+    } = product;
     let panel = PANEL as i64;
     let (x, out) = (&views[0], &views[views.len() - 1]);
     if x.dtype != DType::F32 {
@@ -48,6 +82,7 @@ pub fn emit(
         ));
     }
     let depth = x.shape[1].known().ok_or("symbolic inner axis")?;
+    let panel_bytes = product.codec.panel(depth as usize) as i64;
     let panels = (columns + panel - 1) / panel;
     let groups = (panels + PANELS - 1) / PANELS;
     let bases: Vec<Value> = (0..views.len()).map(|i| f.operand(i)).collect();
@@ -76,21 +111,32 @@ pub fn emit(
             let most = f.int(PANELS);
             f.min(left, most)
         };
-        let a = f.offset(bases[0], row, 4 * x.strides[0]);
+        let row_bytes = match product.rows {
+            Codec::Plain(dtype) => x.strides[0] * dtype.bytes() as i64,
+            codec => codec.row(depth as usize) as i64,
+        };
+        let a = f.offset(bases[0], row, row_bytes);
         let column = f.scale(first_panel, panel);
-        let (k, lda) = (f.int(depth), f.int(x.strides[0]));
+        // Products with groups are told the size of a group, and count rows in bytes.
+        let mut shape = vec![m, f.int(depth)];
+        shape.extend(shared.map(|g| f.int(g.into())));
+        let lda = f.int(if shared.is_some() {
+            row_bytes
+        } else {
+            x.strides[0]
+        });
         let out_row = f.offset(bases[views.len() - 1], row, element * columns);
         let out_tile = f.offset(out_row, column, element);
         let tile_stride = PANELS * panel;
         for w in 0..weights {
-            let shift = depth * panel * codec.bytes() as i64;
-            let b = f.offset(bases[1 + w], first_panel, shift);
+            let b = f.offset(bases[1 + w], first_panel, panel_bytes);
             let (c, ldc) = if direct {
                 (out_tile, f.int(columns))
             } else {
                 (f.add(scratch, w as i64 * tile_bytes), f.int(tile_stride))
             };
-            f.call(slot, &[m, k, a, lda, b, panel_count, c, ldc], None);
+            let args = [&shape[..], &[a, lda, b, panel_count, c, ldc]].concat();
+            f.call(slot, &args, None);
         }
         if direct {
             return Ok(vec![]);
@@ -147,7 +193,7 @@ pub fn emit(
         })?;
         Ok(vec![])
     })?;
-    let bytes = depth * PANELS * panel * codec.bytes() as i64 * weights as i64;
+    let bytes = PANELS * panel_bytes * weights as i64;
     let tasks = Tasks {
         rows: x.shape[0].clone(),
         rows_per_task: ROWS as u64,

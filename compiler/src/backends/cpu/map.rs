@@ -4,14 +4,14 @@ use super::{
     function::Function,
     rows::{Columns, Row, RowBody},
 };
-use crate::schedule::View;
+use crate::schedule::{Round, View};
 use cranelift_codegen::ir::{InstBuilder, Value};
 use ir::{
     Class, DType, Dim, Graph, Op, OpKind,
-    abi::{BLOCK, Layout, PANEL},
+    abi::{BLOCK, Codec, KernelTable, Layout, PANEL, SCRATCH_BYTES},
     artifact::Tasks,
 };
-use std::collections::HashMap;
+use std::{collections::HashMap, mem::offset_of};
 
 /// Elements below which a chunk of work is not worth another thread.
 const GRAIN_ELEMENTS: i64 = 8192;
@@ -21,6 +21,7 @@ pub fn emit(
     f: &mut Function,
     body: &Graph,
     scatter: Option<usize>,
+    round: Round,
     views: &[View],
 ) -> Result<(Tasks, u64), String> {
     let (out, reads) = views.split_last().ok_or("a kernel without operands")?;
@@ -64,10 +65,20 @@ pub fn emit(
                 .ok_or_else(|| format!("inner axis {d} is symbolic"))
         })
         .collect::<Result<_, _>>()?;
+    // Rows of integers are addressed by bytes.
+    let mut coded = out.clone();
+    if let Round::Codes(codec) = round {
+        coded.dtype = DType::Bool;
+        coded.strides = out.strides.iter().map(|s| s / columns.max(1)).collect();
+        let row = codec.row(columns as usize) as i64;
+        coded.strides.iter_mut().for_each(|s| *s *= row);
+    }
+    let out = &coded;
     let bases: Vec<Value> = (0..views.len()).map(|i| f.operand(i)).collect();
     let nest = Nest {
         body,
         scatter,
+        round,
         reads,
         out,
         bases,
@@ -112,6 +123,7 @@ fn in_blocks(f: &mut Function, base: Value, view: &View, row: Value) -> Value {
 struct Nest<'a> {
     body: &'a Graph,
     scatter: Option<usize>,
+    round: Round,
     reads: &'a [View],
     out: &'a View,
     bases: Vec<Value>,
@@ -163,8 +175,46 @@ impl Nest<'_> {
             target[0] = self.row_number(f, ids, index[0])?;
         }
         let out = self.at(f, self.reads.len(), self.out, &target, self.rank);
-        let mut body = RowBody::new(self.body, rows, self.pointwise);
-        body.store(f, out, Columns::Known(self.columns))
+        let columns = Columns::Known(self.columns);
+        let (slot, codec) = match self.round {
+            Round::None => {
+                return RowBody::new(self.body, rows, self.pointwise).store(f, out, columns);
+            }
+            Round::Codes(codec) => (offset_of!(KernelTable, quantize_q8), codec),
+            Round::Values(codec) => (offset_of!(KernelTable, fake_quantize), codec),
+        };
+        let Codec::Grouped { bits, group } = codec else {
+            return Err(format!("rounds rows to {codec:?}"));
+        };
+        if self.columns * 4 > SCRATCH_BYTES as i64 {
+            return Err(format!(
+                "a row of {} columns outgrows scratch memory",
+                self.columns
+            ));
+        }
+        let root = self.body.outputs[0];
+        let as_loaded = rows
+            .get(&root)
+            .filter(|r| r.dtype == DType::F32 && r.stride == 1 && self.body.op(root).is_none());
+        let row = match as_loaded {
+            Some(row) => row.address,
+            None => {
+                let scratch = Row {
+                    address: f.scratch(),
+                    dtype: DType::F32,
+                    stride: 1,
+                };
+                RowBody::new(self.body, rows, self.pointwise).store(f, scratch, columns)?;
+                scratch.address
+            }
+        };
+        let (k, group) = (f.int(self.columns), f.int(group.into()));
+        let mut args = vec![k, group, row, out.address];
+        if let Round::Values(_) = self.round {
+            args.insert(0, f.int(bits.into()));
+        }
+        f.call(slot, &args, None);
+        Ok(())
     }
 
     /// What a vector of row numbers holds at an index.

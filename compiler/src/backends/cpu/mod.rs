@@ -112,13 +112,26 @@ impl Cpu {
         let mut frontend = FunctionBuilderContext::new();
         let mut f = Function::new(&mut context.func, &mut frontend, symbols, self.fma);
         let (tasks, grain) = match &kernel.template {
-            Template::Map { body, scatter } => map::emit(&mut f, body, *scatter, &kernel.views),
+            Template::Map {
+                body,
+                scatter,
+                round,
+            } => map::emit(&mut f, body, *scatter, *round, &kernel.views),
             Template::Gemm {
                 body,
                 weights,
                 columns,
                 codec,
-            } => gemm::emit(&mut f, body, *weights, *columns, *codec, &kernel.views),
+                rows,
+            } => {
+                let product = gemm::Product {
+                    weights: *weights,
+                    columns: *columns,
+                    codec: *codec,
+                    rows: *rows,
+                };
+                gemm::emit(&mut f, body, product, &kernel.views)
+            }
             Template::Attention(a) => attention::emit(&mut f, a, &kernel.views),
         }
         .map_err(wrong)?;

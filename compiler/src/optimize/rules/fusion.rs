@@ -100,6 +100,10 @@ pub fn rules() -> Vec<Rule> {
             "x: f32[T,8]; w: weight f32[8,4]"
         "map-transpose": "(transpose ?x ?p)" => "(map ?x (transpose (acc 0 ($type ?x)) ?p))" if "data ?x, closed ?x";
             "x: f32[T,2,8]; p = [0,2,1]"
+        "map-fake-quantize": "(fake_quantize ?x ?b ?g ?s)" => "(map ?x (fake_quantize (acc 0 ($type ?x)) ?b ?g ?s))" if "data ?x, closed ?x";
+            "x: f32[T,64]; b = 8; g = 32; s = f32"
+        "map-then-fake-quantize": "(fake_quantize (map ?x ?e) ?b ?g ?s)" => "(map ?x (fake_quantize ?e ?b ?g ?s))" if "closed ?x, plain ?e";
+            "x: f32[T,64]; e := (tanh (acc 0 f32[T,64])); b = 8; g = 32; s = f32"
     };
     for sample in samples() {
         for position in 0..sample.args.len() {
@@ -178,7 +182,7 @@ fn absorb(sample: &Sample, position: usize, all: &mut Vec<Rule>) {
         "map-then",
         with("(map ?x ?e)"),
         format!("(map ?x {})", with("?e")),
-        format!("{closed}closed ?x{}", rows("?e")),
+        format!("{closed}closed ?x, plain ?e{}", rows("?e")),
         format!("x: {declaration}; e := {body}{given}"),
     );
     if elementwise && ty.dtype.is_float() {
@@ -245,10 +249,12 @@ fn pair(sample: &Sample, all: &mut Vec<Rule>) {
         ),
     ];
     for (form, lhs, rhs, example) in forms {
-        let guard = if form.starts_with("gemms") {
-            "closed ?x"
-        } else {
-            "closed ?x, data ?x, rows ?x ?self"
+        // A kernel that rounds its rows to integers does nothing after it.
+        let guard = match form {
+            "gemms" | "gemms-turned" => "closed ?x",
+            "self" => "closed ?x, data ?x, rows ?x ?self",
+            "maps" => "closed ?x, data ?x, plain ?d, plain ?e, rows ?x ?self",
+            _ => "closed ?x, data ?x, plain ?e, rows ?x ?self",
         };
         all.push(Rule {
             theme: "fusion",

@@ -95,6 +95,9 @@ const PREDICATES: &[Predicate] = &[
     ("closed", |f| {
         known(f).is_some_and(|k| k.iter().all(|k| !k.open))
     }),
+    ("plain", |f| {
+        known(f).is_some_and(|k| k.iter().all(|k| k.storage.dtype().is_some()))
+    }),
     ("scalar", |f| {
         known(f).is_some_and(|k| k.iter().all(|k| k.ty.shape.is_empty()))
     }),

@@ -3,7 +3,7 @@
 
 use super::{Aligned, GUARD, random, tables};
 use half::f16;
-use ir::abi::{Codec, GroupedGemmFn, KernelTable, PANEL};
+use ir::abi::{Codec, GroupedGemmFn, KernelTable, PANEL, STRIP};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -48,28 +48,27 @@ impl Weight {
 
     /// As [`Codec::panel`] says.
     fn packed(&self) -> Vec<u8> {
-        let size = self.codec().panel(self.k);
-        let mut out = vec![0xEE; size * self.columns / PANEL];
-        for (column, panel) in (0..self.columns).map(|c| (c, c / PANEL * size)) {
-            let j = column % PANEL;
+        let (size, bits) = (self.codec().panel(self.k), usize::from(self.bits));
+        let mut out = vec![0xEE; self.codec().panels(self.columns) * size];
+        let step = STRIP * PANEL * (2 + self.group * bits / 8);
+        for column in 0..self.columns {
+            let (panel, j) = (column / PANEL, column % PANEL);
+            let strip = panel / STRIP * STRIP * size;
             for k in 0..self.k {
-                let code = self.codes[k * self.columns + column];
-                let (at, code) = match self.bits {
-                    8 => (k / 4 * 64 + 4 * j + k % 4, (code + 128) as u8),
-                    _ => (k / 8 * 64 + 4 * j + k % 4, (code + 8) as u8),
-                };
-                let byte = &mut out[panel + at];
-                *byte = match (self.bits, k % 8) {
-                    (4, 0..4) => *byte & 0xF0 | code,
-                    (4, _) => *byte & 0x0F | code << 4,
-                    _ => code,
-                };
-            }
-            let scales = panel + self.k * PANEL * usize::from(self.bits) / 8;
-            for g in 0..self.k / self.group {
-                let at = scales + (g * PANEL + j) * 2;
-                let scale = self.scales[g * self.columns + column];
+                let start = strip + k / self.group * step;
+                let scale = self.scales[k / self.group * self.columns + column];
+                let at = start + (panel % STRIP * PANEL + j) * 2;
                 out[at..at + 2].copy_from_slice(&scale.to_le_bytes());
+
+                let rows = 32 / bits;
+                let line = k % self.group / rows * STRIP + panel % STRIP;
+                let byte = &mut out[start + STRIP * PANEL * 2 + line * 64 + 4 * j + k % 4];
+                let code = self.codes[k * self.columns + column];
+                *byte = match (bits, k % rows) {
+                    (8, _) => (code + 128) as u8,
+                    (_, 0..4) => *byte & 0xF0 | (code + 8) as u8,
+                    _ => *byte & 0x0F | ((code + 8) as u8) << 4,
+                };
             }
         }
         out

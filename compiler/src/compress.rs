@@ -1,0 +1,100 @@
+//! Weights and activations of few bits. A substitution rewrites the program as its family built it; what kernels store
+//! follows from the ops that say it ([`ir::ops::FakeQuantize`]).
+
+use crate::models::ModelError;
+use ir::{DType, Graph, Op, Operand, Program, Role, TypeError, Value, ops};
+use std::collections::HashMap;
+
+/// Weights of products rounded to nearest, in groups along what is summed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rounding {
+    /// 8 or 4. What gives logits keeps 8: it decides between thousands of tokens.
+    pub bits: u8,
+    /// Weights that share a scale: a multiple of 32.
+    pub group: u32,
+    /// Whether activations that meet rounded weights are rounded to 8 bits, in the same groups of each token.
+    pub activations: bool,
+}
+
+impl Rounding {
+    /// The program with every product's weight rounded whose depth the group divides. `vocabulary` tells the head.
+    ///
+    /// # Errors
+    /// An op that does not type-check.
+    pub fn apply(&self, program: &mut Program, vocabulary: usize) -> Result<(), ModelError> {
+        let last = |name: &ir::Name| {
+            let gives = |o: &Operand| match o {
+                Operand::Result { call, .. } => program.calls[*call].graph == *name,
+                _ => false,
+            };
+            program.outputs.values().any(gives)
+        };
+        let heads: Vec<bool> = program.graphs.keys().map(last).collect();
+        for (graph, head) in program.graphs.values_mut().zip(heads) {
+            *graph = self.graph(graph, if head { vocabulary } else { 0 })?;
+        }
+        Ok(())
+    }
+
+    fn graph(&self, graph: &Graph, vocabulary: usize) -> Result<Graph, TypeError> {
+        let mut weights: Vec<bool> = vec![];
+        for v in graph.values() {
+            let args = graph.args(v);
+            let known = |a: &Value| weights[a.index()];
+            weights.push(match graph.as_input(v) {
+                Some((_, role)) => role == Role::Weight,
+                None => !args.is_empty() && args.iter().all(known),
+            });
+        }
+        let mut made: HashMap<Value, Value> = HashMap::new();
+        let mut out = Graph::new();
+        for v in graph.values() {
+            let new = match (graph.as_input(v), graph.op(v)) {
+                (Some((name, role)), _) => out.input(name.clone(), role, graph.ty(v).clone()),
+                (_, Some(op)) => {
+                    let mut args: Vec<Value> = graph.args(v).iter().map(|a| made[a]).collect();
+                    if let Op::Linear(_) = op
+                        && weights[graph.args(v)[1].index()]
+                    {
+                        self.round(&mut out, &mut args, vocabulary)?;
+                    }
+                    out.add(op.clone(), &args)?
+                }
+                (None, None) => continue,
+            };
+            made.insert(v, new);
+        }
+        out.outputs = graph.outputs.iter().map(|v| made[v]).collect();
+        Ok(out)
+    }
+
+    /// Rounds `[x, w]` of a product.
+    fn round(&self, g: &mut Graph, args: &mut [Value], vocabulary: usize) -> Result<(), TypeError> {
+        let [x, w] = args else {
+            return Ok(());
+        };
+        let sizes = g
+            .ty(*w)
+            .shape
+            .iter()
+            .map(ir::Dim::size)
+            .collect::<Option<Vec<_>>>();
+        let Some([n, k]) = sizes.as_deref() else {
+            return Ok(());
+        };
+        if k % self.group as usize != 0 || g.ty(*w).dtype != DType::F32 {
+            return Ok(());
+        }
+        let quantize = |bits: u8, scale| ops::FakeQuantize {
+            bits: bits.into(),
+            group: self.group.into(),
+            scale,
+        };
+        let bits = if *n == vocabulary { 8 } else { self.bits };
+        *w = g.add(quantize(bits, DType::F16), &[*w])?;
+        if self.activations {
+            *x = g.add(quantize(8, DType::F32), &[*x])?;
+        }
+        Ok(())
+    }
+}
