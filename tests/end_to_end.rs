@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use compiler::{Options, Weights, checkpoint::Checkpoint};
+use compiler::{Options, Weights, checkpoint::Checkpoint, compress::Rounding};
 use runtime::{Chunk, EncoderInput, Model, Select, Session, devices::cpu};
 use satura::{
     compiler, ir,
@@ -50,18 +50,40 @@ fn compile(dir: &Path, weights: Weights) -> Vec<u8> {
         .into_inner()
 }
 
+const fn rounded(bits: u8, activations: bool) -> Weights {
+    Weights::Rounded(Rounding {
+        bits,
+        group: 32,
+        activations,
+    })
+}
+
+/// As they are, and of few bits.
+const WEIGHTS: [Weights; 3] = [Weights::Stored, rounded(8, true), rounded(4, false)];
+
 /// The artifact of a model, compiled once for all tests.
-fn artifact(dir: &Path) -> Vec<u8> {
-    static ARTIFACTS: Mutex<BTreeMap<PathBuf, Vec<u8>>> = Mutex::new(BTreeMap::new());
+fn artifact(dir: &Path, weights: Weights) -> Vec<u8> {
+    static ARTIFACTS: Mutex<BTreeMap<(PathBuf, String), Vec<u8>>> = Mutex::new(BTreeMap::new());
     let mut artifacts = ARTIFACTS.lock().unwrap();
     let compiled = artifacts
-        .entry(dir.into())
-        .or_insert_with(|| compile(dir, Weights::default()));
+        .entry((dir.into(), format!("{weights:?}")))
+        .or_insert_with(|| compile(dir, weights));
     compiled.clone()
 }
 
-fn model(dir: &Path) -> Arc<Model> {
-    Model::from_bytes(artifact(dir)).unwrap()
+fn model(dir: &Path, weights: Weights) -> Arc<Model> {
+    Model::from_bytes(artifact(dir, weights)).unwrap()
+}
+
+/// Every checkpoint with its reference, stored in every way.
+fn models() -> impl Iterator<Item = (String, Arc<Model>, Reference)> {
+    let stored = |(dir, file): (PathBuf, PathBuf)| {
+        WEIGHTS.map(|weights| {
+            let what = format!("{} ({weights:?})", dir.display());
+            (what, model(&dir, weights), Reference::open(&file).unwrap())
+        })
+    };
+    references().into_iter().flat_map(stored)
 }
 
 fn session(model: &Arc<Model>, threads: usize, sequences: usize) -> Session {
@@ -101,13 +123,41 @@ fn outputs_are_the_reference_s() {
     }
 }
 
+/// What gives the logits of text changes by as much as the bits that are missing, and no more.
+#[test]
+fn few_bits_give_nearly_the_same() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/docs-llama-4m");
+    let reference = Reference::open(&dir.join("reference-short.safetensors")).unwrap();
+    let exact = outputs(&model(&dir, Weights::Stored), &reference, 2);
+    let size = exact.iter().map(|x| x * x).sum::<f32>().sqrt();
+    for (bits, activations, most) in [
+        (8, false, 0.03),
+        (8, true, 0.05),
+        (4, false, 0.4),
+        (4, true, 0.4),
+    ] {
+        let model = Model::from_bytes(compile(&dir, rounded(bits, activations))).unwrap();
+        let found = outputs(&model, &reference, 2);
+        let error = found.iter().zip(&exact).map(|(a, b)| (a - b).powi(2));
+        let error = error.sum::<f32>().sqrt() / size;
+        println!("{bits} bits: {error}");
+        assert!(
+            error > 1e-4,
+            "{bits} bits: nothing was rounded, the error is {error}"
+        );
+        assert!(
+            error <= most,
+            "{bits} bits, activations {activations}: relative error {error}"
+        );
+    }
+}
+
 #[test]
 fn compiling_again_gives_the_same_bytes() {
-    for (dir, _) in references() {
-        let again = compile(&dir, Weights::default());
+    for ((dir, _), weights) in references().into_iter().zip(WEIGHTS.into_iter().cycle()) {
         assert!(
-            artifact(&dir) == again,
-            "{}: compiled twice, two artifacts",
+            artifact(&dir, weights) == compile(&dir, weights),
+            "{} ({weights:?}): compiled twice, two artifacts",
             dir.display()
         );
     }
@@ -143,24 +193,18 @@ fn outputs(model: &Arc<Model>, reference: &Reference, threads: usize) -> Vec<f32
 
 #[test]
 fn threads_do_not_change_a_bit() {
-    for (dir, file) in references() {
-        let (model, reference) = (model(&dir), Reference::open(&file).unwrap());
+    for (what, model, reference) in models() {
         let one = outputs(&model, &reference, 1);
         for threads in [2, 3] {
             let more = outputs(&model, &reference, threads);
-            assert!(
-                bits(&one) == bits(&more),
-                "{}: {threads} threads",
-                dir.display()
-            );
+            assert!(bits(&one) == bits(&more), "{what}: {threads} threads");
         }
     }
 }
 
 #[test]
 fn neighbours_do_not_change_a_bit() {
-    for (dir, file) in references() {
-        let (model, reference) = (model(&dir), Reference::open(&file).unwrap());
+    for (what, model, reference) in models() {
         let together = outputs(&model, &reference, 2);
         let mut alone = vec![];
         for sequence in 0..reference.sequences {
@@ -173,7 +217,7 @@ fn neighbours_do_not_change_a_bit() {
             };
             alone.extend(outputs(&model, &row, 2));
         }
-        assert!(bits(&together) == bits(&alone), "{}", dir.display());
+        assert!(bits(&together) == bits(&alone), "{what}");
     }
 }
 
@@ -181,7 +225,7 @@ fn neighbours_do_not_change_a_bit() {
 fn a_prompt_at_once_and_token_by_token_give_the_same_logits() {
     for dir in [case("llama_gqa"), case("llama_tied_llama3")] {
         let (model, reference) = (
-            model(&dir),
+            model(&dir, Weights::Stored),
             Reference::open(&dir.join("expected.safetensors")).unwrap(),
         );
         for ids in reference.ids.chunks(reference.length) {
@@ -215,7 +259,7 @@ fn a_prompt_at_once_and_token_by_token_give_the_same_logits() {
 fn a_sequence_goes_on_where_it_was_cut() {
     let dir = case("llama_gqa");
     let (model, reference) = (
-        model(&dir),
+        model(&dir, rounded(8, true)),
         Reference::open(&dir.join("expected.safetensors")).unwrap(),
     );
     let (first, second) = (

@@ -39,6 +39,17 @@ const ROW: (&str, &[usize], &[f64]) = ("f32", &[3], &[2.0, -1.0, 4.0]);
 const COLUMN: (&str, &[usize], &[f64]) = ("f32", &[2, 1], &[2.0, -1.0]);
 const IDS: (&str, &[usize], &[f64]) = ("i32", &[3], &[1.0, 0.0, 1.0]);
 
+/// A group of 32 that begins with these.
+const fn padded(start: &[f64]) -> [f64; 32] {
+    let mut all = [0.0; 32];
+    let mut i = 0;
+    while i < start.len() {
+        all[i] = start[i];
+        i += 1;
+    }
+    all
+}
+
 #[rustfmt::skip]
 const CASES: &[Case] = &[
     Case { inputs: &[], term: "const() {value=2.5, dtype=bf16}", shape: &[], expected: &[2.5] },
@@ -66,6 +77,10 @@ const CASES: &[Case] = &[
     Case { inputs: &[("f32", &[2], &[1.0 / 3.0, 70000.0])], term: "cast(x) {to=f16}", shape: &[2], expected: &[0.333251953125, f64::INFINITY] },
     Case { inputs: &[("f32", &[3], &[-1.9, 1.9, 2.0])], term: "cast(x) {to=i32}", shape: &[3], expected: &[-1.0, 1.0, 2.0] },
     Case { inputs: &[("f32", &[2], &[0.0, -0.5])], term: "cast(x) {to=bool}", shape: &[2], expected: &[0.0, 1.0] },
+    // Scales of 1, and of 1.75 / 7; ties go to even.
+    Case { inputs: &[("f32", &[32], &padded(&[127.0, 1.4, -2.6, 0.5, 1.5]))], term: "fake_quantize(x) {bits=8, group=32, scale=f32}", shape: &[32], expected: &padded(&[127.0, 1.0, -3.0, 0.0, 2.0]) },
+    Case { inputs: &[("f32", &[32], &padded(&[-1.75, 0.3, 0.4]))], term: "fake_quantize(x) {bits=4, group=32, scale=f16}", shape: &[32], expected: &padded(&[-1.75, 0.25, 0.5]) },
+    Case { inputs: &[("f32", &[32], &[0.0; 32])], term: "fake_quantize(x) {bits=4, group=32, scale=f32}", shape: &[32], expected: &[0.0; 32] },
     Case { inputs: &[X], term: "sum(x)", shape: &[2, 1], expected: &[-0.5, 3.0] },
     Case { inputs: &[X], term: "amax(x)", shape: &[2, 1], expected: &[1.0, 4.0] },
     Case { inputs: &[("f32", &[2, 0], &[])], term: "sum(x)", shape: &[2, 1], expected: &[0.0, 0.0] },

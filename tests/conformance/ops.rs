@@ -20,6 +20,8 @@ const ARGUMENTS: &[&str] = &[
     "",
     "f32[T,7]",
     "f32[T]",
+    "f32[T,64]",
+    "f32[T,2,32]",
     "f32[3,5]",
     "f32[T,2,7]",
     "i32[T]",
@@ -64,6 +66,9 @@ fn attributes() -> Vec<Attr> {
         Attr::Int(1),
         Attr::Int(2),
         Attr::Int(5),
+        Attr::Int(4),
+        Attr::Int(8),
+        Attr::Int(32),
         Attr::DType(DType::F32),
         Attr::DType(DType::BF16),
         Attr::DType(DType::F16),
@@ -170,6 +175,8 @@ fn uncovered(op: &Op, g: &Graph) -> bool {
             .inputs()
             .iter()
             .all(|v| g.as_input(*v).unwrap().1 == Role::Data),
+        // Activations have scales of f32.
+        Op::FakeQuantize(q) => q.scale != DType::F32,
         // A whole row of symbolic length.
         Op::Sum(_) | Op::Amax(_) | Op::Softmax(_) => g.ty(g.inputs()[0]).last().known().is_none(),
         _ => false,

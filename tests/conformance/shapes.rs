@@ -152,6 +152,49 @@ fn attention_reads_what_other_kernels_left() {
 }
 
 #[test]
+fn products_of_few_bits_of_all_shapes() {
+    let rows = || (1..=9).chain([14, 15, 33, 64, 66, 129]);
+    let round = |x: &str, bits: u8, scale: &str| {
+        format!("fake_quantize({x}) {{bits={bits}, group=32, scale={scale}}}")
+    };
+    for target in targets() {
+        for bits in [8, 4] {
+            let (x, a, b) = (
+                round("x", 8, "f32"),
+                round("a", bits, "f16"),
+                round("b", bits, "f16"),
+            );
+            let read = round("y", 8, "f32");
+            for (k, n) in [(32, 16), (64, 70), (96, 1), (320, 128)] {
+                for body in [
+                    // f32 rows, rows of integers, two products with one body, parts that share rows.
+                    format!("linear(x, {a})"),
+                    format!("linear({x}, {a})"),
+                    format!("swiglu(linear({x}, {a}), linear({x}, {b}))"),
+                    format!("add(linear({x}, {a}), linear(y, {b}))"),
+                    // Rows of integers that something else reads, too; integers that meet other weights.
+                    format!("%r = {x}\nreturn linear(%r, {a}), %r"),
+                    format!("linear({x}, b)"),
+                    format!("linear({read}, concat(a, {b}) {{axis=0}})"),
+                ] {
+                    let body = match body.contains("return") {
+                        true => body,
+                        false => format!("return {body}"),
+                    };
+                    let text = format!(
+                        "sym T <= 256
+                        graph(x: f32[T,{k}], y: f32[T,{k}], weight a: f32[{n},{k}], weight b: f32[{n},{k}]) {{
+                            {body}
+                        }}"
+                    );
+                    check_rows(&text, rows(), &target);
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn states_are_kept_however_they_are_read() {
     let attention = "attention(q, %k, %v, lo, hi) {scale=0.5, softcap=0.0}";
     // Read by attention alone, from before and after an update; and by others too.
