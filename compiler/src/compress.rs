@@ -10,14 +10,14 @@ use std::collections::HashMap;
 pub struct Rounding {
     /// 8 or 4. What gives logits keeps 8: it decides between thousands of tokens.
     pub bits: u8,
-    /// Weights that share a scale: a multiple of 32.
+    /// Weights that share a scale, a multiple of 32; 32 do where this does not divide what is summed over.
     pub group: u32,
     /// Whether activations that meet rounded weights are rounded to 8 bits, in the same groups of each token.
     pub activations: bool,
 }
 
 impl Rounding {
-    /// The program with every product's weight rounded whose depth the group divides. `vocabulary` tells the head.
+    /// The program with every product's weight rounded whose depth 32 divides. `vocabulary` tells the head.
     ///
     /// # Errors
     /// An op that does not type-check.
@@ -82,12 +82,16 @@ impl Rounding {
         let Some([n, k]) = sizes.as_deref() else {
             return Ok(());
         };
-        if k % self.group as usize != 0 || g.ty(*w).dtype != DType::F32 {
+        let divides = |group: &u32| *group > 0 && k.is_multiple_of(*group as usize);
+        let Some(group) = [self.group, 32].into_iter().find(divides) else {
+            return Ok(());
+        };
+        if g.ty(*w).dtype != DType::F32 {
             return Ok(());
         }
         let quantize = |bits: u8, scale| ops::FakeQuantize {
             bits: bits.into(),
-            group: self.group.into(),
+            group: group.into(),
             scale,
         };
         let bits = if *n == vocabulary { 8 } else { self.bits };

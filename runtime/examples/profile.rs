@@ -1,15 +1,15 @@
-//! Where the time of a decoder's step goes, kernel by kernel:
+//! Where the time of a step goes, kernel by kernel: of a decoder's after `context` tokens, of an encoder's over as many:
 //! `cargo run --release -p satura-runtime --example profile -- MODEL.satura [context] [threads]`.
 
-use runtime::{Chunk, Model, Options, Select, Session};
+use runtime::{Chunk, EncoderInput, Model, Options, Select, Session};
 use std::{collections::BTreeMap, time::Duration};
 
 /// Steps that are measured.
-const STEPS: usize = 200;
+const STEPS: usize = 100;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let path = args.next().ok_or("give a compiled decoder")?;
+    let path = args.next().ok_or("give a compiled model")?;
     let context: usize = args.next().map_or(Ok(256), |a| a.parse())?;
     let threads = args.next().map(|a| a.parse()).transpose()?;
     let mut session = Session::new(
@@ -19,8 +19,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             ..Options::default()
         },
     )?;
+    let decodes = session.model().description().task == ir::Task::CausalLm;
     let tokens: Vec<u32> = (1..=context as u32).collect();
     let step = |session: &mut Session, tokens: &[u32]| {
+        if !decodes {
+            let ids = tokens;
+            let input = EncoderInput {
+                ids,
+                ..EncoderInput::default()
+            };
+            return session.encode(&[input]).map(drop);
+        }
         let chunk = Chunk {
             sequence: 0,
             tokens,
@@ -28,12 +37,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         };
         session.step(&[chunk], Select::Last).map(drop)
     };
+    let measured = if decodes { &tokens[..1] } else { &tokens[..] };
     step(&mut session, &tokens)?;
-    step(&mut session, &[1])?;
+    step(&mut session, measured)?;
     session.measure(true);
     for _ in 0..STEPS {
         session.truncate(0, context)?;
-        step(&mut session, &[1])?;
+        step(&mut session, measured)?;
     }
     let mut kernels: BTreeMap<String, (u32, Duration)> = BTreeMap::new();
     for (name, time) in session.times() {

@@ -88,6 +88,10 @@ pub struct Precision {
     /// How activations are stored that meet weights of q8 or q4
     #[arg(long, value_enum, default_value_t)]
     activations: Activations,
+
+    /// Weights (and activations) that share a scale, a multiple of 32; by default 64 for q8, 32 for q4
+    #[arg(long, value_name = "N")]
+    group: Option<u32>,
 }
 
 /// How weights are stored.
@@ -98,7 +102,7 @@ enum Weights {
     Stored,
     /// Widened to f32: larger, but nothing is widened while running
     F32,
-    /// 8 bits: those of products, rounded in groups of 32 with a scale of f16
+    /// 8 bits: those of products, rounded in groups that share a scale of f16
     Q8,
     /// 4 bits: the same; the head, which gives logits, has 8
     Q4,
@@ -110,24 +114,26 @@ enum Activations {
     /// As they are computed
     #[default]
     F32,
-    /// 8 bits, rounded in groups of 32: products sum integers
+    /// 8 bits, rounded in the same groups as weights: products sum integers
     Q8,
 }
-
-/// Elements that share a scale.
-const GROUP: u32 = 32;
 
 impl Precision {
     /// What the compiler is asked for.
     pub fn weights(&self) -> anyhow::Result<compiler::Weights> {
         let activations = self.activations == Activations::Q8;
-        let bits = match self.weights {
-            Weights::Q8 => 8,
-            Weights::Q4 => 4,
+        // Scales cost little time where 64 integers share one; 4 bits need them closer.
+        let (bits, group) = match self.weights {
+            Weights::Q8 => (8, 64),
+            Weights::Q4 => (4, 32),
             wide => {
                 anyhow::ensure!(
                     !activations,
                     "--activations q8 is for weights of few bits; add --weights q8 or q4"
+                );
+                anyhow::ensure!(
+                    self.group.is_none(),
+                    "--group is for weights of few bits; add --weights q8 or q4"
                 );
                 return Ok(match wide {
                     Weights::F32 => compiler::Weights::F32,
@@ -135,9 +141,14 @@ impl Precision {
                 });
             }
         };
+        let group = self.group.unwrap_or(group);
+        anyhow::ensure!(
+            group > 0 && group.is_multiple_of(32),
+            "--group {group}: is no multiple of 32"
+        );
         Ok(compiler::Weights::Rounded(Rounding {
             bits,
-            group: GROUP,
+            group,
             activations,
         }))
     }
