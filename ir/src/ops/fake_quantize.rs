@@ -41,10 +41,12 @@ impl OpDef for FakeQuantize {
         for group in args[0].data.chunks(self.group as usize) {
             // In f32, as the op says: a code next to a tie must not depend on who computes it.
             let x: Vec<f32> = group.iter().map(|x| *x as f32).collect();
-            let peak = x.iter().fold(0.0f32, |peak, x| match peak.is_nan() || x.is_nan() {
-                true => f32::NAN,
-                false => peak.max(x.abs()),
-            });
+            let peak = x
+                .iter()
+                .fold(0.0f32, |peak, x| match peak.is_nan() || x.is_nan() {
+                    true => f32::NAN,
+                    false => peak.max(x.abs()),
+                });
             let to_code = most / peak;
             let scale = match to_code.is_infinite() {
                 true => 0.0,
