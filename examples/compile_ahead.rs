@@ -2,8 +2,7 @@
 //! `cargo run --release --example compile_ahead -- [MODEL]`.
 
 use satura::{
-    Output, Source,
-    compiler::{self, Weights},
+    Output, Source, compiler,
     runtime::{Chunk, Model, Options, Select, Session, devices::cpu},
 };
 use std::error::Error;
@@ -13,10 +12,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let file = std::env::temp_dir().join("compile_ahead.satura");
 
     // Ahead of time: `"x86-64-v3".parse()?` instead of this machine gives a file for any with AVX2.
-    let options = compiler::Options {
-        target: cpu::host(),
-        weights: Weights::Stored,
-    };
+    let options = compiler::Options::new(cpu::host());
     let bytes = Output::new(&file)?.compile(&source.checkpoint()?, &options, &|_, _, _| {})?;
     println!("{}: {bytes} bytes", file.display());
 

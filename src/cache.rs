@@ -44,8 +44,14 @@ impl Key {
     pub fn new(checkpoint: &Checkpoint, options: &Options) -> Result<Key, CheckpointError> {
         let mut all = blake3::Hasher::new_derive_key("satura cache key 1");
         all.update(&checkpoint.fingerprint()?);
+        // Not with which NVRTC: what was compiled runs where there is none.
+        let Options {
+            target,
+            weights,
+            nvrtc: _,
+        } = options;
         let rest = format!(
-            "{} {} {options:?}",
+            "{} {} {target:?} {weights:?}",
             env!("CARGO_PKG_VERSION"),
             env!("SATURA_BUILD")
         );

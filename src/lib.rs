@@ -18,6 +18,7 @@ mod cache;
 mod embedded;
 mod entities;
 pub mod measure;
+pub mod nvrtc;
 mod open;
 mod staged;
 

@@ -3,6 +3,7 @@
 
 use crate::{
     cache::{Cache, Key},
+    nvrtc::{self, NoNvrtc},
     staged::{self, Staged},
 };
 use compiler::{
@@ -12,7 +13,7 @@ use compiler::{
 use ir::artifact::{ArtifactError, HEADER_BYTES, Header};
 use runtime::{
     Model,
-    devices::{Bytes, cpu},
+    devices::{Bytes, Device},
     tokenizer::{Tokenizer, TokenizerError},
 };
 use std::{
@@ -49,6 +50,9 @@ pub enum Error {
     /// The model's files are at fault.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// Compiling for GPUs needs what is not there.
+    #[error(transparent)]
+    Nvrtc(#[from] NoNvrtc),
     /// It does not compile.
     #[error(transparent)]
     Compile(#[from] CompileError),
@@ -150,6 +154,8 @@ fn is_hub_id(name: &str) -> bool {
 pub struct Opening<'a> {
     /// How weights are stored, where it is compiled.
     pub weights: Weights,
+    /// Where the model is to run; by default what an artifact was compiled for, or the processor.
+    pub device: Option<Device>,
     /// Where compiled models are kept; `None` compiles anew and keeps nothing.
     pub cache: Option<Cache>,
     /// Told of each stage of a compilation: `(stage, done, of)`.
@@ -160,6 +166,7 @@ impl Default for Opening<'_> {
     fn default() -> Self {
         Opening {
             weights: Weights::default(),
+            device: None,
             cache: Cache::of_user(),
             progress: &|_, _, _| {},
         }
@@ -187,17 +194,28 @@ pub struct Opened {
 pub fn open(source: &Source, how: &Opening<'_>) -> Result<Opened, Error> {
     let (mut warnings, start) = (vec![], Instant::now());
     if let Source::Artifact(path) = source {
+        let model = Model::open(path)?;
+        let device = Device::of(model.target());
+        if how.device.is_some_and(|wanted| wanted != device) {
+            return Err(Error::Source {
+                name: source.to_string(),
+                why: format!(
+                    "is compiled for {}; compile the model for the other device, or leave out --device",
+                    model.target()
+                ),
+            });
+        }
         return Ok(Opened {
-            model: Model::open(path)?,
+            model,
             load: start.elapsed(),
             compile: None,
             warnings,
         });
     }
     let checkpoint = source.checkpoint()?;
-    let options = Options {
-        target: cpu::host(),
+    let mut options = Options {
         weights: how.weights,
+        ..Options::new(how.device.unwrap_or_default().host()?)
     };
     let key = Key::new(&checkpoint, &options)?;
     if let Some(path) = how.cache.as_ref().and_then(|cache| cache.find(key)) {
@@ -214,6 +232,9 @@ pub fn open(source: &Source, how: &Opening<'_>) -> Result<Opened, Error> {
         }
     }
 
+    if options.target.is_gpu() {
+        options.nvrtc = Some(nvrtc::find()?);
+    }
     let start = Instant::now();
     let staged = compile_somewhere(&checkpoint, &options, how, &mut warnings)?;
     let compile = start.elapsed();

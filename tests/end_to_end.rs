@@ -42,8 +42,8 @@ fn case(name: &str) -> PathBuf {
 fn compile(dir: &Path, weights: Weights) -> Vec<u8> {
     let checkpoint = Checkpoint::open(dir).unwrap();
     let options = Options {
-        target: cpu::host(),
         weights,
+        ..Options::new(cpu::host())
     };
     let out = compiler::compile(&checkpoint, &options, Cursor::new(vec![]), &|_, _, _| {});
     out.unwrap_or_else(|e| panic!("{}: {e}", dir.display()))

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use compiler::{Compilation, checkpoint::Checkpoint, optimize, schedule};
+use compiler::{Compilation, Options, backends, checkpoint::Checkpoint, optimize, schedule};
 use ir::Graph;
 use std::{fmt::Write, path::PathBuf};
 
@@ -37,12 +37,13 @@ fn inputs(dir: &str) -> Vec<(String, PathBuf)> {
 
 #[test]
 fn fixtures() {
+    let options = Options::new("x86-64-v3".parse().unwrap());
     let models = inputs("fixtures")
         .into_iter()
         .filter(|(_, path)| path.is_dir());
     for (name, path) in models {
         let checkpoint = Checkpoint::open(&path).unwrap_or_else(|e| panic!("{name}: {e}"));
-        let compiled = Compilation::new(&checkpoint, compiler::Weights::Stored, &|_, _, _| {})
+        let compiled = Compilation::new(&checkpoint, &options, &|_, _, _| {})
             .unwrap_or_else(|e| panic!("{name}: {e}"));
         let mut scheduled = String::new();
         for graph in compiled.optimized.graphs.keys() {
@@ -57,13 +58,14 @@ fn examples() {
     for (name, path) in inputs("ir") {
         let text = std::fs::read_to_string(&path).unwrap();
         let built: Graph = text.parse().unwrap_or_else(|e| panic!("{name}: {e}"));
+        let order = backends::order(&"x86-64-v3".parse().unwrap());
         let options = optimize::Options::at([("T", 8), ("L", 2), ("B", 1), ("R", 64)]);
         check(&name, "built", &built.to_string());
         match optimize::graph(&built, &options) {
             Ok((optimized, _)) => {
                 check(&name, "optimized", &optimized.to_string());
                 let scheduled =
-                    schedule::graph(&optimized).unwrap_or_else(|e| panic!("{name}: {e}"));
+                    schedule::graph(&optimized, order).unwrap_or_else(|e| panic!("{name}: {e}"));
                 check(&name, "scheduled", &scheduled.to_string());
             }
             Err(e) => panic!("{name}: {e}"),

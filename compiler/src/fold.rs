@@ -6,7 +6,7 @@ use crate::schedule::{Packing, WeightTerm};
 use half::{bf16, f16};
 use ir::{
     DType, EvalError, Graph, Node, Op, Tensor, Type, TypeError, Value,
-    abi::{Codec, PANEL, STRIP},
+    abi::{Codec, PANEL, STRIP, cuda::DEPTH},
 };
 use rayon::prelude::*;
 use std::{borrow::Cow, collections::HashMap};
@@ -82,7 +82,7 @@ impl<'a> Array<'a> {
         Tensor::from_fn(&self.shape, |i| f64::from(self.get(i)))
     }
 
-    /// The elements as `dtype`, row-major or in panels of a `[K, N]` matrix padded with zeros.
+    /// The elements as `dtype`; a `[K, N]` matrix in panels or columns is padded with zeros.
     pub fn pack(&self, dtype: DType, packing: Packing) -> Vec<u8> {
         match (self.dtype, dtype) {
             (DType::BF16, DType::F32) => {
@@ -160,6 +160,18 @@ impl<'a> Array<'a> {
                         for (j, to) in row[..columns].iter_mut().enumerate() {
                             *to = element(start + j * stride);
                         }
+                    }
+                });
+                out
+            }
+            Packing::Columns => {
+                let padded = rows.max(1).next_multiple_of(DEPTH);
+                let mut out = vec![0; n * padded * TO];
+                let columns = out.par_chunks_mut(padded * TO).enumerate();
+                columns.for_each(|(j, column)| {
+                    let column = column.as_chunks_mut::<TO>().0;
+                    for (k, to) in column[..rows].iter_mut().enumerate() {
+                        *to = element(start(k) + j * stride);
                     }
                 });
                 out
@@ -428,6 +440,20 @@ mod tests {
                 .map(|b| f64::from(f32::from_le_bytes(*b)))
                 .collect();
             assert_eq!(got, want.data, "term {i}");
+        }
+    }
+
+    #[test]
+    fn columns_are_rows_padded_with_zeros() {
+        let t = Tensor::from_fn(&[3, 5], |i| (i[0] * 100 + i[1]) as f64);
+        let packed = Array::from_tensor(&t).pack(DType::F32, Packing::Columns);
+        let (floats, _) = packed.as_chunks();
+        let got: Vec<f32> = floats.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        assert_eq!(got.len(), 5 * DEPTH);
+        for (j, column) in got.chunks(DEPTH).enumerate() {
+            let j = j as f32;
+            assert_eq!(column[..3], [j, 100.0 + j, 200.0 + j]);
+            assert!(column[3..].iter().all(|x| *x == 0.0), "{column:?}");
         }
     }
 

@@ -12,19 +12,19 @@ pub mod optimize;
 pub mod schedule;
 pub mod storage;
 
-use backends::{Backend, Code, EmitError};
+use backends::{EmitError, cuda::Nvrtc};
 use checkpoint::{Checkpoint, CheckpointError};
 use compress::Rounding;
 use fold::{Array, Fold, FoldError};
 use indexmap::IndexMap;
 use ir::{
     DType, Description, Float, Name, Operand, Program, Target, Task,
-    artifact::{ArtifactError, Manifest, Writer},
+    artifact::{ArtifactError, Image, Manifest, Writer},
     feed,
 };
 use models::ModelError;
-use optimize::{OptimizeError, Reports, Stop};
-use schedule::{Emitted, Kernel, Schedule, ScheduleError};
+use optimize::{OptimizeError, Reports, Stop, cost::Roofline};
+use schedule::{Kernel, Schedule, ScheduleError};
 use std::{
     collections::HashMap,
     io::{Seek, Write},
@@ -37,6 +37,19 @@ pub struct Options {
     pub target: Target,
     /// How weights are stored.
     pub weights: Weights,
+    /// NVIDIA's compiler, which targets that are GPUs need.
+    pub nvrtc: Option<Nvrtc>,
+}
+
+impl Options {
+    /// For a target, weights as they are stored.
+    pub fn new(target: Target) -> Options {
+        Options {
+            target,
+            weights: Weights::default(),
+            nvrtc: None,
+        }
+    }
 }
 
 /// How weights are stored in the artifact.
@@ -91,6 +104,8 @@ pub enum CompileError {
 
 /// A program on its way to an artifact: what `satura inspect` shows of each stage.
 pub struct Compilation {
+    /// What it is compiled for.
+    pub options: Options,
     /// What the model is.
     pub description: Description,
     /// As the family built it.
@@ -110,15 +125,16 @@ impl Compilation {
     /// A model that is not covered, or that some stage cannot handle.
     pub fn new(
         checkpoint: &Checkpoint,
-        weights: Weights,
+        options: &Options,
         progress: &dyn Fn(Stage, u64, u64),
     ) -> Result<Compilation, CompileError> {
         let (mut built, description) = models::build(checkpoint.config(), checkpoint)?;
-        if let Weights::Rounded(rounding) = weights {
+        if let Weights::Rounded(rounding) = options.weights {
             rounding.apply(&mut built, description.vocabulary)?;
         }
-        let sizes = sizes(&description);
-        Compilation::of(built, description, &sizes, progress)
+        let mut sizes = sizes(&description);
+        sizes.cost = Box::new(Roofline::of(&options.target));
+        Compilation::of(built, description, &sizes, options, progress)
     }
 
     /// Everything up to code generation of a program, wherever it comes from.
@@ -129,6 +145,7 @@ impl Compilation {
         built: Program,
         description: Description,
         sizes: &optimize::Options,
+        options: &Options,
         progress: &dyn Fn(Stage, u64, u64),
     ) -> Result<Compilation, CompileError> {
         let violations = built.verify();
@@ -141,14 +158,17 @@ impl Compilation {
         let (optimized, reports) = optimize::program(&built, sizes)?;
         progress(Stage::Optimize, 1, 1);
         let mut schedules = IndexMap::new();
+        let order = backends::order(&options.target);
         for (name, graph) in &optimized.graphs {
-            let schedule = schedule::graph(graph).map_err(|error| CompileError::Schedule {
-                graph: name.clone(),
-                error,
-            })?;
+            let schedule =
+                schedule::graph(graph, order).map_err(|error| CompileError::Schedule {
+                    graph: name.clone(),
+                    error,
+                })?;
             schedules.insert(name.clone(), schedule);
         }
         Ok(Compilation {
+            options: options.clone(),
             description,
             built,
             optimized,
@@ -163,40 +183,29 @@ impl Compilation {
     /// See [`CompileError`]; `out` then holds no valid artifact.
     pub fn write<'a, W: Write + Seek>(
         mut self,
-        options: &Options,
         weight: &dyn Fn(&Name) -> Result<Array<'a>, CompileError>,
         tokenizer: &[u8],
         out: W,
         progress: &dyn Fn(Stage, u64, u64),
     ) -> Result<W, CompileError> {
-        let backend = backends::cpu::Cpu::new(&options.target)?;
-        if options.weights == Weights::F32 {
+        let backend = backends::of(&self.options)?;
+        if self.options.weights == Weights::F32 {
             for schedule in self.schedules.values_mut() {
                 schedule.widen();
             }
         }
         progress(Stage::Emit, 0, 1);
-        let symbols: Vec<Name> = schedule::symbols(&self.optimized)
-            .into_iter()
-            .map(|s| s.name)
-            .collect();
-        let (code, index) = emit(&backend, &self, &symbols)?;
+        let symbols = self.symbols();
+        let (kernels, index) = self.kernels();
+        let code = backend.emit(&kernels, &symbols)?;
         progress(Stage::Emit, 1, 1);
         let mut writer = Writer::new(out)?;
         let offsets = pack(&self, weight, &mut writer, progress)?;
-        let emitted = |graph: &Name, kernel: usize| {
-            let entry = &code.entries[index[&(graph.clone(), kernel)]];
-            Emitted {
-                entry: entry.offset,
-                tasks: entry.tasks.clone(),
-                grain: entry.grain,
-            }
-        };
         let plan = schedule::link(
             &self.optimized,
             &self.schedules,
             &|call, term| offsets[&(call, term)],
-            &emitted,
+            &|graph, kernel| index[&(graph.clone(), kernel)],
         )
         .map_err(|error| CompileError::Schedule {
             graph: "program".into(),
@@ -205,12 +214,39 @@ impl Compilation {
         let report = report(&self);
         let manifest = Manifest {
             compiler: env!("CARGO_PKG_VERSION").into(),
-            target: options.target.clone(),
+            images: vec![Image {
+                target: self.options.target,
+                offset: 0,
+                len: code.bytes.len() as u64,
+                kernels: code.kernels,
+            }],
             description: self.description,
             plan,
             report,
         };
         Ok(writer.finish(&code.bytes, tokenizer, &manifest)?)
+    }
+
+    /// Names of the program's symbols, in the order in which kernels read their values.
+    pub fn symbols(&self) -> Vec<Name> {
+        let symbols = schedule::symbols(&self.optimized);
+        symbols.into_iter().map(|s| s.name).collect()
+    }
+
+    /// Every unique kernel, and the number in that list of each graph's kernels.
+    pub fn kernels(&self) -> (Vec<&Kernel>, HashMap<(Name, usize), u32>) {
+        let mut unique: Vec<&Kernel> = vec![];
+        let mut index = HashMap::new();
+        for (name, schedule) in &self.schedules {
+            for (i, kernel) in schedule.kernels.iter().enumerate() {
+                let at = unique.iter().position(|k| *k == kernel).unwrap_or_else(|| {
+                    unique.push(kernel);
+                    unique.len() - 1
+                });
+                index.insert((name.clone(), i), at as u32);
+            }
+        }
+        (unique, index)
     }
 }
 
@@ -240,7 +276,7 @@ pub fn compile<W: Write + Seek>(
     out: W,
     progress: &dyn Fn(Stage, u64, u64),
 ) -> Result<W, CompileError> {
-    let compilation = Compilation::new(checkpoint, options.weights, progress)?;
+    let compilation = Compilation::new(checkpoint, options, progress)?;
     progress(Stage::Check, 0, 1);
     checkpoint.check_finite(compilation.built.weights.keys().map(|n| &**n))?;
     progress(Stage::Check, 1, 1);
@@ -251,35 +287,11 @@ pub fn compile<W: Write + Seek>(
     };
     let tokenizer = checkpoint.file("tokenizer.json")?;
     compilation.write(
-        options,
         &weight,
         tokenizer.as_deref().unwrap_or_default(),
         out,
         progress,
     )
-}
-
-/// Where in the code each graph's kernels are.
-type Index = HashMap<(Name, usize), usize>;
-
-/// Code of every unique kernel, and where each graph's kernels are in it.
-fn emit(
-    backend: &dyn Backend,
-    compilation: &Compilation,
-    symbols: &[Name],
-) -> Result<(Code, Index), EmitError> {
-    let mut unique: Vec<&Kernel> = vec![];
-    let mut index = HashMap::new();
-    for name in compilation.optimized.graphs.keys() {
-        for (i, kernel) in compilation.schedules[name].kernels.iter().enumerate() {
-            let at = unique.iter().position(|k| *k == kernel).unwrap_or_else(|| {
-                unique.push(kernel);
-                unique.len() - 1
-            });
-            index.insert((name.clone(), i), at);
-        }
-    }
-    Ok((backend.emit(&unique, symbols)?, index))
 }
 
 /// Writes every call's weights, those that calls share once; gives the offset of `(call, term)`.

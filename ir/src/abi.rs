@@ -273,3 +273,19 @@ pub struct KernelTable {
     /// Values that few bits can say.
     pub fake_quantize: FakeQuantizeFn,
 }
+
+/// What generated GPU code and the runtime that launches it must agree on.
+///
+/// Each variant of a kernel is a cubin of its own in the artifact's code, with one entry, [`ENTRY`](cuda::ENTRY). It
+/// takes one structure by value: the operands' addresses (64 bits each), the address of the symbols' values (`i64`
+/// each, in the plan's order), of counters (`u32`, one for each task, zero before and after a launch) and of scratch
+/// memory. A block runs task `blockIdx.x`, or where [`Workers`](crate::artifact::Workers) limits the blocks, as many as
+/// fall to it.
+pub mod cuda {
+    /// Name of each kernel's entry point.
+    pub const ENTRY: &str = "kernel";
+
+    /// A weight `[K, N]` of a product is stored as `N` rows of `K` elements, each padded with zeros to a multiple of
+    /// so many.
+    pub const DEPTH: usize = 32;
+}

@@ -7,9 +7,9 @@ use std::{collections::BTreeSet, fmt, str::FromStr};
 /// What an artifact's code needs, or a machine has.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
-    /// As in target triples, e.g. `x86_64`.
+    /// As in target triples, e.g. `x86_64`; [`Target::CUDA`] for NVIDIA's GPUs.
     pub arch: String,
-    /// Names as in `std::is_x86_feature_detected!`.
+    /// Names as in `std::is_x86_feature_detected!`; of a GPU the architectures whose cubins it runs.
     pub features: BTreeSet<String>,
 }
 
@@ -29,6 +29,10 @@ const X86_64_LEVELS: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// Architectures of GPUs that code is generated for, with the compute capability from which a GPU runs it: those of the
+/// same major number, and with an `a` that one alone.
+const SM: &[(&str, (i32, i32))] = &[("sm_80", (8, 0)), ("sm_90a", (9, 0))];
+
 /// A target name that is not known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown target {name:?}; known are native, {}", Target::names().collect::<Vec<_>>().join(", "))]
@@ -38,9 +42,33 @@ pub struct UnknownTarget {
 }
 
 impl Target {
+    /// [`Target::arch`] of GPUs.
+    pub const CUDA: &str = "cuda";
+
+    /// A GPU of a compute capability.
+    pub fn gpu(major: i32, minor: i32) -> Target {
+        let runs = |(name, (m, n)): &&(&str, (i32, i32))| {
+            *m == major && (*n == minor || *n < minor && !name.ends_with('a'))
+        };
+        Target {
+            arch: Target::CUDA.into(),
+            features: SM
+                .iter()
+                .filter(runs)
+                .map(|(name, _)| (*name).into())
+                .collect(),
+        }
+    }
+
+    /// Whether it is a GPU.
+    pub fn is_gpu(&self) -> bool {
+        self.arch == Target::CUDA
+    }
+
     /// Names that [`FromStr`] understands.
     pub fn names() -> impl Iterator<Item = &'static str> {
-        X86_64_LEVELS.iter().map(|(name, _)| *name)
+        let gpus = SM.iter().map(|(name, _)| *name);
+        X86_64_LEVELS.iter().map(|(name, _)| *name).chain(gpus)
     }
 
     /// The highest named level whose features are all among `features`; `None` below the lowest.
@@ -82,6 +110,12 @@ impl Target {
 impl FromStr for Target {
     type Err = UnknownTarget;
     fn from_str(name: &str) -> Result<Target, UnknownTarget> {
+        if SM.iter().any(|(n, _)| *n == name) {
+            return Ok(Target {
+                arch: Target::CUDA.into(),
+                features: [name.to_string()].into(),
+            });
+        }
         let level = X86_64_LEVELS.iter().position(|(n, _)| *n == name);
         let level = level.ok_or_else(|| UnknownTarget { name: name.into() })?;
         let features = X86_64_LEVELS[..=level].iter().flat_map(|(_, adds)| *adds);
@@ -94,12 +128,16 @@ impl FromStr for Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let named = X86_64_LEVELS.iter().map(|(n, _)| *n);
-        match named.rev().find(|n| n.parse().as_ref() == Ok(self)) {
+        let mut named: Vec<&str> = Target::names().collect();
+        named.reverse();
+        match named.into_iter().find(|n| n.parse().as_ref() == Ok(self)) {
             Some(name) => f.write_str(name),
             None => {
                 let features: Vec<&str> = self.features.iter().map(String::as_str).collect();
-                write!(f, "{} with {}", self.arch, features.join(", "))
+                match features[..] {
+                    [] => write!(f, "{} without features", self.arch),
+                    _ => write!(f, "{} with {}", self.arch, features.join(", ")),
+                }
             }
         }
     }

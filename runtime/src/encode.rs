@@ -100,7 +100,7 @@ impl Session {
         let mut first = 0;
         for (i, tokens) in sequences.iter().enumerate() {
             if !self.batch.fits(tokens.len(), tokens.len(), 1) {
-                self.run();
+                self.run()?;
                 self.scatter(&sequences[first..i], &mut results[first..i]);
                 self.batch.clear();
                 first = i;
@@ -121,7 +121,7 @@ impl Session {
             }
         }
         if self.batch.tokens() > 0 {
-            self.run();
+            self.run()?;
             self.scatter(&sequences[first..], &mut results[first..]);
         }
         Ok(results)

@@ -39,10 +39,32 @@ pub enum Error {
         /// The difference.
         missing: Vec<String>,
     },
+    /// The GPU cannot be used, or failed.
+    #[error("{what}: {why}")]
+    Gpu {
+        /// What was being done.
+        what: String,
+        /// The driver's reason, or ours.
+        why: String,
+    },
+    /// The GPU has too little memory.
+    #[error(
+        "{what}: {needed} bytes of the GPU's memory are needed, {free} of {total} are free;          end what else uses it, or ask for a shorter context or fewer sequences"
+    )]
+    GpuMemory {
+        /// What the memory is for.
+        what: String,
+        /// Bytes.
+        needed: u64,
+        /// Bytes.
+        free: u64,
+        /// Bytes in all.
+        total: u64,
+    },
     /// The plan wants or gives something that a session knows nothing of.
     #[error("the plan's {what} {name} is none that a session knows; it knows {known}")]
     Plan {
-        /// `input`, `output` or `symbol`.
+        /// `input`, `output`, `symbol` or `kernel`.
         what: &'static str,
         /// As the plan says, with its type.
         name: String,

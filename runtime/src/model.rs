@@ -2,14 +2,11 @@
 
 use crate::{
     Error,
-    devices::{
-        Bytes,
-        cpu::{self, Code},
-    },
+    devices::{Bytes, Device, Engine, Loaded, Room, cpu::Cpu, cuda::Cuda},
 };
 use ir::{
-    Description,
-    artifact::{ArtifactError, HEADER_BYTES, Header, Manifest, Section},
+    Description, Target,
+    artifact::{ArtifactError, HEADER_BYTES, Header, Image, Manifest, Section},
 };
 use std::{path::Path, sync::Arc};
 
@@ -19,15 +16,9 @@ pub struct Model {
     origin: String,
     manifest: Manifest,
     tokenizer: Vec<u8>,
-    code: Code,
-    weights: Weights,
-}
-
-/// Weights start at `offset`.
-#[derive(Debug)]
-struct Weights {
-    bytes: Bytes,
-    offset: usize,
+    /// Index of the image that runs here.
+    image: usize,
+    loaded: Arc<dyn Loaded>,
 }
 
 impl Model {
@@ -70,38 +61,25 @@ impl Model {
 
         let manifest =
             Manifest::decode(&checked("manifest", &sections.manifest)?).map_err(damaged)?;
-        let (code, weights) = (sections.code, sections.weights);
-        let plan = manifest.plan.check(code.len, weights.len);
+        let (code, weights) = (sections.code.len, sections.weights.len);
+        let plan = manifest.plan.check(&manifest.images, code, weights);
         plan.map_err(|e| damaged(ArtifactError::Plan(e)))?;
-        let machine = cpu::host();
-        let missing = manifest.target.missing_on(&machine);
-        if !missing.is_empty() {
-            return Err(Error::Target {
-                origin,
-                needs: Box::new(manifest.target),
-                machine: Box::new(machine),
-                missing,
-            });
-        }
-
+        let image = runnable(&origin, &manifest.images)?;
         let tokenizer = checked("tokenizer", &sections.tokenizer)?;
-        let code = Code::load(&origin, part("code", &code)?, &code)?;
-        part("weights", &weights)?;
-        let range = weights.offset as usize..(weights.offset + weights.len) as usize;
-        let (bytes, offset) = bytes.weights(range)?;
-        weights
-            .check("weights", &bytes[offset..][..weights.len as usize])
-            .map_err(|source| Error::Artifact {
-                origin: origin.clone(),
-                source,
-            })?;
-        let weights = Weights { bytes, offset };
+        let target = &manifest.images[image].target;
+        let loaded: Arc<dyn Loaded> = match Device::of(target) {
+            Device::Cpu => Arc::new(Cpu::load(&origin, bytes, &sections)?),
+            Device::Cuda => {
+                let image = &manifest.images[image];
+                Arc::new(Cuda::load(&origin, &bytes, &sections, image)?)
+            }
+        };
         Ok(Arc::new(Model {
             origin,
             manifest,
             tokenizer,
-            code,
-            weights,
+            image,
+            loaded,
         }))
     }
 
@@ -125,12 +103,36 @@ impl Model {
         &self.tokenizer
     }
 
-    pub(crate) fn code(&self) -> &Code {
-        &self.code
+    /// What the code that runs here was compiled for.
+    pub fn target(&self) -> &Target {
+        &self.manifest.images[self.image].target
     }
 
-    /// Address of the first weight.
-    pub(crate) fn weights(&self) -> *const u8 {
-        self.weights.bytes[self.weights.offset..].as_ptr()
+    /// See [`Loaded::engine`].
+    pub(crate) fn engine(&self, room: Room<'_>) -> Result<Box<dyn Engine>, Error> {
+        let image = &self.manifest.images[self.image];
+        Arc::clone(&self.loaded).engine(&self.manifest.plan, image, room)
     }
+}
+
+/// The image that uses most of this machine, among those that run on it.
+fn runnable(origin: &str, images: &[Image]) -> Result<usize, Error> {
+    let device = images
+        .first()
+        .map_or(Device::Cpu, |i| Device::of(&i.target));
+    let machine = device.host()?;
+    let runs = |i: &usize| images[*i].target.missing_on(&machine).is_empty();
+    let best = (0..images.len())
+        .filter(runs)
+        .max_by_key(|i| images[*i].target.features.len());
+    best.ok_or_else(|| {
+        let needs = images.last().map(|i| i.target.clone());
+        let needs = needs.unwrap_or_else(|| machine.clone());
+        Error::Target {
+            origin: origin.into(),
+            missing: needs.missing_on(&machine),
+            needs: Box::new(needs),
+            machine: Box::new(machine),
+        }
+    })
 }

@@ -4,7 +4,7 @@
 use crate::{
     Error,
     batch::{Batch, Feed, Limits, Token},
-    devices::cpu::Engine,
+    devices::{Engine, Room},
     model::Model,
     pool,
 };
@@ -99,7 +99,8 @@ const SYMBOLS: [&str; 4] = [feed::T, feed::L, feed::B, feed::R];
 /// See the module's text.
 #[derive(Debug)]
 pub struct Session {
-    engine: Engine,
+    model: Arc<Model>,
+    engine: Box<dyn Engine>,
     pub(crate) batch: Batch,
     /// For each of the plan's inputs.
     feeds: Vec<Feed>,
@@ -165,7 +166,11 @@ impl Session {
         Ok(Session {
             feeds: feeds(plan)?,
             outputs: outputs(plan)?,
-            engine: Engine::new(model, threads, &capacity)?,
+            engine: model.engine(Room {
+                threads,
+                capacity: &capacity,
+            })?,
+            model: Arc::clone(model),
             batch: Batch::new(limits),
             dims: vec![0; symbols.len()],
             symbols,
@@ -179,7 +184,7 @@ impl Session {
 
     /// The model.
     pub fn model(&self) -> &Arc<Model> {
-        self.engine.model()
+        &self.model
     }
 
     /// Threads that run it: what was asked for, or what the system gave.
@@ -252,7 +257,7 @@ impl Session {
             for (i, token) in chunk.tokens.iter().enumerate() {
                 let selected = select == Select::All || i + 1 == chunk.tokens.len();
                 if !self.batch.fits(1, selected.into(), (!begun).into()) {
-                    self.run();
+                    self.run()?;
                     self.gathered.extend_from_slice(self.engine.output(logits));
                     self.batch.clear();
                     begun = false;
@@ -275,7 +280,7 @@ impl Session {
                 });
             }
         }
-        self.run();
+        self.run()?;
         self.lengths.copy_from_slice(&self.staged);
         let last = self.engine.output(logits);
         let data = if self.gathered.is_empty() {
@@ -391,7 +396,7 @@ impl Session {
     }
 
     /// Runs the batch. The engine counts on what [`Session::check`] and the encoder's checks have established.
-    pub(crate) fn run(&mut self) {
+    pub(crate) fn run(&mut self) -> Result<(), Error> {
         for (i, feed) in self.feeds.iter().enumerate() {
             let values = self.batch.column(*feed);
             self.engine.input(i)[..values.len()].copy_from_slice(values);
@@ -404,7 +409,7 @@ impl Session {
                 _ => self.lengths.len() * self.stride,
             } as i64;
         }
-        self.engine.run(&self.dims);
+        self.engine.run(&self.dims)
     }
 
     /// Output `i` of the last run.

@@ -99,7 +99,7 @@ fn flipped_bits_are_found_wherever_they_are() {
         8,
         &[
             "format version",
-            "this build reads 1",
+            "this build reads 2",
             "compile the model again",
         ],
     );
@@ -174,7 +174,7 @@ fn a_manifest_of_other_bytes_does_not_parse() {
 #[test]
 fn another_machine_is_refused_with_both_sides() {
     refused_manifest(
-        |m| _ = m.target.features.insert("avx9000".into()),
+        |m| _ = m.images[0].target.features.insert("avx9000".into()),
         &[
             "x86_64 with avx9000, sse3",
             "which has avx9000;",
@@ -183,7 +183,7 @@ fn another_machine_is_refused_with_both_sides() {
         ],
     );
     refused_manifest(
-        |m| m.target.arch = "mips".into(),
+        |m| m.images[0].target.arch = "mips".into(),
         &["compiled for mips", "this machine is x86"],
     );
 }
@@ -194,10 +194,8 @@ fn plans_beyond_their_artifact_are_refused() {
     let forged = |change: &dyn Fn(&mut Manifest), words: &[&str]| {
         let mut manifest = decoder();
         change(&mut manifest);
-        let plan = std::mem::take(&mut manifest.plan);
-        let mut bytes = artifact(&manifest);
+        let mut bytes = artifact(&decoder());
         let mut sections = sections(&bytes);
-        manifest.plan = plan;
         let encoded = postcard::to_stdvec(&manifest).unwrap();
         bytes.truncate(sections.manifest.offset as usize);
         bytes.extend_from_slice(&encoded);
@@ -208,8 +206,20 @@ fn plans_beyond_their_artifact_are_refused() {
     };
     let code = CODE.len() as u64;
     forged(
-        &|m| m.plan.launches[1].entry = code,
+        &|m| m.images[0].kernels[1].0[0].entry = code,
         &["launch sum: entry", &format!("{code} is beyond {code}")],
+    );
+    forged(
+        &|m| m.plan.launches[1].kernel = 2,
+        &["launch sum: kernel 2 is beyond 2"],
+    );
+    forged(
+        &|m| m.images[0].offset = 1,
+        &["code up to", &format!("{} is beyond", code + 1)],
+    );
+    forged(
+        &|m| m.images[0].kernels[0].0[0].rows = 7,
+        &["launch store: a step of any size", "is beyond 7"],
     );
     forged(
         &|m| m.plan.states.clear(),

@@ -1,7 +1,7 @@
 //! `satura compile`: from a model directory to one file that runs without it.
 
-use super::{Precision, Progress, bytes, count, ms, print_json, time};
-use satura::{Output, Source, compiler::Options, ir::Target, runtime::devices::cpu};
+use super::{Precision, Progress, bytes, count, ms, print_json, target, time};
+use satura::{Output, Source, compiler::Options, ir::Target, nvrtc};
 use serde_json::json;
 use std::{
     io::{self, Write},
@@ -17,6 +17,7 @@ Examples:
   satura compile models/llama -o llama.satura
   satura run llama.satura -p \"Once upon a time\"
   satura compile models/llama -o llama.satura --target x86-64-v3   for any machine with AVX2
+  satura compile models/llama -o llama.satura --target sm_90a      for an H100 or H200
 
 The file appears when it is complete; a compilation that is interrupted leaves nothing behind.")]
 pub struct Args {
@@ -28,7 +29,8 @@ pub struct Args {
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
 
-    /// The machine to compile for: native (this one), x86-64-v2, x86-64-v3 (AVX2) or x86-64-v4 (AVX-512)
+    /// The machine to compile for: native (this one), x86-64-v2, x86-64-v3 (AVX2), x86-64-v4 (AVX-512), or a GPU: sm_80
+    /// (A100 and its like), sm_90a (H100, H200), which needs NVRTC but no GPU
     #[arg(long, value_name = "TARGET", default_value = "native", value_parser = target)]
     target: Target,
 
@@ -44,21 +46,19 @@ pub struct Args {
     json: bool,
 }
 
-fn target(name: &str) -> Result<Target, satura::ir::UnknownTarget> {
-    match name {
-        "native" => Ok(cpu::host()),
-        _ => name.parse(),
-    }
-}
-
 /// Does it.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let source = Source::parse(Some(&args.model))?;
     let checkpoint = source.checkpoint()?;
     let output = Output::new(&args.output)?;
+    let nvrtc = match args.target.is_gpu() {
+        true => Some(nvrtc::find()?),
+        false => None,
+    };
     let options = Options {
         target: args.target,
         weights: args.precision.weights()?,
+        nvrtc,
     };
     let bar = Progress::new();
     let start = Instant::now();

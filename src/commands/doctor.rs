@@ -3,8 +3,13 @@
 use super::{bytes, print_json};
 use satura::{
     Cache,
+    compiler::backends::cuda::Nvrtc,
     ir::Target,
-    runtime::{devices::cpu, kernels, pool},
+    nvrtc,
+    runtime::{
+        devices::{cpu, cuda},
+        kernels, pool,
+    },
 };
 use serde_json::json;
 use std::{
@@ -39,7 +44,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let memory = memory();
     let cache = Cache::of_user();
     let model = processor();
-    let gpu = "not used: this build of satura has no GPU support, models run on the CPU";
+    let gpu = cuda::gpu();
+    let nvrtc = nvrtc::find();
 
     if args.json {
         print_json(&json!({
@@ -63,7 +69,20 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                     "problem": problem(cache.folder()),
                 })
             }),
-            "gpu": { "supported": false, "why": gpu },
+            "gpu": match &gpu {
+                Ok(gpu) => json!({
+                    "name": gpu.name,
+                    "compute_capability": format!("{}.{}", gpu.capability.0, gpu.capability.1),
+                    "driver_cuda": format!("{}.{}", gpu.driver.0, gpu.driver.1),
+                    "memory_bytes": gpu.memory,
+                    "free_bytes": gpu.free,
+                }),
+                Err(why) => json!({ "problem": why.to_string() }),
+            },
+            "nvrtc": match &nvrtc {
+                Ok(found) => json!({ "version": version(found) }),
+                Err(why) => json!({ "problem": why.to_string() }),
+            },
         }))?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -107,13 +126,42 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         ),
         ("memory", memory.map_or("unknown".into(), bytes)),
         ("cache", cache),
-        ("GPU", gpu.into()),
+        (
+            "GPU",
+            gpu.map_or_else(|why| why.to_string(), |gpu| about(&gpu)),
+        ),
+        (
+            "NVRTC",
+            nvrtc.map_or_else(
+                |why| why.to_string(),
+                |found| format!("{}: compiles for GPUs (--device cuda)", version(&found)),
+            ),
+        ),
     ];
     let mut out = io::stdout().lock();
     for (name, value) in rows {
         writeln!(out, "{name:<13} {value}")?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A GPU in a line.
+fn about(gpu: &cuda::Gpu) -> String {
+    format!(
+        "{}, compute capability {}.{}, {} of {} free, driver for CUDA {}.{}",
+        gpu.name,
+        gpu.capability.0,
+        gpu.capability.1,
+        bytes(gpu.free),
+        bytes(gpu.memory),
+        gpu.driver.0,
+        gpu.driver.1
+    )
+}
+
+fn version(nvrtc: &Nvrtc) -> String {
+    let (major, minor) = nvrtc.version();
+    format!("{major}.{minor}")
 }
 
 /// The processor's name, as the system tells it.

@@ -101,9 +101,15 @@ fn kernels(manifest: &Manifest) -> BTreeMap<&str, usize> {
     kernels
 }
 
-/// Different entries into the code.
+/// What there is code for.
+fn targets(manifest: &Manifest) -> String {
+    let names = manifest.images.iter().map(|i| i.target.to_string());
+    names.collect::<Vec<_>>().join(", ")
+}
+
+/// Different kernels.
 fn entries(manifest: &Manifest) -> usize {
-    let mut entries: Vec<u64> = manifest.plan.launches.iter().map(|l| l.entry).collect();
+    let mut entries: Vec<u32> = manifest.plan.launches.iter().map(|l| l.kernel).collect();
     entries.sort_unstable();
     entries.dedup();
     entries.len()
@@ -126,7 +132,8 @@ fn text(manifest: &Manifest, sections: Option<&Sections>) -> String {
         ),
         format!(
             "compiled by satura {} for {}",
-            manifest.compiler, manifest.target
+            manifest.compiler,
+            targets(manifest)
         ),
     ];
     if let Some(s) = sections {
@@ -182,7 +189,7 @@ fn print_object(manifest: &Manifest, sections: Option<&Sections>) -> anyhow::Res
         "context": d.context,
         "vocabulary": d.vocabulary,
         "compiler": manifest.compiler,
-        "target": manifest.target.to_string(),
+        "target": targets(manifest),
         "bytes": sections.map(|s| json!({
             "weights": s.weights.len,
             "code": s.code.len,

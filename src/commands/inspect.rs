@@ -1,18 +1,11 @@
 //! `satura inspect`: a model at a stage of its compilation, whether it is supported, and what memory it needs. Reads
 //! headers, no weights.
 
-use super::{Precision, bytes, count, print_json};
+use super::{Precision, bytes, count, print_json, target};
 use satura::{
     Source,
-    compiler::{
-        Compilation,
-        schedule::{self, Emitted},
-    },
-    ir::{
-        Dim, Type,
-        artifact::{Plan, Tasks},
-        feed,
-    },
+    compiler::{Compilation, Options, schedule},
+    ir::{Target, Type, artifact::Plan, feed},
 };
 use serde_json::{Value, json};
 use std::{
@@ -36,6 +29,10 @@ pub struct Args {
     #[arg(long, value_enum)]
     stage: Option<Stage>,
 
+    /// The machine to compile for, as in `satura compile`
+    #[arg(long, value_name = "TARGET", default_value = "native", value_parser = target)]
+    target: Target,
+
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -57,12 +54,15 @@ enum Stage {
 /// Does it.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let source = Source::parse(args.model.as_deref())?;
+    let options = Options {
+        weights: args.precision.weights()?,
+        ..Options::new(args.target)
+    };
     let found = source
         .checkpoint()
         .map_err(anyhow::Error::from)
         .and_then(|checkpoint| {
-            let compilation =
-                Compilation::new(&checkpoint, args.precision.weights()?, &|_, _, _| {})?;
+            let compilation = Compilation::new(&checkpoint, &options, &|_, _, _| {})?;
             Ok((checkpoint.weight_bytes() as u64, compilation))
         });
     let (weights, compilation) = match found {
@@ -141,21 +141,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 /// The plan as it will be, but for where code and weights lie.
 fn plan(compilation: &Compilation) -> anyhow::Result<Plan> {
-    let emitted = Emitted {
-        entry: 0,
-        tasks: Tasks {
-            rows: Dim::from(1),
-            rows_per_task: 1,
-            columns: 1,
-        },
-        grain: 1,
-    };
-    let (weight, emitted) = (|_: usize, _: usize| 0, |_: &_, _: usize| emitted.clone());
     Ok(schedule::link(
         &compilation.optimized,
         &compilation.schedules,
-        &weight,
-        &emitted,
+        &|_, _| 0,
+        &|_, _| 0,
     )?)
 }
 

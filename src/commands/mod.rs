@@ -12,7 +12,11 @@ pub mod verify;
 
 use compiler::{Stage, compress::Rounding};
 use indicatif::{ProgressBar, ProgressStyle};
-use satura::{Cache, Opened, Opening, Source, compiler};
+use satura::{
+    Cache, Opened, Opening, Source, compiler,
+    ir::{Target, UnknownTarget},
+    runtime::devices::{self, cpu},
+};
 use serde_json::Value;
 use std::{
     io::{self, IsTerminal, Write},
@@ -34,6 +38,10 @@ pub struct ModelArgs {
 
     #[command(flatten)]
     pub precision: Precision,
+
+    /// Where to run: cpu, or cuda (NVIDIA's GPUs); by default what an artifact was compiled for, else the CPU
+    #[arg(long, value_enum)]
+    pub device: Option<Device>,
 
     /// Compile anew, and keep nothing in the cache folder
     #[arg(long)]
@@ -62,6 +70,7 @@ impl ModelArgs {
             &source,
             &Opening {
                 weights: self.precision.weights()?,
+                device: self.device.map(Into::into),
                 cache: if self.no_cache {
                     None
                 } else {
@@ -75,6 +84,32 @@ impl ModelArgs {
             eprintln!("warning: {warning}");
         }
         Ok(opened)
+    }
+}
+
+/// A machine to compile for, by name.
+pub fn target(name: &str) -> Result<Target, UnknownTarget> {
+    match name {
+        "native" => Ok(cpu::host()),
+        _ => name.parse(),
+    }
+}
+
+/// Where models run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Device {
+    /// This computer's processor
+    Cpu,
+    /// NVIDIA's GPUs
+    Cuda,
+}
+
+impl From<Device> for devices::Device {
+    fn from(device: Device) -> devices::Device {
+        match device {
+            Device::Cpu => devices::Device::Cpu,
+            Device::Cuda => devices::Device::Cuda,
+        }
     }
 }
 

@@ -1,9 +1,13 @@
 //! Backends: kernels to code. One folder each; a backend knows kernels and targets, not models, graphs or memory.
 
 pub mod cpu;
+pub mod cuda;
 
-use crate::schedule::Kernel;
-use ir::{Name, artifact::Tasks};
+use crate::{
+    Options,
+    schedule::{Kernel, Order, Packing},
+};
+use ir::{Name, Target, artifact::Variants};
 
 /// Code for a list of kernels.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -11,18 +15,7 @@ pub struct Code {
     /// Position-independent, without relocations.
     pub bytes: Vec<u8>,
     /// One for each kernel, in order.
-    pub entries: Vec<Entry>,
-}
-
-/// Where a kernel's code starts and how its work is divided.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
-    /// Offset in [`Code::bytes`].
-    pub offset: u64,
-    /// How many tasks the kernel has.
-    pub tasks: Tasks,
-    /// Fewest tasks worth giving to another thread.
-    pub grain: u64,
+    pub kernels: Vec<Variants>,
 }
 
 /// A kernel that a backend has no code for.
@@ -44,4 +37,29 @@ pub trait Backend {
     /// # Errors
     /// The first kernel that it has no code for.
     fn emit(&self, kernels: &[&Kernel], symbols: &[Name]) -> Result<Code, EmitError>;
+}
+
+/// In which order kernels for the target want things in memory.
+pub fn order(target: &Target) -> Order {
+    let gpu = target.is_gpu();
+    Order {
+        products: if gpu {
+            Packing::Columns
+        } else {
+            Packing::Panels
+        },
+        blocks: !gpu,
+    }
+}
+
+/// What generates code for the options' target.
+///
+/// # Errors
+/// No backend covers it, or what it needs is missing.
+pub fn of(options: &Options) -> Result<Box<dyn Backend>, EmitError> {
+    let target = &options.target;
+    Ok(match target.is_gpu() {
+        true => Box::new(cuda::Cuda::new(target, options.nvrtc.as_ref())?),
+        false => Box::new(cpu::Cpu::new(target)?),
+    })
 }

@@ -1,6 +1,6 @@
 //! What a kernel costs. Integer picoseconds, so that sums do not depend on their order; knows work, not rewrites.
 
-use ir::{Dim, Name, OpKind, Sym};
+use ir::{Dim, Name, OpKind, Sym, Target};
 use std::{collections::BTreeMap, fmt};
 
 /// What a kernel does, whoever does it.
@@ -39,6 +39,37 @@ pub struct Roofline {
     /// Floating-point operations in a nanosecond.
     pub flops_per_ns: u64,
 }
+
+impl Roofline {
+    /// What kernels cost on machines of the target's kind.
+    pub fn of(target: &Target) -> Roofline {
+        let known = MACHINES.iter().find(|(name, _)| target.has(name));
+        known.map_or_else(Roofline::default, |(_, roofline)| *roofline)
+    }
+}
+
+/// Machines that are not a desktop processor, by a feature of their targets: datasheets, but the boundary, which is a
+/// kernel in a graph, and the H200's bandwidth, which was measured.
+const MACHINES: &[(&str, Roofline)] = &[
+    // A100: 1.9 TB/s, 19.5 Tflop/s.
+    (
+        "sm_80",
+        Roofline {
+            boundary: 2_000_000,
+            bytes_per_ns: 1_700,
+            flops_per_ns: 19_500,
+        },
+    ),
+    // H200: 4.5 TB/s read, 67 Tflop/s in f32.
+    (
+        "sm_90a",
+        Roofline {
+            boundary: 2_000_000,
+            bytes_per_ns: 4_500,
+            flops_per_ns: 67_000,
+        },
+    ),
+];
 
 impl Default for Roofline {
     /// A desktop processor: 2 µs a kernel (a barrier of its threads), 40 GB/s, 500 Gflop/s.

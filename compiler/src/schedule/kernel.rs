@@ -102,6 +102,17 @@ pub enum Packing {
     Rows,
     /// `[K, N]` in panels, see [`ir::abi::PANEL`].
     Panels,
+    /// `[K, N]` column by column, see [`ir::abi::cuda::DEPTH`].
+    Columns,
+}
+
+/// In which order a backend wants things in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// The weights of products.
+    pub products: Packing,
+    /// Whether states that attention alone reads lie in blocks, see [`ir::abi::Layout`].
+    pub blocks: bool,
 }
 
 /// A weights-only term to be computed at compile time.

@@ -4,7 +4,7 @@
 use super::{
     Buffer, Operand, ScheduleError,
     body::Read,
-    kernel::{Kernel, Packing, Round, Step, Temp, Template, WeightTerm},
+    kernel::{Kernel, Order, Packing, Round, Step, Temp, Template, WeightTerm},
     known::{storage, weights_only},
     layout::layouts,
     view::View,
@@ -20,6 +20,7 @@ use std::collections::HashMap;
 /// Builds the kernels of one graph.
 pub(super) struct Kernels<'a> {
     pub(super) graph: &'a Graph,
+    order: Order,
     pub(super) open: Vec<bool>,
     weights_only: Vec<bool>,
     pub(super) storage: Vec<Storage>,
@@ -37,7 +38,7 @@ pub(super) struct Kernels<'a> {
 }
 
 impl<'a> Kernels<'a> {
-    pub fn new(graph: &'a Graph) -> Kernels<'a> {
+    pub fn new(graph: &'a Graph, order: Order) -> Kernels<'a> {
         let weights_only = weights_only(graph);
         let mut placed = HashMap::new();
         for (i, v) in graph.inputs().iter().enumerate() {
@@ -47,10 +48,14 @@ impl<'a> Kernels<'a> {
         }
         Kernels {
             graph,
+            order,
             open: graph.open(),
             storage: storage(graph),
             weights_only,
-            layouts: layouts(graph),
+            layouts: match order.blocks {
+                true => layouts(graph),
+                false => vec![Layout::Rows; graph.inputs().len()],
+            },
             current: HashMap::new(),
             placed,
             kernels: vec![],
@@ -276,7 +281,7 @@ impl<'a> Kernels<'a> {
         let mut operands = vec![(x_operand, x_view)];
         let codec = self.common_storage(weights);
         for w in weights {
-            operands.push(self.weight(v, *w, codec, Packing::Panels)?);
+            operands.push(self.weight(v, *w, codec, self.order.products)?);
         }
         let rows_codec = match x_operand.buffer {
             Buffer::Temp(t) => self.temps[t].codec,

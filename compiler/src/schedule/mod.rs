@@ -12,7 +12,7 @@ mod memory;
 mod view;
 
 pub use check::{Access, Accesses, Conflict, check};
-pub use kernel::{Kernel, Packing, Round, Step, Temp, Template, WeightTerm};
+pub use kernel::{Kernel, Order, Packing, Round, Step, Temp, Template, WeightTerm};
 pub use memory::{ALIGNMENT, Lifetime, place};
 pub use view::View;
 
@@ -20,7 +20,7 @@ use indexmap::IndexMap;
 use ir::{
     Graph, Name, Operand as Argument, Program, Type,
     abi::{Codec, Layout},
-    artifact::{Base, Launch, Place, Plan, Port, Tasks},
+    artifact::{Base, Launch, Place, Plan, Port},
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -87,12 +87,12 @@ pub struct Schedule {
     pub layouts: Vec<Layout>,
 }
 
-/// Schedules one graph in the optimizer's normal form.
+/// Schedules one graph in the optimizer's normal form, for a backend that wants things in memory in an order.
 ///
 /// # Errors
 /// A value that no kernel computes, or whose operands are not addressable.
-pub fn graph(graph: &Graph) -> Result<Schedule, ScheduleError> {
-    let mut k = kernels::Kernels::new(graph);
+pub fn graph(graph: &Graph, order: Order) -> Result<Schedule, ScheduleError> {
+    let mut k = kernels::Kernels::new(graph, order);
     for v in graph.cone(&graph.outputs) {
         k.visit(v)?;
     }
@@ -111,17 +111,6 @@ pub fn graph(graph: &Graph) -> Result<Schedule, ScheduleError> {
     })
 }
 
-/// Where a kernel's code is and how many tasks it has.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Emitted {
-    /// Offset of the entry in the code.
-    pub entry: u64,
-    /// How many tasks.
-    pub tasks: Tasks,
-    /// Fewest tasks worth giving to another thread.
-    pub grain: u64,
-}
-
 /// Memory of one value of the flat program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Memory {
@@ -132,8 +121,8 @@ enum Memory {
 
 /// Lays the program's calls out as launches and plans memory.
 ///
-/// `weight(call, term)` is the offset of a term's bytes in the weights; `emitted(graph, kernel)` what code
-/// generation made of a kernel.
+/// `weight(call, term)` is the offset of a term's bytes in the weights; `kernel(graph, index)` the number that a
+/// graph's kernel has in the plan.
 ///
 /// # Errors
 /// Values that cannot cross the program's border, and a memory plan that fails its check.
@@ -141,7 +130,7 @@ pub fn link(
     program: &Program,
     schedules: &IndexMap<Name, Schedule>,
     weight: &dyn Fn(usize, usize) -> u64,
-    emitted: &dyn Fn(&Name, usize) -> Emitted,
+    kernel: &dyn Fn(&Name, usize) -> u32,
 ) -> Result<Plan, ScheduleError> {
     let mut flat = Flat::default();
     let index = |i: Option<usize>| i.and_then(|i| u32::try_from(i).ok()).unwrap_or(u32::MAX);
@@ -182,10 +171,9 @@ pub fn link(
             }
         }
         for step in &schedule.steps {
-            let e = emitted(&call.graph, step.kernel);
             flat.launches.push(Flight {
                 name: format!("{}.{c}: {}", call.graph, step.label).into(),
-                emitted: e,
+                kernel: kernel(&call.graph, step.kernel),
                 operands: step.operands.iter().map(locate).collect(),
             });
         }
@@ -235,7 +223,7 @@ struct Flat {
 /// A launch whose memory is not planned yet; the last operand is the one it writes.
 struct Flight {
     name: Name,
-    emitted: Emitted,
+    kernel: u32,
     operands: Vec<(Memory, i64)>,
 }
 
@@ -310,9 +298,7 @@ impl Flat {
             .iter()
             .map(|l| Launch {
                 name: l.name.clone(),
-                entry: l.emitted.entry,
-                tasks: l.emitted.tasks.clone(),
-                grain: l.emitted.grain,
+                kernel: l.kernel,
                 operands: l
                     .operands
                     .iter()

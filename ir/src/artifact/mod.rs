@@ -3,35 +3,37 @@
 //! ```text
 //! header     4096 bytes: magic, versions, where the other parts are and their digests, its own digest
 //! weights    page-aligned, each tensor 64-byte aligned, in the layout kernels read
-//! code       page-aligned, position-independent, without relocations
+//! code       page-aligned: an image for each target, position-independent, without relocations
 //! tokenizer  tokenizer.json as it was; may be empty
-//! manifest   target, description, plan, report
+//! manifest   images, description, plan, report
 //! ```
 //!
 //! Weights come first because they are streamed while the rest is not known yet; the header is written last.
 //! This file knows bytes, not files: reading and mapping are the runtime's.
 
 mod header;
+mod image;
 mod plan;
 mod writer;
 
 pub use header::{HEADER_BYTES, Header, PAGE, Section, Sections};
-pub use plan::{Base, Launch, Place, Plan, PlanError, Port, Tasks};
+pub use image::{Image, Tasks, Variant, Variants, Workers};
+pub use plan::{Base, Launch, Place, Plan, PlanError, Port};
 pub use writer::Writer;
 
-use crate::{Description, Target};
+use crate::Description;
 use serde::{Deserialize, Serialize};
 
 /// Version of the file format; another one is refused.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Everything about a compiled model but its bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// Version of the compiler that wrote it.
     pub compiler: String,
-    /// What the code needs.
-    pub target: Target,
+    /// Code for one target or more of one architecture; never empty.
+    pub images: Vec<Image>,
     /// What the model is.
     pub description: Description,
     /// What to run.

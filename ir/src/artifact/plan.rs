@@ -1,6 +1,8 @@
-//! The plan: the flat list of kernel launches that is one step, and where each operand lies.
+//! The plan: the flat list of kernel launches that is one step, and where each operand lies. The same for every image
+//! of the artifact.
 
-use crate::{Dim, Name, Sym, Type, abi::Layout};
+use super::Image;
+use crate::{Name, Sym, Type, abi::Layout};
 use serde::{Deserialize, Serialize};
 
 /// What an address is relative to.
@@ -27,36 +29,13 @@ pub struct Place {
     pub offset: u64,
 }
 
-/// How many independent tasks a launch has: `ceil(rows / rows_per_task) * columns`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Tasks {
-    /// Rows of this step, over the plan's symbols.
-    pub rows: Dim,
-    /// Rows that one task covers, at least 1.
-    pub rows_per_task: u64,
-    /// Tasks side by side for each block of rows; the block of rows varies fastest.
-    pub columns: u64,
-}
-
-impl Tasks {
-    /// The number of tasks with each symbol at `at` of it.
-    pub fn count(&self, at: &dyn Fn(&Sym) -> i64) -> u64 {
-        let rows = u64::try_from(self.rows.eval(at)).unwrap_or(0);
-        rows.div_ceil(self.rows_per_task.max(1)) * self.columns
-    }
-}
-
 /// One kernel run over its tasks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Launch {
     /// For profiles: graph and kernel, e.g. `layer.3: gemm qkv`.
     pub name: Name,
-    /// Offset of the kernel's entry in the code.
-    pub entry: u64,
-    /// How many tasks.
-    pub tasks: Tasks,
-    /// Fewest tasks worth giving to another thread.
-    pub grain: u64,
+    /// Index among the kernels of each [`Image`](super::Image).
+    pub kernel: u32,
     /// Addresses of the operands, in the kernel's order.
     pub operands: Vec<Place>,
 }
@@ -112,12 +91,15 @@ pub struct PlanError {
 }
 
 impl Plan {
-    /// Checks that entries lie in the code and operands in the parts they name. Sizes of ports depend on the step
-    /// and are the session's to provide.
+    /// Checks that images lie in the code, kernels in the images and operands in the parts they name. Sizes of ports
+    /// depend on the step and are the session's to provide.
     ///
     /// # Errors
     /// The first place that does not exist.
-    pub fn check(&self, code: u64, weights: u64) -> Result<(), PlanError> {
+    pub fn check(&self, images: &[Image], code: u64, weights: u64) -> Result<(), PlanError> {
+        for image in images {
+            self.check_image(image, code)?;
+        }
         for l in &self.launches {
             let wrong = |what, found, limit| PlanError {
                 launch: l.name.clone(),
@@ -125,9 +107,6 @@ impl Plan {
                 found,
                 limit,
             };
-            if l.entry >= code {
-                return Err(wrong("entry", l.entry, code));
-            }
             for place in &l.operands {
                 let (what, found, limit) = match place.base {
                     Base::Arena => ("arena offset", place.offset, self.arena),
@@ -139,6 +118,34 @@ impl Plan {
                 if found >= limit {
                     return Err(wrong(what, found, limit));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    fn check_image(&self, image: &Image, code: u64) -> Result<(), PlanError> {
+        let wrong = |launch: &Name, what, found, limit| PlanError {
+            launch: launch.clone(),
+            what,
+            found,
+            limit,
+        };
+        let end = image.offset.saturating_add(image.len);
+        if end > code {
+            let name = format!("(all) for {}", image.target).into();
+            return Err(wrong(&name, "code up to", end, code + 1));
+        }
+        for l in &self.launches {
+            let kernels = image.kernels.len() as u64;
+            let Some(variants) = image.kernels.get(l.kernel as usize) else {
+                return Err(wrong(&l.name, "kernel", l.kernel.into(), kernels));
+            };
+            if variants.0.last().is_none_or(|v| v.rows < u64::MAX) {
+                let most = variants.0.last().map_or(0, |v| v.rows);
+                return Err(wrong(&l.name, "a step of any size", u64::MAX, most));
+            }
+            if let Some(v) = variants.0.iter().find(|v| v.entry >= image.len) {
+                return Err(wrong(&l.name, "entry", v.entry, image.len));
             }
         }
         Ok(())

@@ -56,7 +56,10 @@ impl<W: Write + Seek> Writer<W> {
         tokenizer: &[u8],
         manifest: &Manifest,
     ) -> Result<W, ArtifactError> {
-        manifest.plan.check(code.len() as u64, self.weights)?;
+        let code_bytes = code.len() as u64;
+        manifest
+            .plan
+            .check(&manifest.images, code_bytes, self.weights)?;
         let weights = Section {
             offset: HEADER_BYTES as u64,
             len: self.weights,

@@ -1,11 +1,15 @@
 //! The processor this runs on: what it has, executable memory for checked code, and the launches of a step.
 
-use super::{memory::Buffer, polynomial::Polynomial};
-use crate::{Error, kernels, model::Model, pool::Pool};
+use super::{
+    Loaded, Room,
+    memory::{Buffer, Bytes},
+    polynomial::Polynomial,
+};
+use crate::{Error, kernels, pool::Pool};
 use ir::{
     Dim, Target,
     abi::{Env, KernelFn, SCRATCH_BYTES},
-    artifact::{ArtifactError, Base, Port, Section},
+    artifact::{ArtifactError, Base, Image, Plan, Port, Sections, Workers},
 };
 use memmap2::{Mmap, MmapMut};
 use std::{
@@ -44,11 +48,17 @@ fn has(_: &str) -> bool {
 pub(crate) struct Code(Mmap);
 
 impl Code {
-    /// Copies `bytes`, checks the copy and makes it executable.
+    /// Copies the code in `file`, checks the copy and makes it executable.
     ///
     /// # Errors
     /// A digest that does not match, or no memory; `origin` is the artifact's name.
-    pub fn load(origin: &str, bytes: &[u8], section: &Section) -> Result<Code, Error> {
+    fn load(origin: &str, file: &[u8], sections: &Sections) -> Result<Code, Error> {
+        let damaged = |source: ArtifactError| Error::Artifact {
+            origin: origin.into(),
+            source,
+        };
+        let section = sections.code;
+        let bytes = section.of("code", file).map_err(damaged)?;
         let failed = |source| Error::Io {
             what: format!("{} bytes of memory for code", bytes.len()),
             source,
@@ -57,10 +67,7 @@ impl Code {
         memory[..bytes.len()].copy_from_slice(bytes);
         section
             .check("code", &memory[..bytes.len()])
-            .map_err(|source: ArtifactError| Error::Artifact {
-                origin: origin.into(),
-                source,
-            })?;
+            .map_err(damaged)?;
         memory.make_exec().map(Code).map_err(failed)
     }
 
@@ -68,8 +75,60 @@ impl Code {
     fn kernel(&self, entry: u64) -> KernelFn {
         let entry = &self.0[entry as usize];
         // SAFETY: the code has been checked against its digest and the compiler promises a kernel at each entry of
-        // the plan; `Model` keeps the mapping as long as an `Engine` that calls it.
+        // the plan; `Engine` keeps the mapping as long as it calls it.
         unsafe { std::mem::transmute::<*const u8, KernelFn>(entry) }
+    }
+}
+
+/// See [`Loaded`].
+#[derive(Debug)]
+pub(crate) struct Cpu {
+    code: Code,
+    weights: Weights,
+}
+
+/// Weights start at `offset`.
+#[derive(Debug)]
+struct Weights {
+    bytes: Bytes,
+    offset: usize,
+}
+
+impl Cpu {
+    /// Code and weights of an artifact, checked.
+    ///
+    /// # Errors
+    /// Damage, or no memory; `origin` is the artifact's name.
+    pub fn load(origin: &str, bytes: Bytes, sections: &Sections) -> Result<Cpu, Error> {
+        let code = Code::load(origin, &bytes, sections)?;
+        let damaged = |source| Error::Artifact {
+            origin: origin.into(),
+            source,
+        };
+        let weights = sections.weights;
+        weights.of("weights", &bytes).map_err(damaged)?;
+        let range = weights.offset as usize..(weights.offset + weights.len) as usize;
+        let (bytes, offset) = bytes.weights(range)?;
+        let there = &bytes[offset..][..weights.len as usize];
+        weights.check("weights", there).map_err(damaged)?;
+        let weights = Weights { bytes, offset };
+        Ok(Cpu { code, weights })
+    }
+
+    /// Address of the first weight.
+    fn weights(&self) -> *const u8 {
+        self.weights.bytes[self.weights.offset..].as_ptr()
+    }
+}
+
+impl Loaded for Cpu {
+    fn engine(
+        self: Arc<Self>,
+        plan: &Plan,
+        image: &Image,
+        room: Room<'_>,
+    ) -> Result<Box<dyn super::Engine>, Error> {
+        Ok(Box::new(Engine::new(self, plan, image, room)?))
     }
 }
 
@@ -91,11 +150,9 @@ impl Launch {
     }
 }
 
-/// A plan with memory of its own, ready to run. Not safe for arbitrary inputs: token ids, positions, rows and
-/// intervals become addresses, so the session checks them before they get here.
+/// See [`super::Engine`].
 #[derive(Debug)]
-pub(crate) struct Engine {
-    model: Arc<Model>,
+struct Engine {
     pool: Pool,
     /// Largest value of each of the plan's symbols that the memory has room for.
     capacity: Box<[i64]>,
@@ -112,8 +169,8 @@ pub(crate) struct Engine {
         expect(dead_code, reason = "held for their addresses")
     )]
     states: Vec<Buffer>,
-    /// Held for their addresses: arena, scratch.
-    _memory: [Buffer; 2],
+    /// Held for their addresses: arena, scratch, code and weights.
+    _memory: ([Buffer; 2], Arc<Cpu>),
 }
 
 /// One [`Env`] a thread.
@@ -125,8 +182,7 @@ struct Envs(Box<[Env]>);
 unsafe impl Sync for Envs {}
 // SAFETY: as above; what it points to is owned by the `Engine` or static.
 unsafe impl Send for Envs {}
-// SAFETY: the addresses in `args` and `envs` are of memory that the engine owns or that its model holds read-only, and
-// they are used only under `&mut self`.
+// SAFETY: the addresses in `args` and `envs` are of memory that the engine owns or that `Cpu` holds read-only, and they are used only under `&mut self`.
 unsafe impl Send for Engine {}
 // SAFETY: `&self` gives outputs to read, which only `&mut self` changes.
 unsafe impl Sync for Engine {}
@@ -150,12 +206,12 @@ impl Shared<'_> {
 }
 
 impl Engine {
-    /// Memory for a step in which symbol `i` of the plan is at most `capacity[i]`, and the addresses of everything.
-    ///
-    /// # Errors
-    /// No memory, or a symbol that the plan does not declare.
-    pub fn new(model: &Arc<Model>, threads: usize, capacity: &[i64]) -> Result<Engine, Error> {
-        let plan = &model.manifest().plan;
+    fn new(
+        loaded: Arc<Cpu>,
+        plan: &Plan,
+        image: &Image,
+        Room { threads, capacity }: Room<'_>,
+    ) -> Result<Engine, Error> {
         let resolve = |dim: &Dim| {
             Polynomial::new(dim, &plan.symbols).map_err(|symbol| Error::Plan {
                 what: "symbol",
@@ -196,18 +252,27 @@ impl Engine {
 
         let (mut args, mut launches) = (vec![], vec![]);
         for launch in &plan.launches {
+            // The loader has seen that there is one, for any number of rows.
+            let variant = &image.kernels[launch.kernel as usize].0[0];
+            let Workers::Threads { grain } = variant.workers else {
+                return Err(Error::Plan {
+                    what: "kernel",
+                    name: format!("{} for {:?}", launch.name, variant.workers),
+                    known: "kernels for threads".into(),
+                });
+            };
             launches.push(Launch {
-                kernel: model.code().kernel(launch.entry),
+                kernel: loaded.code.kernel(image.offset + variant.entry),
                 first: args.len(),
-                rows: resolve(&launch.tasks.rows)?,
-                rows_per_task: launch.tasks.rows_per_task.max(1),
-                columns: launch.tasks.columns,
-                grain: launch.grain,
+                rows: resolve(&variant.tasks.rows)?,
+                rows_per_task: variant.tasks.rows_per_task.max(1),
+                columns: variant.tasks.columns,
+                grain,
             });
             args.extend(launch.operands.iter().map(|place| {
                 let base = match place.base {
                     Base::Arena => arena.address(),
-                    Base::Weights => model.weights().cast_mut(),
+                    Base::Weights => loaded.weights().cast_mut(),
                     Base::Input(i) => inputs[i as usize].address(),
                     Base::Output(i) => outputs[i as usize].0.address(),
                     Base::State(i) => states[i as usize].address(),
@@ -226,7 +291,6 @@ impl Engine {
         };
         let envs = Envs((0..pool.threads()).map(env).collect());
         Ok(Engine {
-            model: Arc::clone(model),
             pool,
             capacity: capacity.into(),
             dims,
@@ -237,22 +301,17 @@ impl Engine {
             envs,
             times: None,
             states,
-            _memory: [arena, scratch],
+            _memory: ([arena, scratch], loaded),
         })
     }
+}
 
-    /// The model that runs.
-    pub fn model(&self) -> &Arc<Model> {
-        &self.model
-    }
-
-    /// Threads that run it.
-    pub fn threads(&self) -> usize {
+impl super::Engine for Engine {
+    fn threads(&self) -> usize {
         self.pool.threads()
     }
 
-    /// Input `i` of the plan, with room for the largest step.
-    pub fn input(&mut self, i: usize) -> &mut [i32] {
+    fn input(&mut self, i: usize) -> &mut [i32] {
         let buffer = &self.inputs[i];
         // SAFETY: the memory is the buffer's, aligned to pages; kernels that read it run only under `&mut self`.
         unsafe {
@@ -260,21 +319,28 @@ impl Engine {
         }
     }
 
-    /// State `i` of the plan: zero at first, then as the last step left it.
     #[cfg(feature = "testing")]
-    pub fn state(&mut self, i: usize) -> &mut [f32] {
-        let buffer = &self.states[i];
+    fn state(&self, i: usize) -> Result<Vec<f32>, Error> {
+        let (buffer, bytes) = (&self.states[i], self.states[i].len());
         // SAFETY: as in `input`.
-        unsafe {
-            std::slice::from_raw_parts_mut(buffer.address().cast(), buffer.len() / size_of::<f32>())
-        }
+        let values = unsafe {
+            std::slice::from_raw_parts(buffer.address().cast(), bytes / size_of::<f32>())
+        };
+        Ok(values.to_vec())
     }
 
-    /// Runs one step with symbol `i` of the plan at `dims[i]`. Allocates nothing.
-    ///
-    /// # Panics
-    /// Where a value is beyond the capacity the engine was made for.
-    pub fn run(&mut self, dims: &[i64]) {
+    #[cfg(feature = "testing")]
+    fn set_state(&mut self, i: usize, values: &[f32]) -> Result<(), Error> {
+        let (buffer, bytes) = (&self.states[i], self.states[i].len());
+        // SAFETY: as in `input`.
+        let state: &mut [f32] = unsafe {
+            std::slice::from_raw_parts_mut(buffer.address().cast(), bytes / size_of::<f32>())
+        };
+        state[..values.len()].copy_from_slice(values);
+        Ok(())
+    }
+
+    fn run(&mut self, dims: &[i64]) -> Result<(), Error> {
         let fits = dims
             .iter()
             .zip(&self.capacity)
@@ -300,20 +366,18 @@ impl Engine {
                 times[i] += start.elapsed();
             }
         }
+        Ok(())
     }
 
-    /// Measures each launch from now on, from zero, or stops.
-    pub fn measure(&mut self, on: bool) {
+    fn measure(&mut self, on: bool) {
         self.times = on.then(|| vec![Duration::ZERO; self.launches.len()]);
     }
 
-    /// What each launch took since measuring began; nothing where it has not.
-    pub fn times(&self) -> &[Duration] {
+    fn times(&self) -> &[Duration] {
         self.times.as_deref().unwrap_or_default()
     }
 
-    /// Output `i` of the plan as the last step left it.
-    pub fn output(&self, i: usize) -> &[f32] {
+    fn output(&self, i: usize) -> &[f32] {
         let (buffer, elements) = &self.outputs[i];
         let len = elements.at(&self.dims) as usize;
         assert!(

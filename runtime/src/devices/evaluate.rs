@@ -1,7 +1,7 @@
 //! One step of any plan on given values: the door through which conformance tests compare a device with the
 //! reference interpreter. Trusts its inputs, as the session does after checking them; therefore not for users.
 
-use super::cpu::Engine;
+use super::Room;
 use crate::{Error, Model};
 use ir::{DType, Tensor, artifact::Port};
 use std::sync::Arc;
@@ -21,7 +21,10 @@ pub fn evaluate(
     states: &[Tensor],
 ) -> Result<Step, Error> {
     let plan = &model.manifest().plan;
-    let mut engine = Engine::new(model, threads, dims)?;
+    let mut engine = model.engine(Room {
+        threads,
+        capacity: dims,
+    })?;
     for (i, (tensor, port)) in inputs.iter().zip(&plan.inputs).enumerate() {
         // Buffers are words; a float's bits go in as they are.
         for (word, x) in engine.input(i).iter_mut().zip(&tensor.data) {
@@ -37,12 +40,13 @@ pub fn evaluate(
     };
     for (i, tensor) in states.iter().enumerate() {
         let places = places(&plan.states[i], &tensor.shape);
-        let state = engine.state(i);
+        let mut state = engine.state(i)?;
         for (place, x) in places.zip(&tensor.data) {
             state[place] = *x as f32;
         }
+        engine.set_state(i, &state)?;
     }
-    engine.run(dims);
+    engine.run(dims)?;
     let outputs = plan.outputs.iter().enumerate();
     let outputs = outputs
         .map(|(i, port)| tensor(port.ty.at(&at), engine.output(i)))
@@ -51,12 +55,12 @@ pub fn evaluate(
     let states = states
         .map(|(i, port)| {
             let shape = port.ty.at(&at);
-            let state = engine.state(i);
+            let state = engine.state(i)?;
             let rows: Vec<f32> = places(port, &shape).map(|place| state[place]).collect();
-            tensor(shape, &rows)
+            Ok(tensor(shape, &rows))
         })
-        .collect();
-    Ok((outputs, states))
+        .collect::<Result<_, Error>>();
+    Ok((outputs, states?))
 }
 
 /// Where a state's elements lie, in row-major order of their indices.

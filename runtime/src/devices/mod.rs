@@ -2,9 +2,108 @@
 //! kernels' is here. Devices know plans; they know nothing of tokens, sequences or tasks.
 
 pub mod cpu;
+pub mod cuda;
 #[cfg(feature = "testing")]
 pub mod evaluate;
 pub(crate) mod memory;
 mod polynomial;
 
 pub use memory::Bytes;
+
+use crate::Error;
+use ir::{
+    Target,
+    artifact::{Image, Plan},
+};
+use std::{fmt::Debug, sync::Arc, time::Duration};
+
+/// A kind of machine that models run on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Device {
+    /// This computer's processor.
+    #[default]
+    Cpu,
+    /// NVIDIA's GPUs.
+    Cuda,
+}
+
+impl Device {
+    /// What code for the target runs on.
+    pub fn of(target: &Target) -> Device {
+        match target.is_gpu() {
+            true => Device::Cuda,
+            false => Device::Cpu,
+        }
+    }
+
+    /// The one that is here.
+    ///
+    /// # Errors
+    /// There is no GPU, or none that can be used.
+    pub fn host(self) -> Result<Target, Error> {
+        match self {
+            Device::Cpu => Ok(cpu::host()),
+            Device::Cuda => cuda::host(),
+        }
+    }
+}
+
+/// What a step needs beside the plan.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room<'a> {
+    /// Threads, where the device has any to choose.
+    pub threads: usize,
+    /// Largest value of each of the plan's symbols.
+    pub capacity: &'a [i64],
+}
+
+/// A model's code and weights where they can run: immutable, shared by any number of engines.
+pub(crate) trait Loaded: Debug + Send + Sync {
+    /// Memory for a step in which symbol `i` of the plan is at most `room.capacity[i]`, and the addresses of
+    /// everything.
+    ///
+    /// # Errors
+    /// No memory, or a symbol that the plan does not declare.
+    fn engine(
+        self: Arc<Self>,
+        plan: &Plan,
+        image: &Image,
+        room: Room<'_>,
+    ) -> Result<Box<dyn Engine>, Error>;
+}
+
+/// A plan with memory of its own, ready to run. Not safe for arbitrary inputs: token ids, positions, rows and
+/// intervals become addresses, so the session checks them before they get here.
+pub(crate) trait Engine: Debug + Send + Sync {
+    /// Threads that run it.
+    fn threads(&self) -> usize;
+
+    /// Input `i` of the plan, with room for the largest step.
+    fn input(&mut self, i: usize) -> &mut [i32];
+
+    /// Runs one step with symbol `i` of the plan at `dims[i]`. Allocates nothing.
+    ///
+    /// # Errors
+    /// The device failed; what states and outputs hold then is unknown.
+    ///
+    /// # Panics
+    /// Where a value is beyond the capacity the engine was made for.
+    fn run(&mut self, dims: &[i64]) -> Result<(), Error>;
+
+    /// Output `i` of the plan as the last step left it.
+    fn output(&self, i: usize) -> &[f32];
+
+    /// Measures each launch from now on, from zero, or stops.
+    fn measure(&mut self, on: bool);
+
+    /// What each launch took since measuring began; nothing where it has not.
+    fn times(&self) -> &[Duration];
+
+    /// State `i` of the plan: zero at first, then as the last step left it.
+    #[cfg(feature = "testing")]
+    fn state(&self, i: usize) -> Result<Vec<f32>, Error>;
+
+    /// Replaces state `i` of the plan.
+    #[cfg(feature = "testing")]
+    fn set_state(&mut self, i: usize, values: &[f32]) -> Result<(), Error>;
+}

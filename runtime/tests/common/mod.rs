@@ -7,7 +7,9 @@
 use ir::{
     DType, Description, Dim, Positions, Sym, Target, Task, Type,
     abi::Layout,
-    artifact::{Base, Launch, Manifest, Place, Plan, Port, Tasks, Writer},
+    artifact::{
+        Base, Image, Launch, Manifest, Place, Plan, Port, Tasks, Variant, Variants, Workers, Writer,
+    },
     feed,
 };
 use std::io::Cursor;
@@ -114,20 +116,28 @@ fn inputs(names: &[(&str, &str)]) -> Vec<Port> {
         .collect()
 }
 
-fn launch(name: &str, entry: u64, s: &str, operands: &[(Base, u64)]) -> Launch {
-    let place = |(base, offset): &(Base, u64)| Place {
-        base: *base,
-        offset: *offset,
-    };
-    Launch {
-        name: name.into(),
+/// A kernel at an offset of the code, with a task for each `s`.
+fn kernel(entry: u64, s: &str) -> Variants {
+    Variants(vec![Variant {
+        rows: u64::MAX,
         entry,
         tasks: Tasks {
             rows: (&sym(s)).into(),
             rows_per_task: 1,
             columns: 1,
         },
-        grain: 1,
+        workers: Workers::Threads { grain: 1 },
+    }])
+}
+
+fn launch(name: &str, kernel: u32, operands: &[(Base, u64)]) -> Launch {
+    let place = |(base, offset): &(Base, u64)| Place {
+        base: *base,
+        offset: *offset,
+    };
+    Launch {
+        name: name.into(),
+        kernel,
         operands: operands.iter().map(place).collect(),
     }
 }
@@ -152,16 +162,10 @@ pub fn decoder() -> Manifest {
         states: vec![port("cache", DType::F32, feed::R, 0)],
         arena: 0,
         launches: vec![
-            launch(
-                "store",
-                STORE,
-                feed::T,
-                &[(Input(0), 0), (Input(2), 0), (State(0), 0)],
-            ),
+            launch("store", 0, &[(Input(0), 0), (Input(2), 0), (State(0), 0)]),
             launch(
                 "sum",
-                SUM,
-                feed::L,
+                1,
                 &[
                     (State(0), 0),
                     (Input(3), 0),
@@ -175,14 +179,15 @@ pub fn decoder() -> Manifest {
             ),
         ],
     };
-    manifest(Task::CausalLm, plan)
+    let kernels = vec![kernel(STORE, feed::T), kernel(SUM, feed::L)];
+    manifest(Task::CausalLm, plan, kernels)
 }
 
 /// `last_hidden_state[t] = row(tokens of the sequence, position, token type)` and
 /// `embedding[b] = row(tokens of the sequence, first row, last row + 1)`, by way of the arena.
 pub fn encoder() -> Manifest {
     use Base::{Arena, Input, Output};
-    let sum = |s, lo, hi, a, b, out| {
+    let sum = |kernel, lo, hi, a, b, out| {
         let operands = [
             (Arena, 64),
             (Input(lo), 0),
@@ -193,7 +198,7 @@ pub fn encoder() -> Manifest {
             WEIGHT,
             (Output(out), 0),
         ];
-        launch("sum", SUM, s, &operands)
+        launch("sum", kernel, &operands)
     };
     let plan = Plan {
         symbols: [feed::T, feed::B].map(sym).into(),
@@ -214,26 +219,31 @@ pub fn encoder() -> Manifest {
         states: vec![],
         arena: 64 + 4 * u64::from(STEP),
         launches: vec![
-            launch(
-                "store",
-                STORE,
-                feed::T,
-                &[(Input(0), 0), (Input(4), 0), (Arena, 64)],
-            ),
-            sum(feed::T, 2, 3, 1, 5, 0),
-            sum(feed::B, 6, 7, 6, 7, 1),
+            launch("store", 0, &[(Input(0), 0), (Input(4), 0), (Arena, 64)]),
+            sum(1, 2, 3, 1, 5, 0),
+            sum(2, 6, 7, 6, 7, 1),
         ],
     };
-    manifest(Task::Embedding { normalize: false }, plan)
+    let kernels = vec![
+        kernel(STORE, feed::T),
+        kernel(SUM, feed::T),
+        kernel(SUM, feed::B),
+    ];
+    manifest(Task::Embedding { normalize: false }, plan, kernels)
 }
 
-fn manifest(task: Task, plan: Plan) -> Manifest {
+fn manifest(task: Task, plan: Plan, kernels: Vec<Variants>) -> Manifest {
     Manifest {
         compiler: "test".into(),
-        target: Target {
-            arch: "x86_64".into(),
-            features: ["sse3".into()].into(),
-        },
+        images: vec![Image {
+            target: Target {
+                arch: "x86_64".into(),
+                features: ["sse3".into()].into(),
+            },
+            offset: 0,
+            len: CODE.len() as u64,
+            kernels,
+        }],
         description: Description {
             architecture: "TinyModel".into(),
             task,

@@ -10,7 +10,7 @@ mod lanes;
 mod map;
 mod rows;
 
-use super::{Backend, Code, EmitError, Entry};
+use super::{Backend, Code, EmitError};
 use crate::schedule::{Kernel, Template};
 use cranelift_codegen::{
     Context,
@@ -21,7 +21,10 @@ use cranelift_codegen::{
 };
 use cranelift_frontend::FunctionBuilderContext;
 use function::Function;
-use ir::{Name, Target};
+use ir::{
+    Name, Target,
+    artifact::{Variant, Variants, Workers},
+};
 
 /// Alignment of each kernel's code, in bytes.
 const CODE_ALIGNMENT: usize = 64;
@@ -100,7 +103,7 @@ impl Cpu {
         })
     }
 
-    fn compile(&self, kernel: &Kernel, symbols: &[Name]) -> Result<(Vec<u8>, Entry), EmitError> {
+    fn compile(&self, kernel: &Kernel, symbols: &[Name]) -> Result<(Vec<u8>, Variant), EmitError> {
         let wrong = |why: String| EmitError {
             backend: "cpu",
             template: kernel.template.name(),
@@ -142,12 +145,13 @@ impl Cpu {
         if let [first, ..] = compiled.buffer.relocs() {
             return Err(wrong(format!("the code needs a relocation: {first:?}")));
         }
-        let entry = Entry {
-            offset: 0,
+        let variant = Variant {
+            rows: u64::MAX,
+            entry: 0,
             tasks,
-            grain,
+            workers: Workers::Threads { grain },
         };
-        Ok((compiled.code_buffer().to_vec(), entry))
+        Ok((compiled.code_buffer().to_vec(), variant))
     }
 }
 
@@ -155,14 +159,14 @@ impl Backend for Cpu {
     fn emit(&self, kernels: &[&Kernel], symbols: &[Name]) -> Result<Code, EmitError> {
         let mut code = Code::default();
         for kernel in kernels {
-            let (bytes, entry) = self.compile(kernel, symbols)?;
+            let (bytes, variant) = self.compile(kernel, symbols)?;
             // int3 between kernels: a jump astray traps.
             code.bytes
                 .resize(code.bytes.len().next_multiple_of(CODE_ALIGNMENT), 0xcc);
-            code.entries.push(Entry {
-                offset: code.bytes.len() as u64,
-                ..entry
-            });
+            code.kernels.push(Variants(vec![Variant {
+                entry: code.bytes.len() as u64,
+                ..variant
+            }]));
             code.bytes.extend(bytes);
         }
         Ok(code)

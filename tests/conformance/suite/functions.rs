@@ -1,6 +1,7 @@
 //! Accuracy of the functions that generated code approximates, over the whole line, against the interpreter's f64.
 
-use super::{Compiled, at, stored, targets};
+use super::{Compiled, at};
+use crate::{stored, targets};
 use ir::{Graph, Tensor};
 
 /// A dense grid, every power of two, and the places where approximations break.

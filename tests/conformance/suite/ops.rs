@@ -1,7 +1,8 @@
 //! Every op by itself, at odd shapes. A new op is covered as soon as it is listed: attributes and arguments are found
 //! by asking it what it accepts.
 
-use super::{check, targets};
+use super::check;
+use crate::targets;
 use ir::{Attr, DType, Dim, Float, Graph, Op, OpKind, Role, Sym, Type, ops};
 
 /// Ops that are no graph by themselves.
@@ -176,7 +177,7 @@ fn uncovered(op: &Op, g: &Graph) -> bool {
             .iter()
             .all(|v| g.as_input(*v).unwrap().1 == Role::Data),
         // Activations have scales of f32.
-        Op::FakeQuantize(q) => q.scale != DType::F32,
+        Op::FakeQuantize(q) => q.scale != DType::F32 || !crate::FEW_BITS,
         // A whole row of symbolic length.
         Op::Sum(_) | Op::Amax(_) | Op::Softmax(_) => g.ty(g.inputs()[0]).last().known().is_none(),
         _ => false,
@@ -211,7 +212,8 @@ fn every_op_runs_as_interpreted() {
                 }
             }
         }
-        if ran == 0 {
+        let covered = crate::FEW_BITS || *kind != OpKind::FakeQuantize;
+        if ran == 0 && covered {
             refused.push(format!("{}: nothing ran", kind.name()));
         }
     }

@@ -1,6 +1,7 @@
 //! Kernels at the edges of their tiles: products, their bodies, attention, rows by index, and layouts.
 
-use super::{Compiled, at, check, stored, targets};
+use super::{Compiled, at, check};
+use crate::{stored, targets};
 use compiler::{Options, Weights};
 use ir::{Graph, Target, Tensor, random};
 
@@ -157,7 +158,7 @@ fn products_of_few_bits_of_all_shapes() {
     let round = |x: &str, bits: u8, scale: &str| {
         format!("fake_quantize({x}) {{bits={bits}, group=32, scale={scale}}}")
     };
-    for target in targets() {
+    for target in targets().into_iter().filter(|_| crate::FEW_BITS) {
         for bits in [8, 4] {
             let (x, a, b) = (
                 round("x", 8, "f32"),
@@ -256,14 +257,17 @@ fn weights_widened_give_the_same_values() {
     for target in targets() {
         let [stored, wide]: [Vec<Tensor>; 2] = [Weights::Stored, Weights::F32].map(|weights| {
             let options = Options {
-                target: target.clone(),
                 weights,
+                ..stored(&target)
             };
             let compiled = Compiled::new(text, &graph, &tensors, &sizes, &options).unwrap();
             compiled.compare(&tensors, &sizes);
             compiled.run(&tensors, &sizes, 1)
         });
-        assert_eq!(stored[0].data, wide[0].data, "{target}");
+        assert!(
+            !crate::ORDERED || stored[0].data == wide[0].data,
+            "{target}"
+        );
     }
 }
 

@@ -1,0 +1,153 @@
+//! The Attention template: constants for two skeletons, one for a few tokens with many keys each, one for many tokens.
+
+use super::{
+    source::Source,
+    text::{self, Text},
+};
+use crate::schedule::View;
+use ir::{DType, Name, artifact::Tasks, ops};
+
+/// Tokens up to which each is split over blocks.
+const FEW: u64 = 16;
+/// Blocks that a token's attention is split into, roughly: one for each multiprocessor.
+const BLOCKS: i64 = 128;
+/// Queries of a block that walks over keys in tiles.
+const QUERIES: i64 = 64;
+/// Elements of a head up to which tiles of them fit in shared memory.
+const HEAD: i64 = 256;
+
+/// The kernel's sources.
+pub fn emit(op: &ops::Attention, views: &[View], symbols: &[Name]) -> Result<Vec<Source>, String> {
+    let [q, k, v, lo, hi, out] = views else {
+        return Err("wants six operands".into());
+    };
+    let size = |view: &View, axis: usize| {
+        view.shape[axis]
+            .known()
+            .ok_or_else(|| format!("symbolic axis {axis} of {view:?}"))
+    };
+    let attention = Attention {
+        op,
+        q,
+        k,
+        symbols,
+        heads: size(q, 1)?,
+        groups: size(k, 1)?,
+        dim: size(q, 2)?,
+    };
+    if k.strides[0] != v.strides[0] || lo.strides != [1] || hi.strides != [1] {
+        return Err("keys and values lie differently".into());
+    }
+    if [q, k, v, out].iter().any(|v| v.dtype != DType::F32) {
+        return Err("keys, values or queries are not f32".into());
+    }
+    let group = attention.heads / attention.groups;
+    Ok(if attention.dim <= HEAD && group <= QUERIES {
+        vec![attention.split(FEW, true)?, attention.flash()?]
+    } else {
+        vec![
+            attention.split(FEW, true)?,
+            attention.split(u64::MAX, false)?,
+        ]
+    })
+}
+
+struct Attention<'a> {
+    op: &'a ops::Attention,
+    q: &'a View,
+    k: &'a View,
+    symbols: &'a [Name],
+    heads: i64,
+    groups: i64,
+    dim: i64,
+}
+
+impl Attention<'_> {
+    fn text(&self) -> Result<Text, String> {
+        let mut t = Text::default();
+        t.constant("HEADS", self.heads);
+        t.constant("GROUPS", self.groups);
+        t.constant("DIM", self.dim);
+        t.constant("Q_PITCH", self.q.strides[0]);
+        t.constant("KV_PITCH", self.k.strides[0]);
+        for (name, x) in [("SCALE", self.op.scale), ("CAP", self.op.softcap)] {
+            let x = text::float(x.get() as f32);
+            t.line(format_args!("constexpr float {name} = {x};"));
+        }
+        let rows = text::dim(&self.q.shape[0], self.symbols)?;
+        t.line(format_args!(
+            "INLINE int rows(const Args& args) {{ return {rows}; }}"
+        ));
+        Ok(t)
+    }
+
+    /// A token's keys over several blocks, or one.
+    fn split(&self, rows: u64, several: bool) -> Result<Source, String> {
+        let group = self.heads / self.groups;
+        let vector = if self.dim % 4 == 0 { 4 } else { 1 };
+        // About 16 elements of a head to a thread.
+        let lanes = (self.dim as u64).div_ceil(16).next_power_of_two().min(32) as i64;
+        let width = (self.dim + lanes * vector - 1) / (lanes * vector) * vector;
+        // Each warp leaves its part of each head in shared memory, of which there are 48 KB.
+        let threads = if self.dim <= 1024 { 256 } else { 64 };
+        let most = (64 / width)
+            .min((40 << 10) / (threads / 8 * self.dim))
+            .clamp(1, 4);
+        let together = (1..=most).rev().find(|n| group % n == 0).unwrap_or(1);
+        let sets = self.heads / together;
+        let splits = match several {
+            true => (BLOCKS / sets).clamp(1, 64),
+            false => 1,
+        };
+        let mut t = self.text()?;
+        t.constant("TOGETHER", together);
+        t.constant("SPLITS", splits);
+        t.constant("VECTOR", vector);
+        t.constant("LANES", lanes);
+        t.constant("THREADS", threads);
+        let tasks = Tasks {
+            rows: self.q.shape[0].clone(),
+            rows_per_task: 1,
+            columns: (sets * splits) as u64,
+        };
+        let scratch = match splits {
+            1 => 0,
+            _ => 4 * together * (self.dim + 2),
+        };
+        Ok(Source {
+            rows,
+            skeleton: &[
+                include_str!("kernels/attention.cu"),
+                include_str!("kernels/split.cu"),
+            ],
+            scratch: scratch as u64,
+            ..Source::new("split", 6, t.finish(), tasks, threads as u32)
+        })
+    }
+
+    fn flash(&self) -> Result<Source, String> {
+        let keys = match self.dim {
+            ..=64 => 64,
+            65..=128 => 32,
+            _ => 16,
+        };
+        let tokens = QUERIES / (self.heads / self.groups);
+        let mut t = self.text()?;
+        t.constant("TOKENS", tokens);
+        t.constant("KEYS", keys);
+        let floats = (QUERIES + 2 * keys) * (self.dim + 1) + QUERIES * (keys + 1) + 2 * tokens;
+        let tasks = Tasks {
+            rows: self.q.shape[0].clone(),
+            rows_per_task: tokens as u64,
+            columns: self.groups as u64,
+        };
+        Ok(Source {
+            skeleton: &[
+                include_str!("kernels/attention.cu"),
+                include_str!("kernels/flash.cu"),
+            ],
+            shared: 4 * floats as u32,
+            ..Source::new("flash", 6, t.finish(), tasks, 256)
+        })
+    }
+}

@@ -1,0 +1,149 @@
+// What every kernel may use. No headers: NVRTC's builtins and inline PTX alone. Arguments are `struct Args`, generated:
+// operands, then the symbols' values, counters (zero between launches) and scratch memory.
+
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef long long i64;
+
+constexpr u32 ALL = 0xffffffffu;
+
+#define INLINE __device__ __forceinline__
+
+// Programmatic dependent launch: a kernel may start before those it depends on have ended. It reads weights, symbols and
+// nothing else before `wait_for_inputs`, and writes nothing.
+INLINE void wait_for_inputs() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+INLINE void let_dependents_start() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+// Elements: narrow floats are widened when loaded and rounded to even when stored.
+INLINE float widen_bf16(u32 low) { return __uint_as_float(low << 16); }
+INLINE float widen_f16(u16 x) {
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x));
+    return y;
+}
+INLINE u16 narrow_bf16(float x) {
+    u16 y;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y) : "f"(x));
+    return y;
+}
+INLINE u16 narrow_f16(float x) {
+    u16 y;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y) : "f"(x));
+    return y;
+}
+INLINE float round_bf16(float x) { return widen_bf16(narrow_bf16(x)); }
+INLINE float round_f16(float x) { return widen_f16(narrow_f16(x)); }
+
+INLINE float load_f32(const char* p, i64 i) { return ((const float*)p)[i]; }
+INLINE int load_i32(const char* p, i64 i) { return ((const int*)p)[i]; }
+INLINE float load_bf16(const char* p, i64 i) { return widen_bf16(((const u16*)p)[i]); }
+INLINE float load_f16(const char* p, i64 i) { return widen_f16(((const u16*)p)[i]); }
+INLINE bool load_bool(const char* p, i64 i) { return p[i] != 0; }
+INLINE void store_f32(char* p, i64 i, float x) { ((float*)p)[i] = x; }
+INLINE void store_i32(char* p, i64 i, int x) { ((int*)p)[i] = x; }
+INLINE void store_bf16(char* p, i64 i, float x) { ((u16*)p)[i] = narrow_bf16(x); }
+INLINE void store_f16(char* p, i64 i, float x) { ((u16*)p)[i] = narrow_f16(x); }
+INLINE void store_bool(char* p, i64 i, bool x) { p[i] = x; }
+
+// 16 bytes of weights, past the caches: each is read once.
+INLINE uint4 stream(const char* p) {
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(p));
+    return v;
+}
+
+// 16 bytes of weights as numbers.
+struct F32 {
+    static constexpr int BYTES = 4, CHUNK = 4;
+    static INLINE void widen(uint4 v, float* to) {
+        to[0] = __uint_as_float(v.x);
+        to[1] = __uint_as_float(v.y);
+        to[2] = __uint_as_float(v.z);
+        to[3] = __uint_as_float(v.w);
+    }
+};
+struct BF16 {
+    static constexpr int BYTES = 2, CHUNK = 8;
+    static INLINE void widen(uint4 v, float* to) {
+        const u32 words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            to[2 * i] = __uint_as_float(words[i] << 16);
+            to[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
+        }
+    }
+};
+struct F16 {
+    static constexpr int BYTES = 2, CHUNK = 8;
+    static INLINE void widen(uint4 v, float* to) {
+        const u32 words[4] = {v.x, v.y, v.z, v.w};
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            to[2 * i] = widen_f16((u16)words[i]);
+            to[2 * i + 1] = widen_f16((u16)(words[i] >> 16));
+        }
+    }
+};
+
+INLINE float larger(float a, float b) { return a > b ? a : b; }
+INLINE int larger(int a, int b) { return a > b ? a : b; }
+INLINE float smaller(float a, float b) { return a < b ? a : b; }
+INLINE int smaller(int a, int b) { return a < b ? a : b; }
+
+// Sine and cosine, reduced in f64 (Cody and Waite 1980) so that the positions of long sequences keep their digits, and
+// without the table that the library's functions keep in local memory. Polynomials of Cephes `sin.c`.
+INLINE float quarter(double r, bool odd) {
+    const double z = r * r;
+    double s = 1.58962301576546568060e-10, c = -1.13585365213876817300e-11;
+    s = fma(s, z, -2.50507477628578072866e-8), c = fma(c, z, 2.08757008419747316778e-9);
+    s = fma(s, z, 2.75573136213857245213e-6), c = fma(c, z, -2.75573141792967388112e-7);
+    s = fma(s, z, -1.98412698295895385996e-4), c = fma(c, z, 2.48015872888517045348e-5);
+    s = fma(s, z, 8.33333333332211858878e-3), c = fma(c, z, -1.38888888888730564116e-3);
+    s = fma(s, z, -1.66666666666666307295e-1), c = fma(c, z, 4.16666666666665929218e-2);
+    s = fma(s * z, r, r), c = fma(c, z * z, fma(-0.5, z, 1.0));
+    return (float)(odd ? c : s);
+}
+INLINE float turn(float x, int shift) {
+    const double n = rint((double)x * 0.63661977236758134308);
+    const double r = fma(n, -6.12323399573676603587e-17, fma(n, -1.57079632679489655800, (double)x));
+    const int q = (int)((i64)n + shift) & 3;
+    const float y = quarter(r, q & 1);
+    return q & 2 ? -y : y;
+}
+INLINE float sine(float x) { return turn(x, 0); }
+INLINE float cosine(float x) { return turn(x, 1); }
+
+// Reductions in fixed trees. `Row` is the threads that share a row: 1, 32, or a whole block.
+struct Add {
+    template <class T> static INLINE T join(T a, T b) { return a + b; }
+};
+struct Max {
+    template <class T> static INLINE T join(T a, T b) { return larger(a, b); }
+};
+template <class Op, class T> INLINE T over_lanes(T x, int lanes = 32) {
+    for (int d = lanes / 2; d > 0; d /= 2) x = Op::join(x, __shfl_xor_sync(ALL, x, d));
+    return x;
+}
+template <class Op, int THREADS, class T> INLINE T over_row(T x) {
+    if constexpr (THREADS == 1) return x;
+    x = over_lanes<Op>(x);
+    if constexpr (THREADS > 32) {
+        __shared__ T warps[THREADS / 32];
+        __syncthreads();
+        if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = x;
+        __syncthreads();
+        x = over_lanes<Op>(warps[threadIdx.x % (THREADS / 32)], THREADS / 32);
+    }
+    return x;
+}

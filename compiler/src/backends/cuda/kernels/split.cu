@@ -1,0 +1,151 @@
+// Attention of a few tokens: the keys of a token are split over blocks, those of a block over groups of LANES threads,
+// each with a part of the head (Flash-Decoding, Dao et al. 2023). The last block of a token joins the parts.
+//
+// Generated: TOGETHER (heads of one group that a block has), SPLITS, VECTOR (floats of a load), LANES, THREADS.
+
+constexpr int AT_ONCE = THREADS / LANES;
+constexpr int LOADS = (DIM + LANES * VECTOR - 1) / (LANES * VECTOR), WIDTH = LOADS * VECTOR;
+constexpr int SETS = HEADS / TOGETHER;
+constexpr int PART = TOGETHER * (DIM + 2);
+
+// The lane's elements of a head: VECTOR at `(i * LANES + lane) * VECTOR`, for each i.
+INLINE int element(int i, int lane) { return (i / VECTOR * LANES + lane) * VECTOR + i % VECTOR; }
+
+INLINE void load_part(const float* row, int lane, bool aligned, float* to) {
+#pragma unroll
+    for (int i = 0; i < WIDTH; i += VECTOR) {
+        const int at = element(i, lane);
+        if (VECTOR == 4 && aligned) {
+            const float4 v = at < DIM ? *(const float4*)(row + at) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+            to[i] = v.x, to[i + 1] = v.y, to[i + 2] = v.z, to[i + 3] = v.w;
+        } else {
+#pragma unroll
+            for (int j = 0; j < VECTOR; j++) to[i + j] = at + j < DIM ? row[at + j] : 0.0f;
+        }
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) kernel(const __grid_constant__ Args args) {
+    __shared__ float parts[THREADS / 32][TOGETHER][DIM];
+    __shared__ Softmax states[THREADS / 32][TOGETHER];
+    __shared__ Softmax whole[SPLITS][TOGETHER];
+    __shared__ bool last;
+    const int tokens = rows(args), t = blockIdx.x % tokens, column = blockIdx.x / tokens;
+    const int set = column / SPLITS, split = column % SPLITS, head = set * TOGETHER, group = head / GROUP;
+    const int lane = threadIdx.x % LANES, mine = threadIdx.x / LANES, warp = threadIdx.x / 32;
+    wait_for_inputs();
+    let_dependents_start();
+
+    const int low = low_end(args, t), high = high_end(args, t);
+    const int share = (larger(high - low, 0) + SPLITS - 1) / SPLITS;
+    const int begin = low + split * share, end = smaller(begin + share, high);
+    const bool aligned = (((u64)args.p[0] | (u64)args.p[1] | (u64)args.p[2]) & 15) == 0 &&
+                         DIM % 4 == 0 && KV_PITCH % 4 == 0 && Q_PITCH % 4 == 0;
+    float q[TOGETHER][WIDTH], acc[TOGETHER][WIDTH] = {};
+    Softmax state[TOGETHER];
+#pragma unroll
+    for (int h = 0; h < TOGETHER; h++) {
+        load_part(query(args, t, head + h), lane, aligned, q[h]);
+        state[h] = {NONE, 0.0f};
+#pragma unroll
+        for (int i = 0; i < WIDTH; i++) q[h][i] *= SCALE;
+    }
+    for (int first = begin; first < end; first += AT_ONCE) {
+        const int j = first + mine;
+        float k[WIDTH] = {}, v[WIDTH] = {};
+        if (j < end) {
+            load_part(key(args, j, group), lane, aligned, k);
+            load_part(value(args, j, group), lane, aligned, v);
+        }
+#pragma unroll
+        for (int h = 0; h < TOGETHER; h++) {
+            float score = 0.0f;
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++) score = fmaf(q[h][i], k[i], score);
+            score = over_lanes<Add>(score, LANES);
+            if (j < end) {
+                score = bend(score);
+                const float before = state[h].peak;
+                state[h].peak = larger(before, score);
+                const float shrink = state[h].worth(before), p = exp2f(score - state[h].peak);
+                state[h].sum = fmaf(state[h].sum, shrink, p);
+#pragma unroll
+                for (int i = 0; i < WIDTH; i++) acc[h][i] = fmaf(acc[h][i], shrink, p * v[i]);
+            }
+        }
+    }
+    // Groups of a warp, then warps, then blocks.
+#pragma unroll
+    for (int h = 0; h < TOGETHER; h++) {
+#pragma unroll
+        for (int d = LANES; d < 32; d *= 2) {
+            const Softmax other = {__shfl_xor_sync(ALL, state[h].peak, d), __shfl_xor_sync(ALL, state[h].sum, d)};
+            const float before = state[h].peak;
+            state[h].peak = larger(before, other.peak);
+            const float a = state[h].worth(before), b = state[h].worth(other.peak);
+            state[h].sum = state[h].sum * a + other.sum * b;
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++) {
+                acc[h][i] = acc[h][i] * a + __shfl_xor_sync(ALL, acc[h][i], d) * b;
+            }
+        }
+        if (threadIdx.x % 32 < LANES) {
+#pragma unroll
+            for (int i = 0; i < WIDTH; i++) {
+                if (element(i, lane) < DIM) parts[warp][h][element(i, lane)] = acc[h][i];
+            }
+            if (lane == 0) states[warp][h] = state[h];
+        }
+    }
+    __syncthreads();
+    float* const mine_out = (float*)args.scratch + (i64)blockIdx.x * PART;
+    for (int i = threadIdx.x; i < TOGETHER * DIM; i += THREADS) {
+        const int h = i / DIM, d = i % DIM;
+        Softmax all = {NONE, 0.0f};
+        for (int w = 0; w < THREADS / 32; w++) all.peak = larger(all.peak, states[w][h].peak);
+        float sum = 0.0f;
+        for (int w = 0; w < THREADS / 32; w++) {
+            const float worth = all.worth(states[w][h].peak);
+            all.sum += states[w][h].sum * worth;
+            sum += parts[w][h][d] * worth;
+        }
+        if constexpr (SPLITS == 1) {
+            output(args, t, head + h)[d] = all.sum > 0.0f ? sum / all.sum : 0.0f;
+        } else {
+            mine_out[TOGETHER * 2 + i] = sum;
+            if (d == 0) mine_out[h * 2] = all.peak, mine_out[h * 2 + 1] = all.sum;
+        }
+    }
+    if constexpr (SPLITS > 1) {
+        __threadfence();
+        __syncthreads();
+        u32* const counter = args.counters + set * tokens + t;
+        if (threadIdx.x == 0) last = atomicAdd(counter, 1) == SPLITS - 1;
+        __syncthreads();
+        if (!last) return;
+        __threadfence();
+        if (threadIdx.x == 0) *counter = 0;
+        auto part = [&](int s) {
+            return (const float*)args.scratch + ((i64)(set * SPLITS + s) * tokens + t) * PART;
+        };
+        for (int i = threadIdx.x; i < SPLITS * TOGETHER; i += THREADS) {
+            const float* const from = part(i / TOGETHER) + i % TOGETHER * 2;
+            whole[i / TOGETHER][i % TOGETHER] = {__ldcg(from), __ldcg(from + 1)};
+        }
+        __syncthreads();
+        for (int i = threadIdx.x; i < TOGETHER * DIM; i += THREADS) {
+            const int h = i / DIM, d = i % DIM;
+            Softmax all = {NONE, 0.0f};
+#pragma unroll
+            for (int s = 0; s < SPLITS; s++) all.peak = larger(all.peak, whole[s][h].peak);
+            float sum = 0.0f;
+#pragma unroll 16
+            for (int s = 0; s < SPLITS; s++) {
+                const float worth = all.worth(whole[s][h].peak);
+                all.sum += whole[s][h].sum * worth;
+                sum += __ldcg(part(s) + TOGETHER * 2 + i) * worth;
+            }
+            output(args, t, head + h)[d] = all.sum > 0.0f ? sum / all.sum : 0.0f;
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! The Map template: each row of the output is a team's, a [`RowBody`] in the middle.
+
+use super::{
+    rows::{Row, RowBody, Team},
+    source::Source,
+    text::{self, Text},
+};
+use crate::schedule::View;
+use ir::{Class, DType, Dim, Graph, Name, Op, OpKind, artifact::Tasks};
+use std::collections::HashMap;
+
+/// Threads of a block whose rows are a warp's or a thread's each.
+const BLOCK: u32 = 256;
+/// Columns above which a row is a whole block's.
+const WIDE: i64 = 1024;
+
+/// The kernel's source.
+pub fn emit(
+    body: &Graph,
+    scatter: Option<usize>,
+    views: &[View],
+    symbols: &[Name],
+) -> Result<Source, String> {
+    let (out, reads) = views.split_last().ok_or("a kernel without operands")?;
+    // What is walked: the output, or the rows that are scattered into it.
+    let root = body.ty(body.outputs[0]);
+    let space = if scatter.is_some() {
+        &root.shape
+    } else {
+        &out.shape
+    };
+    let cone = body.cone(&body.outputs);
+    let kinds = || cone.iter().filter_map(|v| body.op(*v)).map(Op::kind);
+    // Rows of one element, however many: of unknown number, or each at an index of its own.
+    let indexed = scatter.is_some() || kinds().any(|k| k == OpKind::Gather);
+    let pointwise = space.len() == 1 && (indexed || space[0].known().is_none());
+    let whole_row = |k| k != OpKind::Gather && OpKind::class(k) != Class::Elementwise;
+    if let Some(k) = kinds().find(|k| pointwise && whole_row(*k) && *k != OpKind::Const) {
+        return Err(format!("{} over elements that are walked singly", k.name()));
+    }
+    let outer: &[Dim] = if pointwise {
+        space
+    } else {
+        &space[..space.len().saturating_sub(1)]
+    };
+    let columns = match space.last() {
+        _ if pointwise => 1,
+        Some(d) => d.known().ok_or_else(|| format!("rows of {d} columns"))?,
+        None => 1,
+    };
+    let widths = cone.iter().filter_map(|v| body.ty(*v).last().known());
+    let widest = widths.chain([columns]).max().unwrap_or(1);
+    let (team, threads) = match widest {
+        _ if pointwise => (Team::Element, BLOCK),
+        0..=WIDE => (Team::Threads(32), BLOCK),
+        _ => {
+            let threads = (widest as u64 / 4).next_power_of_two().clamp(256, 1024) as u32;
+            (Team::Threads(threads), threads)
+        }
+    };
+    let each = match team {
+        Team::Threads(n) => n,
+        Team::Element => 1,
+    };
+    let rows = outer.iter().fold(Dim::from(1), |n, d| n * d.clone());
+    let nest = Nest {
+        body,
+        reads,
+        out,
+        rank: space.len(),
+        pointwise,
+    };
+    let mut t = Text::default();
+    let head = format!(
+        "extern \"C\" __global__ void __launch_bounds__({threads}) kernel(const __grid_constant__ Args args)"
+    );
+    let per_block = threads / each;
+    t.block(head, |t| {
+        t.line(format_args!("const int lane = threadIdx.x % {each};"));
+        t.line(format_args!(
+            "const int row = blockIdx.x * {per_block} + threadIdx.x / {each};"
+        ));
+        t.line("wait_for_inputs();");
+        t.line("let_dependents_start();");
+        t.line(format_args!(
+            "if (row >= {}) return;",
+            text::dim(&rows, symbols)?
+        ));
+        let index = indices(t, outer)?;
+        let sources = nest.sources(t, &index)?;
+        let mut target = index.clone();
+        if let Some(ids) = scatter {
+            target[0] = nest.row_number(t, ids, &index[0])?;
+        }
+        let to = nest.at(t, reads.len(), out, &target, space.len());
+        let store = |t: &mut Text, column: &str, x: &str| {
+            let (dtype, address) = (out.dtype.name(), &to.address);
+            t.line(format_args!("store_{dtype}({address}, {column}, {x});"));
+        };
+        RowBody::new(body, sources, team).store(t, columns, &store)
+    })?;
+    let tasks = Tasks {
+        rows,
+        rows_per_task: per_block.into(),
+        columns: 1,
+    };
+    Ok(Source::new("map", views.len(), t.finish(), tasks, threads))
+}
+
+/// The row's index along each outer axis, of which the first alone may be symbolic.
+fn indices(t: &mut Text, outer: &[Dim]) -> Result<Vec<String>, String> {
+    let mut left = "row".to_string();
+    let mut index = vec![];
+    for d in outer.iter().skip(1).rev() {
+        let n = d
+            .known()
+            .ok_or_else(|| format!("inner axis {d} is symbolic"))?;
+        index.push(t.variable("const int", format_args!("{left} % {}", n.max(1))));
+        left = t.variable("const int", format_args!("{left} / {}", n.max(1)));
+    }
+    if !outer.is_empty() {
+        index.push(left);
+    }
+    index.reverse();
+    Ok(index)
+}
+
+struct Nest<'a> {
+    body: &'a Graph,
+    reads: &'a [View],
+    out: &'a View,
+    rank: usize,
+    pointwise: bool,
+}
+
+impl Nest<'_> {
+    /// Rows of the inputs and gathers.
+    fn sources(&self, t: &mut Text, index: &[String]) -> Result<HashMap<ir::Value, Row>, String> {
+        let mut rows = HashMap::new();
+        for (i, input) in self.body.inputs().iter().enumerate() {
+            rows.insert(*input, self.at(t, i, &self.reads[i], index, self.rank));
+        }
+        let position = |v| self.body.inputs().iter().position(|i| *i == v);
+        for v in self.body.cone(&self.body.outputs) {
+            if let Some(Op::Gather(_)) = self.body.op(v) {
+                let [table, ids] = self.body.args(v) else {
+                    continue;
+                };
+                let (Some(table), Some(ids)) = (position(*table), position(*ids)) else {
+                    return Err("gather of something computed in the same kernel".into());
+                };
+                let lead = self.rank.saturating_sub(self.body.ty(v).shape.len());
+                let mut row = index.get(lead..).unwrap_or_default().to_vec();
+                let first = row.first_mut().ok_or("gather without rows")?;
+                *first = self.row_number(t, ids, first)?;
+                let view = &self.reads[table];
+                rows.insert(v, self.at(t, table, view, &row, view.shape.len()));
+            }
+        }
+        Ok(rows)
+    }
+
+    /// What a vector of row numbers holds at an index.
+    fn row_number(&self, t: &mut Text, ids: usize, index: &str) -> Result<String, String> {
+        let view = &self.reads[ids];
+        let (DType::I32, [n], [stride]) = (view.dtype, &view.shape[..], &view.strides[..]) else {
+            return Err(format!("{view:?} holds no row numbers"));
+        };
+        let stride = if n.known() == Some(1) { 0 } else { *stride };
+        let load = format!("load_i32(args.p[{ids}], (i64){index} * {stride})");
+        Ok(t.variable("const int", load))
+    }
+
+    /// The operand's row for an index, aligned at the last axis of `rank` axes.
+    fn at(&self, t: &mut Text, operand: usize, view: &View, index: &[String], rank: usize) -> Row {
+        let bytes = view.dtype.bytes() as i64;
+        let lead = rank.saturating_sub(view.shape.len());
+        let walked = view.shape.len() - usize::from(!self.pointwise && !view.shape.is_empty());
+        let mut address = format!("args.p[{operand}]");
+        for (axis, i) in (0..walked).zip(index.iter().skip(lead)) {
+            if view.shape[axis].known() != Some(1) && view.strides[axis] != 0 {
+                address += &format!(" + (i64){i} * {}", view.strides[axis] * bytes);
+            }
+        }
+        let constant = if operand == self.reads.len() {
+            ""
+        } else {
+            "const "
+        };
+        debug_assert!(operand < self.reads.len() || *view == *self.out);
+        Row {
+            address: t.variable(&format!("{constant}char*"), address),
+            dtype: view.dtype,
+            stride: view.strides.last().copied().unwrap_or(1),
+        }
+    }
+}

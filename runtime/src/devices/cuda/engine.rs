@@ -1,0 +1,434 @@
+//! A plan on a GPU: memory for its values, its launches with every address resolved, and steps that were run before as
+//! graphs. One step is one copy in, the launches, one copy out for each output.
+
+use super::{
+    Cuda,
+    driver::{Event, Graph, Grid, Memory, Pinned, Stream, failed},
+};
+use crate::{
+    Error,
+    devices::{self, memory::Buffer, polynomial::Polynomial},
+};
+use ir::{
+    Dim,
+    artifact::{Base, Image, Plan, Port, Variant, Workers},
+};
+use std::{sync::Arc, time::Duration};
+
+/// What memory holds before anything is written to it: under test, numbers that no kernel computes.
+const FILL: u8 = if cfg!(feature = "testing") { 0xff } else { 0 };
+/// Bytes of an output up to which it is copied to pinned memory, which is faster to copy to and slow to get.
+const PINNED: u64 = 4 << 20;
+/// Steps of different sizes that are kept as graphs.
+const GRAPHS: usize = 8;
+/// Alignment of each input in the copy, in bytes.
+const ALIGNMENT: usize = 64;
+
+/// One way to run a launch.
+#[derive(Debug)]
+struct Way {
+    /// Most rows that it is for.
+    most: u64,
+    /// Offset of its kernel in the image.
+    entry: u64,
+    rows: Polynomial,
+    rows_per_task: u64,
+    columns: u64,
+    threads: u32,
+    shared: u32,
+    /// Most blocks.
+    blocks: u64,
+    scratch: u64,
+}
+
+impl Way {
+    /// As [`Tasks::count`](ir::artifact::Tasks::count).
+    fn tasks(&self, dims: &[i64]) -> u64 {
+        let rows = self.rows.at(dims);
+        rows.div_ceil(self.rows_per_task)
+            .saturating_mul(self.columns)
+    }
+}
+
+/// A launch whose addresses are known.
+#[derive(Debug)]
+struct Launch {
+    name: ir::Name,
+    ways: Vec<Way>,
+    args: Box<[u64]>,
+}
+
+impl Launch {
+    /// The way to run so many rows; the loader has seen that there is one.
+    fn way(&self, dims: &[i64]) -> &Way {
+        let fits = |w: &&Way| w.rows.at(dims) <= w.most;
+        self.ways.iter().find(fits).unwrap_or(&self.ways[0])
+    }
+}
+
+/// Where an output is copied to.
+#[derive(Debug)]
+enum Host {
+    Pinned(Pinned),
+    Pages(Buffer),
+}
+
+#[derive(Debug)]
+struct Output {
+    memory: Memory,
+    host: Host,
+    elements: Polynomial,
+}
+
+impl Output {
+    fn host(&self) -> *mut u8 {
+        match &self.host {
+            Host::Pinned(pinned) => pinned.address,
+            Host::Pages(buffer) => buffer.address(),
+        }
+    }
+}
+
+/// See [`devices::Engine`].
+#[derive(Debug)]
+pub(super) struct Engine {
+    /// Before what they were made of, so that they go first.
+    graphs: Vec<(Box<[i64]>, Graph)>,
+    capacity: Box<[i64]>,
+    dims: Box<[i64]>,
+    /// Inputs, then the symbols' values, as one copy brings them to the GPU.
+    staged: Pinned,
+    arriving: Memory,
+    /// First byte and `i32`s of each input in `staged`; the symbols' values lie behind the last.
+    inputs: Vec<(usize, usize)>,
+    symbols: usize,
+    outputs: Vec<Output>,
+    launches: Vec<Launch>,
+    times: Option<Vec<Duration>>,
+    events: Vec<Event>,
+    /// What went wrong for good.
+    broken: Option<String>,
+    #[cfg_attr(
+        not(feature = "testing"),
+        expect(dead_code, reason = "held for their addresses")
+    )]
+    states: Vec<Memory>,
+    /// Held for their addresses: arena, counters, scratch.
+    _memory: [Memory; 3],
+    stream: Stream,
+    loaded: Arc<Cuda>,
+}
+
+impl Engine {
+    pub fn new(
+        loaded: Arc<Cuda>,
+        plan: &Plan,
+        image: &Image,
+        capacity: &[i64],
+    ) -> Result<Engine, Error> {
+        let context = &loaded.context;
+        let resolve = |dim: &Dim| {
+            Polynomial::new(dim, &plan.symbols).map_err(|symbol| Error::Plan {
+                what: "symbol",
+                name: symbol.name.to_string(),
+                known: "those that the plan declares".into(),
+            })
+        };
+        let bytes = |port: &Port| {
+            let elements = resolve(&port.ty.numel())?;
+            let each = port.ty.dtype.bytes() as u64;
+            Ok::<_, Error>((elements.at(capacity).saturating_mul(each), elements))
+        };
+
+        let (mut end, mut inputs) = (0, vec![]);
+        for port in &plan.inputs {
+            let len = bytes(port)?.0 as usize;
+            inputs.push((end, len / size_of::<i32>()));
+            end = (end + len).next_multiple_of(ALIGNMENT);
+        }
+        let symbols = end;
+        let staged = context.pinned(end + size_of_val(capacity))?;
+        let arriving = context.allocate("inputs", staged.bytes as u64, 0)?;
+        let mut outputs = vec![];
+        for port in &plan.outputs {
+            let (bytes, elements) = bytes(port)?;
+            outputs.push(Output {
+                memory: context.allocate(&format!("output {}", port.name), bytes, FILL)?,
+                host: match bytes {
+                    0..=PINNED => Host::Pinned(context.pinned(bytes as usize)?),
+                    _ => Host::Pages(Buffer::zeroed(&format!("output {}", port.name), bytes)?),
+                },
+                elements,
+            });
+        }
+        let mut states = vec![];
+        for port in &plan.states {
+            states.push(context.allocate(&format!("state {}", port.name), bytes(port)?.0, 0)?);
+        }
+        let arena = context.allocate("values within a step", plan.arena, FILL)?;
+
+        let mut all_ways = vec![];
+        let (mut counters, mut scratch) = (0, 0);
+        for launch in &plan.launches {
+            let variants = &image.kernels[launch.kernel as usize].0;
+            let mut ways = vec![];
+            for variant in variants {
+                let way = way(variant, &loaded, resolve(&variant.tasks.rows)?, launch)?;
+                if way.scratch > 0 {
+                    let tasks = most_tasks(&way, capacity);
+                    counters = counters.max(tasks);
+                    scratch = scratch.max(tasks.saturating_mul(way.scratch));
+                }
+                ways.push(way);
+            }
+            all_ways.push(ways);
+        }
+        let counters = context.allocate("counters", 4 * counters, 0)?;
+        let scratch = context.allocate("scratch", scratch, FILL)?;
+        let launches = plan.launches.iter().zip(all_ways).map(|(launch, ways)| {
+            let operands = launch.operands.iter().map(|place| {
+                let base = match place.base {
+                    Base::Arena => arena.address,
+                    Base::Weights => loaded.weights.address,
+                    Base::Input(i) => arriving.address + inputs[i as usize].0 as u64,
+                    Base::Output(i) => outputs[i as usize].memory.address,
+                    Base::State(i) => states[i as usize].address,
+                };
+                base.wrapping_add(place.offset)
+            });
+            let rest = [
+                arriving.address + symbols as u64,
+                counters.address,
+                scratch.address,
+            ];
+            Launch {
+                name: launch.name.clone(),
+                ways,
+                args: operands.chain(rest).collect(),
+            }
+        });
+        Ok(Engine {
+            graphs: Vec::with_capacity(GRAPHS),
+            capacity: capacity.into(),
+            dims: vec![-1; capacity.len()].into(),
+            launches: launches.collect(),
+            stream: context.stream()?,
+            staged,
+            arriving,
+            inputs,
+            symbols,
+            outputs,
+            times: None,
+            events: vec![],
+            broken: None,
+            states,
+            _memory: [arena, counters, scratch],
+            loaded,
+        })
+    }
+
+    /// Queues a step: inputs in, launches, outputs out. `early` lets kernels overlap.
+    fn queue(&self, early: bool) -> Result<(), Error> {
+        // SAFETY: all memory is the engine's; whoever queues a step waits for it before the host's side is touched.
+        unsafe { self.stream.upload(&self.staged, &self.arriving)? };
+        if self.times.is_some() {
+            self.stream.record(&self.events[0])?;
+        }
+        for (i, launch) in self.launches.iter().enumerate() {
+            let way = launch.way(&self.dims);
+            let tasks = way.tasks(&self.dims).min(way.blocks);
+            if tasks > 0 {
+                let grid = Grid {
+                    blocks: u32::try_from(tasks).unwrap_or(u32::MAX),
+                    threads: way.threads,
+                    shared: way.shared,
+                    early: early && i > 0,
+                };
+                let kernel = &self.loaded.kernels[&way.entry];
+                // SAFETY: the kernel is the compiler's and its operands are what its plan names, of the sizes the plan
+                // says for symbols up to their capacity; the session vouches for the inputs. All of it is the
+                // engine's, which drops its graphs first.
+                unsafe { self.stream.launch(kernel, grid, &launch.args) }
+                    .map_err(failed(format!("launching {}", launch.name)))?;
+            }
+            if self.times.is_some() {
+                self.stream.record(&self.events[i + 1])?;
+            }
+        }
+        for output in &self.outputs {
+            let bytes = output.elements.at(&self.dims) as usize * size_of::<f32>();
+            if bytes > 0 {
+                // SAFETY: as above; the host's side has room for the capacity.
+                unsafe { self.stream.download(&output.memory, output.host(), bytes)? };
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a step that was run before as a graph, of which one is made when a size comes twice in a row.
+    fn step(&mut self, again: bool) -> Result<(), Error> {
+        let known = self.graphs.iter().position(|(d, _)| *d == self.dims);
+        let at = match known {
+            Some(at) => Some(at),
+            None if again => {
+                let graph = self.stream.capture(|| self.queue(true))?;
+                if self.graphs.len() == GRAPHS {
+                    self.graphs.remove(0);
+                }
+                self.graphs.push((self.dims.clone(), graph));
+                Some(self.graphs.len() - 1)
+            }
+            None => None,
+        };
+        match at {
+            // SAFETY: the graph captured the engine's own memory.
+            Some(at) => unsafe { self.stream.replay(&self.graphs[at].1)? },
+            None => self.queue(true)?,
+        }
+        self.stream.wait()
+    }
+
+    /// A step whose launches are timed one by one.
+    fn measured(&mut self) -> Result<(), Error> {
+        self.queue(false)?;
+        self.stream.wait()?;
+        let times = self.times.iter_mut().flatten();
+        for (time, pair) in times.zip(self.events.windows(2)) {
+            *time += Duration::from_secs_f32(pair[1].since(&pair[0])?.max(0.0) / 1e3);
+        }
+        Ok(())
+    }
+}
+
+/// A variant with what the device has to know of it.
+fn way(
+    variant: &Variant,
+    loaded: &Cuda,
+    rows: Polynomial,
+    launch: &ir::artifact::Launch,
+) -> Result<Way, Error> {
+    let Workers::Blocks {
+        threads,
+        shared,
+        resident,
+        scratch,
+    } = variant.workers
+    else {
+        return Err(Error::Plan {
+            what: "kernel",
+            name: format!("{} for {:?}", launch.name, variant.workers),
+            known: "kernels for blocks".into(),
+        });
+    };
+    loaded.kernels[&variant.entry].allow_shared(shared)?;
+    Ok(Way {
+        most: variant.rows,
+        entry: variant.entry,
+        rows,
+        rows_per_task: variant.tasks.rows_per_task.max(1),
+        columns: variant.tasks.columns,
+        threads,
+        shared,
+        blocks: match resident {
+            0 => u64::MAX,
+            n => u64::from(n * loaded.context.processors),
+        },
+        scratch,
+    })
+}
+
+/// Most tasks of a step within the capacity.
+fn most_tasks(way: &Way, capacity: &[i64]) -> u64 {
+    let rows = way.rows.at(capacity).min(way.most);
+    rows.div_ceil(way.rows_per_task).saturating_mul(way.columns)
+}
+
+impl devices::Engine for Engine {
+    /// The host's, which only waits.
+    fn threads(&self) -> usize {
+        1
+    }
+
+    fn input(&mut self, i: usize) -> &mut [i32] {
+        let (start, len) = self.inputs[i];
+        // SAFETY: within the copy and aligned; no step is running.
+        unsafe { std::slice::from_raw_parts_mut(self.staged.address.add(start).cast(), len) }
+    }
+
+    fn run(&mut self, dims: &[i64]) -> Result<(), Error> {
+        let fits = dims
+            .iter()
+            .zip(&self.capacity)
+            .all(|(d, c)| (0..=*c).contains(d));
+        assert!(
+            fits && dims.len() == self.capacity.len(),
+            "{dims:?} is beyond {:?}",
+            self.capacity
+        );
+        if let Some(why) = &self.broken {
+            return Err(Error::Gpu {
+                what: "an earlier step failed".into(),
+                why: format!("{why}; make a new session"),
+            });
+        }
+        let again = *self.dims == *dims;
+        self.dims.copy_from_slice(dims);
+        // SAFETY: there is room for them behind the inputs; no step is running.
+        let values = unsafe {
+            std::slice::from_raw_parts_mut(
+                self.staged.address.add(self.symbols).cast::<i64>(),
+                dims.len(),
+            )
+        };
+        values.copy_from_slice(dims);
+        let done = self.loaded.context.bind().and_then(|()| match self.times {
+            Some(_) => self.measured(),
+            None => self.step(again),
+        });
+        if let Err(error) = &done {
+            self.broken = Some(error.to_string());
+        }
+        done
+    }
+
+    fn measure(&mut self, on: bool) {
+        let launches = self.launches.len();
+        self.times = on.then(|| vec![Duration::ZERO; launches]);
+        while on && self.events.len() <= launches {
+            match self.loaded.context.event() {
+                Ok(event) => self.events.push(event),
+                Err(error) => {
+                    self.broken = Some(error.to_string());
+                    return;
+                }
+            }
+        }
+    }
+
+    fn times(&self) -> &[Duration] {
+        self.times.as_deref().unwrap_or_default()
+    }
+
+    fn output(&self, i: usize) -> &[f32] {
+        let output = &self.outputs[i];
+        let len = output.elements.at(&self.dims) as usize;
+        assert!(
+            len <= output.memory.bytes / size_of::<f32>(),
+            "an output outgrew its capacity"
+        );
+        // SAFETY: the memory is the engine's and as long; no step is running.
+        unsafe { std::slice::from_raw_parts(output.host().cast(), len) }
+    }
+
+    #[cfg(feature = "testing")]
+    fn state(&self, i: usize) -> Result<Vec<f32>, Error> {
+        let mut values = vec![0.0; self.states[i].bytes / size_of::<f32>()];
+        self.states[i].read(bytemuck::cast_slice_mut(&mut values))?;
+        Ok(values)
+    }
+
+    #[cfg(feature = "testing")]
+    fn set_state(&mut self, i: usize, values: &[f32]) -> Result<(), Error> {
+        self.states[i].write(bytemuck::cast_slice(values))
+    }
+}

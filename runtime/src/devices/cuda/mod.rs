@@ -1,0 +1,125 @@
+//! NVIDIA's GPUs, through the driver alone: cubins, one arena, a step as a graph. A machine without them can build this
+//! and start it; what it lacks is told when a model is loaded.
+
+mod driver;
+mod engine;
+
+use super::{Loaded, Room};
+use crate::Error;
+use driver::{Context, Kernel, Memory};
+use ir::{
+    Target,
+    artifact::{ArtifactError, Image, Plan, Sections},
+};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// What is known of the GPU that would be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gpu {
+    /// As NVIDIA calls it.
+    pub name: String,
+    /// Compute capability.
+    pub capability: (i32, i32),
+    /// Newest CUDA that the driver speaks.
+    pub driver: (i32, i32),
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Bytes of it that are free.
+    pub free: u64,
+}
+
+/// The first GPU that the process sees.
+///
+/// # Errors
+/// There is none, or no driver.
+pub fn gpu() -> Result<Gpu, Error> {
+    let context = Context::open()?;
+    let (free, memory) = context.memory()?;
+    Ok(Gpu {
+        name: context.name(),
+        capability: context.capability,
+        driver: context.driver(),
+        memory,
+        free,
+    })
+}
+
+/// What code that GPU runs.
+///
+/// # Errors
+/// As [`gpu`].
+pub fn host() -> Result<Target, Error> {
+    let (major, minor) = Context::open()?.capability;
+    Ok(Target::gpu(major, minor))
+}
+
+/// See [`Loaded`].
+#[derive(Debug)]
+pub(crate) struct Cuda {
+    context: Arc<Context>,
+    /// By offset in the image.
+    kernels: BTreeMap<u64, Kernel>,
+    weights: Memory,
+}
+
+impl Cuda {
+    /// Code and weights of an artifact, checked, on the GPU.
+    ///
+    /// # Errors
+    /// Damage, no GPU, or not enough memory on it; `origin` is the artifact's name.
+    pub fn load(
+        origin: &str,
+        file: &[u8],
+        sections: &Sections,
+        image: &Image,
+    ) -> Result<Cuda, Error> {
+        let damaged = |source: ArtifactError| Error::Artifact {
+            origin: origin.into(),
+            source,
+        };
+        // Copied first: nothing may change between its check and its use.
+        let code = sections.code.of("code", file).map_err(damaged)?.to_vec();
+        sections.code.check("code", &code).map_err(damaged)?;
+        let weights = sections.weights.of("weights", file).map_err(damaged)?;
+        sections
+            .weights
+            .check("weights", weights)
+            .map_err(damaged)?;
+
+        let context = Context::open()?;
+        let memory = context.allocate("weights", weights.len() as u64, 0)?;
+        memory.write(weights)?;
+        let (start, end) = (image.offset as usize, (image.offset + image.len) as usize);
+        let code = &code[start..end];
+        let variants = image.kernels.iter().flat_map(|k| &k.0);
+        let mut entries: Vec<u64> = variants.map(|v| v.entry).collect();
+        entries.sort_unstable();
+        entries.dedup();
+        let ends = entries.iter().skip(1).copied().chain([image.len]);
+        let kernels = entries.iter().zip(ends).map(|(entry, end)| {
+            let kernel = context.kernel(&code[*entry as usize..end as usize])?;
+            Ok((*entry, kernel))
+        });
+        Ok(Cuda {
+            kernels: kernels.collect::<Result<_, Error>>()?,
+            weights: memory,
+            context,
+        })
+    }
+}
+
+impl Loaded for Cuda {
+    fn engine(
+        self: Arc<Self>,
+        plan: &Plan,
+        image: &Image,
+        room: Room<'_>,
+    ) -> Result<Box<dyn super::Engine>, Error> {
+        Ok(Box::new(engine::Engine::new(
+            self,
+            plan,
+            image,
+            room.capacity,
+        )?))
+    }
+}

@@ -1,0 +1,137 @@
+//! Whole models on the GPU: outputs are the reference's, and do not depend on how a prompt is cut, on the neighbours in a
+//! batch, or on whether a step runs for the first time.
+
+use crate::{stored, targets};
+use compiler::{Weights, checkpoint::Checkpoint};
+use runtime::{Chunk, Model, Select, Session};
+use satura::measure::{Reference, compare};
+use std::{
+    io::Cursor,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+fn root() -> PathBuf {
+    env!("CARGO_MANIFEST_DIR").into()
+}
+
+/// Every checkpoint with reference outputs, and the file that holds them.
+fn references() -> Vec<(PathBuf, PathBuf)> {
+    let folder = root().join("tests/fixtures").read_dir().unwrap();
+    let mut cases: Vec<(PathBuf, PathBuf)> = folder
+        .map(|entry| entry.unwrap().path())
+        .filter(|dir| dir.is_dir())
+        .map(|dir| (dir.clone(), dir.join("expected.safetensors")))
+        .collect();
+    cases.sort();
+    assert!(cases.len() >= 6, "fixtures are missing: {cases:?}");
+    let default = root().join("examples/docs-llama-4m");
+    cases.push((default.clone(), default.join("reference-short.safetensors")));
+    cases
+}
+
+fn model(dir: &Path, weights: Weights) -> Arc<Model> {
+    let options = compiler::Options {
+        weights,
+        ..stored(&targets()[0])
+    };
+    let checkpoint = Checkpoint::open(dir).unwrap();
+    let out = Cursor::new(vec![]);
+    let artifact = compiler::compile(&checkpoint, &options, out, &|_, _, _| {});
+    let artifact = artifact.unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+    Model::from_bytes(artifact.into_inner()).unwrap()
+}
+
+fn session(model: &Arc<Model>, sequences: usize) -> Session {
+    let options = runtime::Options {
+        sequences,
+        ..runtime::Options::default()
+    };
+    Session::new(model, options).unwrap()
+}
+
+fn chunk(sequence: usize, tokens: &[u32]) -> Chunk<'_> {
+    Chunk {
+        sequence,
+        tokens,
+        positions: None,
+    }
+}
+
+#[test]
+fn outputs_are_the_reference_s() {
+    let mut wrong = vec![];
+    for (dir, file) in references() {
+        for weights in [Weights::Stored, Weights::F32] {
+            let model = model(&dir, weights);
+            let reference = Reference::open(&file).unwrap();
+            let found = compare(&model, &reference, None, &|_, _| {}).unwrap();
+            println!("{} ({weights:?}): {found:?}", dir.display());
+            if !found.passes() {
+                wrong.push(format!("{} ({weights:?}): {found:#?}", dir.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Largest difference, and the largest number.
+fn distance(a: &[f32], b: &[f32]) -> (f32, f32) {
+    assert_eq!(a.len(), b.len());
+    let pairs = a.iter().zip(b);
+    pairs.fold((0.0, 0.0), |(d, m), (x, y)| {
+        // Whatever is no number is as far as can be.
+        let apart = (x - y).abs();
+        let apart = if apart.is_nan() { f32::INFINITY } else { apart };
+        (f32::max(d, apart), f32::max(m, y.abs()))
+    })
+}
+
+#[test]
+fn a_prompt_at_once_and_token_by_token_give_the_same_logits() {
+    for (dir, file) in references() {
+        let model = model(&dir, Weights::Stored);
+        if model.description().task != ir::Task::CausalLm {
+            continue;
+        }
+        let reference = Reference::open(&file).unwrap();
+        let ids = &reference.ids[..reference.length];
+        // With a neighbour, which is not to be seen.
+        let mut session = session(&model, 2);
+        let whole = session.step(&[chunk(1, &ids[..3]), chunk(0, ids)], Select::All);
+        let whole = whole.unwrap();
+        let whole = whole.data[3 * whole.vocabulary..].to_vec();
+        session.reset(0).unwrap();
+        let mut single = vec![];
+        for token in ids {
+            let logits = session.step(&[chunk(0, &[*token])], Select::Last).unwrap();
+            single.extend_from_slice(logits.data);
+        }
+        let (apart, most) = distance(&whole, &single);
+        println!("{}: {apart} of {most}", dir.display());
+        assert!(apart <= 1e-4 * most.max(1.0), "{}: {apart}", dir.display());
+    }
+}
+
+#[test]
+fn a_step_repeated_gives_the_same_bits() {
+    let dir = root().join("tests/fixtures/llama_gqa");
+    let model = model(&dir, Weights::Stored);
+    let reference = Reference::open(&dir.join("expected.safetensors")).unwrap();
+    let ids = &reference.ids[..reference.length];
+    let mut session = session(&model, 1);
+    let mut step = |tokens: &[u32]| {
+        let logits = session.step(&[chunk(0, tokens)], Select::Last).unwrap();
+        let bits = logits.data.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+        session.truncate(0, 8).unwrap();
+        bits
+    };
+    step(&ids[..8]);
+    // Queued, then recorded, then replayed.
+    for tokens in [&ids[8..9], &ids[8..13]] {
+        let first = step(tokens);
+        for _ in 0..3 {
+            assert!(step(tokens) == first, "{} tokens", tokens.len());
+        }
+    }
+}
