@@ -37,10 +37,11 @@ pub struct Cache {
 pub struct Key(blake3::Hash);
 
 impl Key {
-    /// The key of `checkpoint` as its files are now, by their paths, sizes and times; an embedded one by its content.
+    /// The key of `checkpoint` as its files were when it was opened, by [what the system says of
+    /// them](Checkpoint::fingerprint); an embedded one by its content.
     ///
     /// # Errors
-    /// A file has gone.
+    /// As [`Checkpoint::fingerprint`].
     pub fn new(checkpoint: &Checkpoint, options: &Options) -> Result<Key, CheckpointError> {
         let mut all = blake3::Hasher::new_derive_key("satura cache key 1");
         all.update(&checkpoint.fingerprint()?);

@@ -3,6 +3,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test fails by panicking"))]
 
 mod commands;
+mod signals;
 
 use clap::{Parser, Subcommand};
 use commands::{bench, compile, doctor, eval, explain, inspect, run, verify};
@@ -29,6 +30,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    signals::install();
     let done = match Cli::parse().command {
         Command::Run(args) => run::run(args),
         Command::Compile(args) => compile::run(args),

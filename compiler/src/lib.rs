@@ -269,16 +269,17 @@ fn sizes(description: &Description) -> optimize::Options {
 /// Compiles a checkpoint into an artifact. `progress` is told `(stage, done, of)`.
 ///
 /// # Errors
-/// See [`CompileError`]; `out` then holds no valid artifact.
+/// See [`CompileError`]; what `out` holds is then not to be used. A checkpoint whose files change meanwhile is one.
 pub fn compile<W: Write + Seek>(
     checkpoint: &Checkpoint,
     options: &Options,
     out: W,
     progress: &dyn Fn(Stage, u64, u64),
 ) -> Result<W, CompileError> {
-    let compilation = Compilation::new(checkpoint, options, progress)?;
+    let mut compilation = Compilation::new(checkpoint, options, progress)?;
     progress(Stage::Check, 0, 1);
     checkpoint.check_finite(compilation.built.weights.keys().map(|n| &**n))?;
+    compilation.description.source = checkpoint.digest()?;
     progress(Stage::Check, 1, 1);
     let types = compilation.built.weights.clone();
     let weight = |name: &Name| {
@@ -286,12 +287,14 @@ pub fn compile<W: Write + Seek>(
         Ok(Array::new(types[name].dtype, tensor.shape, tensor.bytes))
     };
     let tokenizer = checkpoint.file("tokenizer.json")?;
-    compilation.write(
+    let out = compilation.write(
         &weight,
         tokenizer.as_deref().unwrap_or_default(),
         out,
         progress,
-    )
+    )?;
+    checkpoint.unchanged()?;
+    Ok(out)
 }
 
 /// Writes every call's weights, those that calls share once; gives the offset of `(call, term)`.

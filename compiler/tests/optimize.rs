@@ -24,6 +24,7 @@ const FIXTURES: &[&str] = &[
     "mistral_window",
     "qwen2",
     "qwen3",
+    "roberta_seqcls",
 ];
 
 fn program(fixture: &str) -> Program {
@@ -164,13 +165,19 @@ fn inputs(g: &Graph, at: &dyn Fn(&Sym) -> i64) -> Vec<Tensor> {
         state ^= state << 17;
         (state >> 11) as f64 / (1u64 << 52) as f64 - 1.0
     };
+    let rows = |v: &Value| {
+        let (name, _) = g.as_input(*v)?;
+        let table = name.contains("token_type_embeddings");
+        table.then(|| g.ty(*v).at(at)[0])
+    };
+    let types = g.inputs().iter().find_map(rows).unwrap_or(1);
     let tensor = |v: &Value| {
         let (name, ty) = (g.as_input(*v).unwrap().0, g.ty(*v));
         let shape = ty.at(at);
         Tensor::from_fn(&shape, |index| match (ty.dtype, &**name) {
             (DType::I32, feed::HI | feed::ENDS) => index[0] as f64 + 1.0,
             (DType::I32, feed::LO) => (index[0] / 2) as f64,
-            (DType::I32, feed::TOKEN_TYPES) => (index[0] % 2) as f64,
+            (DType::I32, feed::TOKEN_TYPES) => (index[0] % types) as f64,
             (DType::I32, feed::SELECT | feed::STARTS) => 0.0,
             (DType::I32, _) => index[0] as f64,
             (dtype, _) => dtype.round(unit()),

@@ -63,6 +63,6 @@ pub struct Description {
     pub positions: Positions,
     /// Ids that end a generation.
     pub eos: Vec<u32>,
-    /// Digest of the checkpoint this was compiled from (blake3).
+    /// Digest of the checkpoint this was compiled from (blake3); zero until it is compiled.
     pub source: [u8; 32],
 }

@@ -55,6 +55,15 @@ pub enum EvalError {
     },
 }
 
+impl EvalError {
+    fn missing(call: usize, operand: &Operand) -> EvalError {
+        EvalError::Missing {
+            call,
+            operand: operand.to_string(),
+        }
+    }
+}
+
 impl Graph {
     /// Values of the outputs for `inputs` (in signature order) with each symbol at `at` of it.
     ///
@@ -124,32 +133,17 @@ impl Program {
         let mut now = states.clone();
         let mut results: Vec<Vec<Tensor>> = vec![];
         let find = |operand: &Operand, states: &IndexMap<Name, Tensor>, results: &[Vec<Tensor>]| {
-            let found = match operand {
-                Operand::Input(_) | Operand::Weight(_) => given(operand),
-                Operand::Constant(n) => self.constants.get(n).map(|c| {
-                    let data = c.data.iter().map(|x| x.get()).collect();
-                    Tensor::new(c.ty.at(at), data)
-                }),
+            match operand {
+                Operand::Constant(n) => self.constant(n, at),
                 Operand::State(n) => states.get(n).cloned(),
                 Operand::Result { call, output } => {
                     results.get(*call).and_then(|r| r.get(*output)).cloned()
                 }
-            };
-            found.ok_or_else(|| EvalError::Missing {
-                call: results.len(),
-                operand: operand.to_string(),
-            })
+                operand => given(operand),
+            }
         };
         for (i, call) in self.calls.iter().enumerate() {
-            let graph = self
-                .graphs
-                .get(&call.graph)
-                .ok_or_else(|| EvalError::Missing {
-                    call: i,
-                    operand: format!("graph {}", call.graph),
-                })?;
-            let args = call.args.iter().map(|a| find(a, &now, &results));
-            let outputs = graph.eval(&args.collect::<Result<Vec<_>, _>>()?, at)?;
+            let outputs = self.eval_call(i, &|operand| find(operand, &now, &results), at)?;
             for (output, state) in &call.updates {
                 if let Some(new) = outputs.get(*output) {
                     now.insert(state.clone(), new.clone());
@@ -157,11 +151,51 @@ impl Program {
             }
             results.push(outputs);
         }
-        let outputs = self.outputs.iter();
-        let outputs = outputs
-            .map(|(n, o)| Ok((n.clone(), find(o, &now, &results)?)))
-            .collect::<Result<_, EvalError>>()?;
+        let output = |(name, operand): (&Name, &Operand)| {
+            let found = find(operand, &now, &results);
+            let missing = || EvalError::missing(results.len(), operand);
+            Ok((name.clone(), found.ok_or_else(missing)?))
+        };
+        let outputs = self.outputs.iter().map(output);
+        let outputs = outputs.collect::<Result<_, EvalError>>()?;
         *states = now;
         Ok(outputs)
+    }
+
+    /// Values of the outputs of call `index` alone. `given` finds its arguments but for constants: a layer can be
+    /// evaluated on what another machine made of the layers before it.
+    ///
+    /// # Errors
+    /// See [`EvalError`].
+    ///
+    /// # Panics
+    /// Beyond the last call.
+    pub fn eval_call(
+        &self,
+        index: usize,
+        given: &dyn Fn(&Operand) -> Option<Tensor>,
+        at: &dyn Fn(&Sym) -> i64,
+    ) -> Result<Vec<Tensor>, EvalError> {
+        let call = &self.calls[index];
+        let graph = self.graphs.get(&call.graph);
+        let graph = graph.ok_or_else(|| EvalError::Missing {
+            call: index,
+            operand: format!("graph {}", call.graph),
+        })?;
+        let find = |operand: &Operand| {
+            let found = match operand {
+                Operand::Constant(n) => self.constant(n, at),
+                operand => given(operand),
+            };
+            found.ok_or_else(|| EvalError::missing(index, operand))
+        };
+        let args = call.args.iter().map(find);
+        graph.eval(&args.collect::<Result<Vec<_>, _>>()?, at)
+    }
+
+    fn constant(&self, name: &Name, at: &dyn Fn(&Sym) -> i64) -> Option<Tensor> {
+        let constant = self.constants.get(name)?;
+        let data = constant.data.iter().map(|x| x.get()).collect();
+        Some(Tensor::new(constant.ty.at(at), data))
     }
 }

@@ -69,6 +69,26 @@ pub struct Call {
     pub updates: Vec<(usize, Name)>,
 }
 
+impl Call {
+    /// The layer it is: what the names of its weights have in common, up to the last number in them, e.g.
+    /// `model.layers.3`. `None` where they have no number in common.
+    pub fn layer(&self) -> Option<String> {
+        let parts = |name: &Name| name.split('.').map(String::from).collect::<Vec<_>>();
+        let mut names = self.args.iter().filter_map(|arg| match arg {
+            Operand::Weight(name) => Some(parts(name)),
+            _ => None,
+        });
+        let mut common = names.next()?;
+        for name in names {
+            let same = common.iter().zip(&name).take_while(|(a, b)| a == b).count();
+            common.truncate(same);
+        }
+        let number = |part: &String| part.parse::<u32>().is_ok();
+        let last = common.iter().rposition(number)?;
+        Some(common[..=last].join("."))
+    }
+}
+
 /// Numbers that are part of the program rather than of the checkpoint, such as rotary frequencies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Constant {

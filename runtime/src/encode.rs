@@ -96,7 +96,7 @@ impl Session {
         };
         let mut results: Vec<Outputs> = inputs.iter().map(blank).collect();
 
-        self.batch.clear();
+        self.begin();
         let mut first = 0;
         for (i, tokens) in sequences.iter().enumerate() {
             if !self.batch.fits(tokens.len(), tokens.len(), 1) {
@@ -141,11 +141,34 @@ impl Session {
                 return Err(wrong(format!("{len} {name} for {count} tokens")));
             }
         }
+        let limits = self.batch.limits();
+        let context = self.context().min(limits.tokens).min(limits.selected);
+        let length = match input.mask {
+            Some(mask) => mask.iter().filter(|m| **m != 0).count(),
+            None => count,
+        };
+        // Before positions are looked at, which such a sequence has too many of.
+        match length {
+            0 if count == 0 => return Err(wrong("no tokens; give at least one".into())),
+            0 => {
+                return Err(wrong(format!(
+                    "all {count} tokens are masked; give at least one that is not"
+                )));
+            }
+            length if length > context => {
+                return Err(Error::Context {
+                    sequence,
+                    length,
+                    context,
+                });
+            }
+            _ => {}
+        }
         let mut numbers = Numbers {
             rule: description.positions,
             seen: 0,
         };
-        let mut kept = Vec::with_capacity(count);
+        let mut kept = Vec::with_capacity(length);
         for (index, id) in input.ids.iter().enumerate() {
             self.check_token(sequence, index, *id)?;
             let number = numbers.next(index, *id as i32);
@@ -168,20 +191,7 @@ impl Session {
                 token_type: token_type as i32,
             });
         }
-        let limits = self.batch.limits();
-        let context = self.context().min(limits.tokens).min(limits.selected);
-        match kept.len() {
-            0 if count == 0 => Err(wrong("no tokens; give at least one".into())),
-            0 => Err(wrong(format!(
-                "all {count} tokens are masked; give at least one that is not"
-            ))),
-            length if length > context => Err(Error::Context {
-                sequence,
-                length,
-                context,
-            }),
-            _ => Ok(kept),
-        }
+        Ok(kept)
     }
 
     /// Moves the outputs of a run of `sequences` to `results`.

@@ -15,9 +15,11 @@ pub mod pool;
 pub mod sample;
 mod session;
 pub mod tokenizer;
+mod trace;
 
 pub use encode::{EncoderInput, Outputs, Rows};
 pub use error::Error;
 pub use generate::{Finish, Generation};
 pub use model::Model;
 pub use session::{Chunk, Logits, Options, Select, Session};
+pub use trace::Trace;

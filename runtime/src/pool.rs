@@ -1,5 +1,8 @@
 //! A pool of threads for regions of a few microseconds: idle workers spin for a bounded time, then yield, then sleep.
 //!
+//! A region makes no system call but where a thread is late: one that waits longer than a few hundred spins offers its core to
+//! others (`sched_yield`), and a worker that sleeps has to be woken (`futex`). A pool of one thread makes none at all.
+//!
 //! Work is claimed in chunks from a counter, so a thread that the system has taken away delays only the chunk it holds,
 //! and a region ends without waiting for workers that never came. Knows nothing of what it runs.
 

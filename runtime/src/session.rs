@@ -7,6 +7,7 @@ use crate::{
     devices::{Engine, Room},
     model::Model,
     pool,
+    trace::Trace,
 };
 use ir::{DType, Dim, Positions, Task, Type, artifact::Plan, feed};
 use std::{sync::Arc, time::Duration};
@@ -118,6 +119,8 @@ pub struct Session {
     staged: Vec<usize>,
     /// Logits of a step that took several runs.
     gathered: Vec<f32>,
+    /// What the runs of the last step did, where that is traced.
+    pub(crate) traces: Option<Vec<Trace>>,
 }
 
 impl Session {
@@ -179,6 +182,7 @@ impl Session {
             lengths: vec![0; sequences],
             staged: vec![0; sequences],
             gathered: vec![],
+            traces: None,
         })
     }
 
@@ -250,7 +254,7 @@ impl Session {
         self.check(batch)?;
         self.staged.copy_from_slice(&self.lengths);
         self.gathered.clear();
-        self.batch.clear();
+        self.begin();
         for chunk in batch {
             let first = chunk.sequence * self.stride;
             let mut begun = false;
@@ -395,6 +399,14 @@ impl Session {
         }
     }
 
+    /// Begins a step, of one run or several.
+    pub(crate) fn begin(&mut self) {
+        self.batch.clear();
+        if let Some(traces) = &mut self.traces {
+            traces.clear();
+        }
+    }
+
     /// Runs the batch. The engine counts on what [`Session::check`] and the encoder's checks have established.
     pub(crate) fn run(&mut self) -> Result<(), Error> {
         for (i, feed) in self.feeds.iter().enumerate() {
@@ -409,7 +421,14 @@ impl Session {
                 _ => self.lengths.len() * self.stride,
             } as i64;
         }
-        self.engine.run(&self.dims)
+        match &mut self.traces {
+            None => self.engine.run(&self.dims),
+            Some(traces) => {
+                let plan = &self.model.manifest().plan;
+                traces.push(Trace::run(&mut *self.engine, plan, &self.dims)?);
+                Ok(())
+            }
+        }
     }
 
     /// Output `i` of the last run.

@@ -8,7 +8,7 @@ mod common;
 use common::{CODE, artifact, decoder, port, row};
 use ir::{
     DType,
-    artifact::{Header, Manifest, Section, Sections},
+    artifact::{Base, Header, Manifest, Section, Sections},
     feed,
 };
 use runtime::{Chunk, Error, Model, Options, Select, Session};
@@ -228,6 +228,22 @@ fn plans_beyond_their_artifact_are_refused() {
     forged(
         &|m| m.plan.launches[1].operands[6].offset = 68,
         &["launch sum: weights offset 68 is beyond 68"],
+    );
+    forged(
+        &|m| m.plan.layers[0].end = 3,
+        &["layer all: end 3 is beyond 3"],
+    );
+    forged(
+        &|m| m.plan.layers[0].results[0].place.base = Base::Output(1),
+        &["layer all: output 1 is beyond 1"],
+    );
+    forged(
+        &|m| {
+            let mut before = m.plan.layers[0].clone();
+            (before.name, before.end) = ("second".into(), 1);
+            m.plan.layers.push(before);
+        },
+        &["layer second: end of the one before 2 is beyond 2"],
     );
 }
 

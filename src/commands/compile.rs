@@ -1,6 +1,7 @@
 //! `satura compile`: from a model directory to one file that runs without it.
 
 use super::{Precision, Progress, bytes, count, ms, print_json, target, time};
+use crate::signals;
 use satura::{Output, Source, compiler::Options, ir::Target, nvrtc};
 use serde_json::json;
 use std::{
@@ -49,6 +50,7 @@ pub struct Args {
 /// Does it.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let source = Source::parse(Some(&args.model))?;
+    signals::reading(&args.model);
     let checkpoint = source.checkpoint()?;
     let output = Output::new(&args.output)?;
     let nvrtc = match args.target.is_gpu() {

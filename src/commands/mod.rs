@@ -10,6 +10,7 @@ pub mod inspect;
 pub mod run;
 pub mod verify;
 
+use crate::signals;
 use compiler::{Stage, compress::Rounding};
 use indicatif::{ProgressBar, ProgressStyle};
 use satura::{
@@ -65,6 +66,7 @@ impl ModelArgs {
             !matches!(source, Source::Artifact(_)) || self.precision == Precision::default(),
             "{source}: is compiled already; --weights and --activations are for model directories"
         );
+        signals::reading(&source.to_string());
         let bar = Progress::new();
         let opened = satura::open(
             &source,
@@ -154,6 +156,11 @@ enum Activations {
 }
 
 impl Precision {
+    /// Whether the model is not computed as its files have it.
+    pub fn rounds(&self) -> bool {
+        matches!(self.weights, Weights::Q8 | Weights::Q4)
+    }
+
     /// What the compiler is asked for.
     pub fn weights(&self) -> anyhow::Result<compiler::Weights> {
         let activations = self.activations == Activations::Q8;

@@ -1,9 +1,15 @@
-//! Runs a model on a reference's inputs and compares. Decoders get each row as a sequence of its own, encoders all
-//! rows; padding is left out of both. Knows no files.
+//! Compares what a model gives with what a reference gives, output by output, and tells from hidden states in which
+//! layer they part. Knows no files.
 
-use super::{Error, Expected, Reference, Tolerance, divergence::argmax};
-use ir::Task;
-use runtime::{Chunk, EncoderInput, Model, Options, Select, Session};
+use super::{
+    Error, Expected, Reference, Tolerance,
+    divergence::argmax,
+    forward::{forward, lacks},
+    hidden::HiddenStates,
+    reference::hidden_state,
+};
+use ir::artifact::Layer;
+use runtime::Model;
 use std::sync::Arc;
 
 /// Where an output first leaves its tolerance.
@@ -40,6 +46,18 @@ pub struct OutputComparison {
     pub divergence: Option<Divergence>,
 }
 
+/// The layers among which the first is that gives other values than the reference's, as far as the hidden states that
+/// the reference holds tell: a single one where it holds all.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Parting {
+    /// Names of layers, in order.
+    pub layers: Vec<String>,
+    /// The hidden state before them, which is within its tolerance; `None` for the model's inputs.
+    pub before: Option<String>,
+    /// What is past its tolerance after them: a hidden state, or an output.
+    pub after: String,
+}
+
 /// See the module's text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Comparison {
@@ -47,12 +65,24 @@ pub struct Comparison {
     pub outputs: Vec<OutputComparison>,
     /// Whether continuations are equal, or `(sequence, token)` of the first difference; `None` where there are none.
     pub greedy: Option<Result<(), (usize, usize)>>,
+    /// Hidden states of the reference that compiled code has no value for: a decoder's last, which comes after the
+    /// final norm.
+    pub skipped: Vec<String>,
+    /// Where the model parts from the reference; `None` where it does not, or the reference holds no hidden states.
+    pub parting: Option<Parting>,
 }
 
 impl Comparison {
     /// Whether everything is within its tolerance.
     pub fn passes(&self) -> bool {
         self.outputs.iter().all(|o| o.divergence.is_none()) && self.greedy.is_none_or(|g| g.is_ok())
+    }
+
+    /// The first row of the inputs that is past a tolerance, if one is.
+    pub fn failing_sequence(&self) -> Option<usize> {
+        let outputs = self.outputs.iter().filter_map(|o| o.divergence.as_ref());
+        let outputs = outputs.map(|d| d.sequence);
+        outputs.chain(self.greedy?.err().map(|(s, _)| s)).min()
     }
 }
 
@@ -67,156 +97,80 @@ pub fn compare(
     threads: Option<usize>,
     progress: &dyn Fn(usize, usize),
 ) -> Result<Comparison, Error> {
-    let decodes = model.description().task == Task::CausalLm;
-    let rows = if decodes {
-        decode(model, reference, threads, progress)?
-    } else {
-        encode(model, reference, threads, progress)?
-    };
-    let outputs = reference.outputs.iter().zip(&rows.outputs);
-    Ok(Comparison {
+    let states = reference.outputs.iter().any(|o| o.hidden_state().is_some());
+    let hidden = states.then(|| HiddenStates::of(model.manifest()));
+    let hidden = hidden.transpose()?;
+    let (mut wanted, mut skipped) = (vec![], vec![]);
+    for expected in &reference.outputs {
+        match expected.hidden_state().zip(hidden.as_ref()) {
+            Some((n, hidden)) if n > hidden.last() => {
+                let has = format!("hidden_states.0 to hidden_states.{}", hidden.last());
+                return Err(lacks(&expected.name, &has));
+            }
+            Some((n, hidden)) if hidden.layer(n).is_none() => skipped.push(expected.name.clone()),
+            _ => wanted.push(expected),
+        }
+    }
+    if wanted.is_empty() && reference.greedy.is_none() {
+        return Err(Error::Mismatch(format!(
+            "the reference holds only {}, which comes after the final norm and cannot be compared; store the logits or \
+             other hidden states too",
+            skipped.join(", ")
+        )));
+    }
+    let found = forward(
+        model,
+        reference,
+        &wanted,
+        hidden.as_ref(),
+        threads,
+        progress,
+    )?;
+    let outputs = wanted.iter().zip(&found.outputs);
+    let mut comparison = Comparison {
         outputs: outputs
             .map(|(expected, found)| output(expected, found, reference))
             .collect(),
         greedy: reference
             .greedy
             .as_ref()
-            .map(|expected| first_difference(expected, &rows.greedy)),
-    })
-}
-
-/// What a model gave: for each output its rows in the reference's layout, and continuations.
-struct Found {
-    outputs: Vec<Vec<f32>>,
-    greedy: Vec<Vec<u32>>,
-}
-
-fn decode(
-    model: &Arc<Model>,
-    reference: &Reference,
-    threads: Option<usize>,
-    progress: &dyn Fn(usize, usize),
-) -> Result<Found, Error> {
-    let more = reference.greedy.as_ref().map_or(0, |g| g[0].len());
-    let description = model.description();
-    for expected in &reference.outputs {
-        if expected.name != "logits" || !expected.per_token {
-            return Err(lacks(&expected.name, "logits of each token"));
-        }
-        fits(expected, description.vocabulary)?;
-    }
-    let options = Options {
-        threads,
-        context: Some((reference.length + more).min(description.context)),
-        ..Options::default()
+            .map(|expected| first_difference(expected, &found.greedy)),
+        skipped,
+        parting: None,
     };
-    let mut session = Session::new(model, options)?;
-    let mut outputs: Vec<Vec<f32>> = reference
+    if let Some(hidden) = hidden {
+        comparison.parting = parting(&comparison, &hidden, &model.manifest().plan.layers);
+    }
+    Ok(comparison)
+}
+
+fn parting(comparison: &Comparison, hidden: &HiddenStates, layers: &[Layer]) -> Option<Parting> {
+    let (mut first, mut before) = (0, None);
+    let part = |range: std::ops::Range<usize>, before: &Option<String>, after: &str| {
+        let names = layers[range].iter().map(|l| l.name.to_string());
+        Some(Parting {
+            layers: names.collect(),
+            before: before.clone(),
+            after: after.into(),
+        })
+    };
+    for (expected, output) in comparison
         .outputs
         .iter()
-        .map(|o| vec![0.0; o.data.len()])
-        .collect();
-    let mut greedy = vec![];
-    for sequence in 0..reference.sequences {
-        progress(sequence, reference.sequences);
-        let first = sequence * reference.length;
-        let kept: Vec<usize> = (first..first + reference.length)
-            .filter(|i| reference.is_kept(*i))
-            .collect();
-        let tokens: Vec<u32> = kept.iter().map(|i| reference.ids[*i]).collect();
-        // Without positions the reference counts from the row's start, padding included.
-        let position = |i: &usize| match &reference.positions {
-            Some(given) => given[*i],
-            None => (*i - first) as i32,
+        .map(|o| (hidden_state(&o.name), o))
+    {
+        let Some(layer) = expected.and_then(|n| hidden.layer(n)) else {
+            continue;
         };
-        let positions: Vec<i32> = kept.iter().map(position).collect();
-        if let ([expected], [output]) = (&reference.outputs[..], &mut outputs[..]) {
-            session.reset(0)?;
-            let chunk = Chunk {
-                sequence: 0,
-                tokens: &tokens,
-                positions: Some(&positions),
-            };
-            let logits = session.step(&[chunk], Select::All)?;
-            for (i, row) in kept.iter().zip(logits.rows()) {
-                output[i * expected.width..][..expected.width].copy_from_slice(row);
-            }
+        if output.divergence.is_some() {
+            return part(first..layer + 1, &before, &output.name);
         }
-        if more > 0 {
-            session.reset(0)?;
-            let tokens = session
-                .generate(0, &tokens, more, |row| Ok(argmax(row) as u32))
-                .ignore_eos(true);
-            greedy.push(tokens.collect::<Result<_, _>>()?);
-        }
+        (first, before) = (layer + 1, Some(output.name.clone()));
     }
-    progress(reference.sequences, reference.sequences);
-    Ok(Found { outputs, greedy })
-}
-
-fn encode(
-    model: &Arc<Model>,
-    reference: &Reference,
-    threads: Option<usize>,
-    progress: &dyn Fn(usize, usize),
-) -> Result<Found, Error> {
-    let options = Options {
-        threads,
-        ..Options::default()
-    };
-    let mut session = Session::new(model, options)?;
-    if reference.greedy.is_some() {
-        return Err(lacks("greedy", "continuations"));
-    }
-    let mut outputs: Vec<Vec<f32>> = vec![vec![]; reference.outputs.len()];
-    for sequence in 0..reference.sequences {
-        progress(sequence, reference.sequences);
-        let range = sequence * reference.length..(sequence + 1) * reference.length;
-        let input = EncoderInput {
-            ids: &reference.ids[range.clone()],
-            token_types: reference.token_types.as_ref().map(|t| &t[range.clone()]),
-            positions: reference.positions.as_ref().map(|p| &p[range.clone()]),
-            mask: reference.mask.as_ref().map(|m| &m[range.clone()]),
-        };
-        let found = session.encode(&[input])?.swap_remove(0);
-        for (expected, output) in reference.outputs.iter().zip(&mut outputs) {
-            let rows = found.get(&expected.name).ok_or_else(|| {
-                let has: Vec<&str> = found.iter().map(|(name, _)| name).collect();
-                lacks(&expected.name, &has.join(", "))
-            })?;
-            fits(expected, rows.width)?;
-            output.extend_from_slice(&rows.data);
-            let per_sequence = expected.data.len() / reference.sequences;
-            if output.len() != (sequence + 1) * per_sequence {
-                let (count, wanted) = (rows.data.len(), per_sequence);
-                return Err(Error::Mismatch(format!(
-                    "the model gives {count} elements of `{}` a sequence, the reference has {wanted}",
-                    expected.name
-                )));
-            }
-        }
-    }
-    progress(reference.sequences, reference.sequences);
-    Ok(Found {
-        outputs,
-        greedy: vec![],
-    })
-}
-
-fn lacks(wanted: &str, has: &str) -> Error {
-    Error::Mismatch(format!(
-        "the reference has `{wanted}`, this model gives {has}; compare with a reference made from the same model"
-    ))
-}
-
-fn fits(expected: &Expected, width: usize) -> Result<(), Error> {
-    if expected.width == width {
-        return Ok(());
-    }
-    Err(Error::Mismatch(format!(
-        "rows of `{}` have {width} elements, those of the reference {}; compare with a reference made from the same model",
-        expected.name, expected.width
-    )))
+    let past = comparison.outputs.iter().find(|o| o.divergence.is_some());
+    let past = past.map(|o| &*o.name);
+    let past = past.or((!comparison.passes()).then_some("greedy"))?;
+    part(first..layers.len(), &before, past)
 }
 
 /// Compares the rows that take part. What is not a number is infinitely wrong.

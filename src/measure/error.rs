@@ -25,6 +25,14 @@ pub enum Error {
     /// The model and what it is measured with do not fit together.
     #[error("{0}")]
     Mismatch(String),
+    /// The reference interpreter cannot evaluate a layer.
+    #[error("{layer}: the model's program cannot be evaluated: {source}")]
+    Program {
+        /// The layer.
+        layer: String,
+        /// Why.
+        source: ir::EvalError,
+    },
     /// The model does not run.
     #[error(transparent)]
     Runtime(#[from] runtime::Error),

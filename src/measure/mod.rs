@@ -4,7 +4,10 @@
 mod compare;
 mod divergence;
 mod error;
+mod forward;
+mod hidden;
 pub mod latency;
+mod layers;
 mod perplexity;
 mod reference;
 pub mod roofline;
@@ -12,9 +15,10 @@ pub mod speed;
 mod tagging;
 mod work;
 
-pub use compare::{Comparison, Divergence, OutputComparison, compare};
+pub use compare::{Comparison, Divergence, OutputComparison, Parting, compare};
 pub use divergence::{Agreement, Kl, argmax};
 pub use error::Error;
+pub use layers::{LayerComparison, Layers, compare_layers};
 pub use perplexity::{Perplexity, perplexity};
 pub use reference::{Expected, Reference, Tolerance};
 pub use tagging::{Example, Scores, tagging};

@@ -9,8 +9,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Relative L2 error that is allowed where no manifest says otherwise: that of f32 arithmetic.
-const DEFAULT: Tolerance = Tolerance::RelativeL2(2e-4);
+/// Relative L2 error of f32 arithmetic, with room.
+pub(super) const F32: f64 = 2e-4;
+
+/// What is allowed where no manifest says otherwise.
+const DEFAULT: Tolerance = Tolerance::RelativeL2(F32);
 
 /// Names of the tensors that are inputs; all others are outputs.
 const INPUTS: [&str; 4] = [
@@ -19,6 +22,9 @@ const INPUTS: [&str; 4] = [
     "token_type_ids",
     "position_ids",
 ];
+
+/// What the names of hidden states begin with; a point and a number follow.
+const HIDDEN: &str = "hidden_states";
 
 /// How far an output may be from the reference.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,7 +44,7 @@ pub enum Tolerance {
 /// An output as the reference has it.
 #[derive(Clone, Debug)]
 pub struct Expected {
-    /// `logits`, `last_hidden_state`, ...
+    /// `logits`, `last_hidden_state`, `hidden_states.3`, ...
     pub name: String,
     /// Elements of a row.
     pub width: usize,
@@ -48,6 +54,18 @@ pub struct Expected {
     pub data: Vec<f32>,
     /// What is allowed.
     pub tolerance: Tolerance,
+}
+
+impl Expected {
+    /// Its number, if it is `hidden_states.N`.
+    pub fn hidden_state(&self) -> Option<usize> {
+        hidden_state(&self.name)
+    }
+}
+
+/// N of `hidden_states.N`.
+pub(super) fn hidden_state(name: &str) -> Option<usize> {
+    name.strip_prefix(HIDDEN)?.strip_prefix('.')?.parse().ok()
 }
 
 /// See the module's text. All inputs are `[sequences, length]`.
@@ -65,7 +83,7 @@ pub struct Reference {
     pub token_types: Option<Vec<u32>>,
     /// Positions.
     pub positions: Option<Vec<i32>>,
-    /// Outputs to compare.
+    /// Outputs to compare: hidden states first, in their order, then the others by name.
     pub outputs: Vec<Expected>,
     /// Greedy continuation of each row without its padding, all of one length.
     pub greedy: Option<Vec<Vec<u32>>>,
@@ -124,10 +142,12 @@ impl Reader<'_> {
             .transpose()?;
         let mut outputs = vec![];
         let mut names = self.tensors.names();
-        names.sort_unstable();
+        names.sort_unstable_by_key(|name| (hidden_state(name).unwrap_or(usize::MAX), *name));
         for name in names {
             if !INPUTS.contains(&name) && name != "greedy" {
-                let tolerance = tolerances.get(name).copied().unwrap_or(DEFAULT);
+                let shared = hidden_state(name).and_then(|_| tolerances.get(HIDDEN));
+                let tolerance = tolerances.get(name).or(shared);
+                let tolerance = tolerance.copied().unwrap_or(DEFAULT);
                 outputs.push(self.output(name, sequences, length, tolerance)?);
             }
         }
@@ -162,6 +182,12 @@ impl Reader<'_> {
         let (per_token, width) = match *tensor.shape() {
             [b, s, width] if (b, s) == (sequences, length) && width > 0 => (true, width),
             [b, width] if b == sequences && width > 0 => (false, width),
+            ref found if name == HIDDEN => {
+                return Err(self.wrong(format!(
+                    "`{name}` is {found:?}; store each hidden state as a tensor of its own, `{name}.0`, `{name}.1`, \
+                     ..., of [{sequences}, {length}, N]"
+                )));
+            }
             ref found => {
                 return Err(self.wrong(format!(
                     "output `{name}` is {found:?}; with these inputs it should be [{sequences}, {length}, N] or \

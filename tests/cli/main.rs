@@ -3,10 +3,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[cfg(unix)]
+mod disks;
 mod files;
 mod gpu;
 mod measure;
 mod refusals;
+mod verify;
 
 use safetensors::SafeTensors;
 use serde_json::{Value, json};

@@ -1,6 +1,7 @@
 //! What the command line refuses: damaged models and requests that make no sense, each with a message that helps.
 
 use super::{Case, copy, edit, fixture, satura, text, tokenizer};
+use safetensors::{Dtype, tensor::TensorView};
 use std::{fs, path::Path};
 
 /// Changes the header of model.safetensors, which must stay as long as it is.
@@ -291,4 +292,65 @@ fn bad_requests_are_refused() {
     check(2, &["walk"], &["walk"]);
     assert!(!artifact.exists());
     assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
+}
+
+#[test]
+fn tokens_that_a_model_does_not_have_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("reference.safetensors");
+    let check = |model: &str, ids: [i64; 3], words: &[&str]| {
+        let ids: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+        let tensor = |dtype, data| TensorView::new(dtype, vec![1, 3], data).unwrap();
+        let greedy = 5i64.to_le_bytes().repeat(3);
+        let states = [0; 12];
+        let tensors = [
+            ("input_ids", tensor(Dtype::I64, &ids)),
+            match model {
+                "llama_gqa" => ("greedy", tensor(Dtype::I64, &greedy)),
+                _ => ("pooler_output", tensor(Dtype::F32, &states)),
+            },
+        ];
+        fs::write(&file, safetensors::serialize(tensors, None).unwrap()).unwrap();
+        let model = fixture(model);
+        let run = satura(&["verify", text(&model), "--reference", text(&file)]);
+        assert_eq!((run.code, &*run.out), (Some(1), ""), "{run:?}");
+        for word in ["error: "].iter().chain(words) {
+            assert!(run.err.contains(word), "no {word:?} in {run:?}");
+        }
+    };
+    for (model, vocabulary) in [("llama_gqa", 307), ("bert_model", 301)] {
+        let limit =
+            format!("token {vocabulary} at position 1 is not in the vocabulary of {vocabulary}");
+        check(model, [5, vocabulary, 6], &[&limit]);
+        let most = i64::from(u32::MAX);
+        check(
+            model,
+            [5, 6, most],
+            &[&format!("token {most} at position 2")],
+        );
+        for id in [-1, i64::MIN, most + 1, i64::MAX] {
+            let words = [
+                "reference.safetensors",
+                "`input_ids`",
+                &id.to_string(),
+                "out of range",
+            ];
+            check(model, [id, 5, 6], &words);
+        }
+    }
+}
+
+#[test]
+fn texts_that_do_not_fit_an_encoder_are_refused() {
+    let case = Case::new("bert_tokcls", &[]);
+    let check = |text: &str, words: &[&str]| {
+        let run = satura(&["run", case.path(), "-p", text]);
+        assert_eq!((run.code, &*run.out), (Some(1), ""), "{run:?}");
+        for word in words {
+            assert!(run.err.contains(word), "no {word:?} in {run:?}");
+        }
+    };
+    check("", &["prompt is empty"]);
+    check("  ", &["no tokens"]);
+    check(&vec!["w5"; 65].join(" "), &["65 tokens", "64"]);
 }

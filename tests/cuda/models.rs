@@ -2,9 +2,10 @@
 //! batch, or on whether a step runs for the first time.
 
 use crate::{stored, targets};
-use compiler::{Weights, checkpoint::Checkpoint};
+use compiler::{Weights, checkpoint::Checkpoint, models};
+use ir::{Name, Tensor};
 use runtime::{Chunk, Model, Select, Session};
-use satura::measure::{Reference, compare};
+use satura::measure::{Reference, compare, compare_layers};
 use std::{
     io::Cursor,
     path::{Path, PathBuf},
@@ -133,5 +134,30 @@ fn a_step_repeated_gives_the_same_bits() {
         for _ in 0..3 {
             assert!(step(tokens) == first, "{} tokens", tokens.len());
         }
+    }
+}
+
+#[test]
+fn each_layer_is_the_program_s() {
+    for name in ["llama_gqa", "bert_model"] {
+        let dir = root().join("tests/fixtures").join(name);
+        let model = model(&dir, Weights::Stored);
+        let checkpoint = Checkpoint::open(&dir).unwrap();
+        let (program, _) = models::build(checkpoint.config(), &checkpoint).unwrap();
+        let weight = |name: &Name| {
+            let view = checkpoint.tensor(name).ok()?;
+            let data = view.to_f32()?.into_iter().map(f64::from).collect();
+            Some(Tensor::new(view.shape, data))
+        };
+        // With the reference's hidden states, which are seen layer by layer too.
+        let reference = Reference::open(&dir.join("hidden.safetensors")).unwrap();
+        let found = compare(&model, &reference, None, &|_, _| {}).unwrap();
+        assert!(
+            found.passes() && found.outputs.len() > 3,
+            "{name}: {found:#?}"
+        );
+        let outputs = (&reference, &found);
+        let layers = compare_layers(&model, &program, &weight, outputs, None, &|_, _| {}).unwrap();
+        assert!(layers.first_divergence().is_none(), "{name}: {layers:#?}");
     }
 }

@@ -1,10 +1,10 @@
-//! Identity of a checkpoint: by content, for artifacts and caches that must be right, and by file times, for asking
-//! quickly whether anything may have changed. Knows which files determine a model's outputs.
-
-use std::time::UNIX_EPOCH;
+//! Identity of a checkpoint: by content, for artifacts that must say what they were made from, and by file times, for
+//! asking quickly whether anything may have changed. Knows which files determine a model's outputs.
 
 use rayon::prelude::*;
 
+use super::source::Source;
+use super::stamp::Record;
 use super::{Checkpoint, CheckpointError, Config};
 
 /// Files beside the weights that determine what a model computes; hashed where present.
@@ -41,39 +41,35 @@ impl Checkpoint {
         Ok(*all.finalize().as_bytes())
     }
 
-    /// Digest of the paths, sizes and modification times of the same files: cheap, and different whenever a file was
-    /// replaced or written to in the usual ways. An embedded checkpoint is fingerprinted by its content.
+    /// Digest of what the system says of the same files as they were when the checkpoint was opened: paths, sizes,
+    /// inodes, times of modification and (on Unix) of change. Cheap, and different whenever a file was replaced or
+    /// written to, within the resolution of the file system's clock. Files in memory are fingerprinted by content.
     ///
     /// # Errors
-    /// A file has gone since the checkpoint was opened.
+    /// As [`Checkpoint::digest`].
     pub fn fingerprint(&self) -> Result<[u8; 32], CheckpointError> {
-        let super::source::Source::Directory(_) = &self.source else {
+        let Source::Directory(_) = &self.source else {
             return self.digest();
         };
-        let mut all = blake3::Hasher::new_derive_key("satura checkpoint fingerprint 1");
-        let shards = self.shards.iter().map(|shard| shard.name().into_owned());
-        let metadata = METADATA
-            .into_iter()
-            .filter(|name| self.source.has(name))
-            .map(str::to_string);
-        for name in metadata.chain(shards) {
-            let path = self.source.locate(&name)?;
-            let failed = |e| CheckpointError::io(&path, e);
-            let real = path.canonicalize().map_err(failed)?;
-            let about = real.metadata().map_err(failed)?;
-            // A time before 1970 or a system without times counts as 0: the path and size still tell.
-            let modified = about
-                .modified()
-                .ok()
-                .and_then(|t| t.duration_since(UNIX_EPOCH).ok())
-                .unwrap_or_default();
-            hash_field(&mut all, name.as_bytes());
-            hash_field(&mut all, real.as_os_str().as_encoded_bytes());
-            all.update(&about.len().to_le_bytes())
-                .update(&modified.as_nanos().to_le_bytes());
+        let mut all = blake3::Hasher::new_derive_key("satura checkpoint fingerprint 2");
+        for record in &self.records {
+            if let Some((path, stamp)) = &record.found {
+                hash_field(&mut all, record.name.as_bytes());
+                hash_field(&mut all, path.as_os_str().as_encoded_bytes());
+                all.update(&stamp.bytes());
+            }
         }
         Ok(*all.finalize().as_bytes())
     }
+}
+
+/// The metadata files as they are now; none in memory.
+pub(super) fn records(source: &Source) -> Result<Vec<Record>, CheckpointError> {
+    let Source::Directory(_) = source else {
+        return Ok(vec![]);
+    };
+    let records = METADATA.iter().map(|name| Record::now(source, name));
+    records.collect()
 }
 
 fn hash_file(all: &mut blake3::Hasher, name: &str, bytes: &[u8]) {

@@ -66,6 +66,17 @@ pub enum CheckpointError {
         /// The dtype and shape wanted, and the config keys that imply them.
         expected: String,
     },
+    /// A file is not what it was when the checkpoint was opened.
+    #[error(
+        "{}: changed while the model was being read: {how}; try again when nothing writes to it",
+        file.display()
+    )]
+    Changed {
+        /// The file.
+        file: PathBuf,
+        /// What is different.
+        how: String,
+    },
     /// A weight is NaN or infinite.
     #[error(
         "{}: tensor `{tensor}` holds {value} at index {index:?}: weights must be finite; the file is damaged or its training diverged",

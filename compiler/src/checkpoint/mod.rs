@@ -14,11 +14,13 @@ mod names;
 mod rope;
 mod shard;
 mod source;
+mod stamp;
 mod weights;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use rayon::prelude::*;
 
@@ -29,6 +31,7 @@ pub use weights::TensorView;
 
 use shard::{Extent, Shard};
 use source::Source;
+use stamp::Record;
 
 /// Longest file beside the weights that is read, in bytes.
 const MAX_FILE: u64 = 1 << 30;
@@ -42,13 +45,16 @@ pub struct Checkpoint {
     /// By name in the file; the number is the index of the shard.
     tensors: BTreeMap<String, (usize, Extent)>,
     prefixes: Vec<String>,
+    /// The files as they were before any was read; none in memory.
+    records: Vec<Record>,
 }
 
 impl Checkpoint {
     /// Opens a directory that holds config.json and `model.safetensors`, or `model.safetensors.index.json` and the
     /// shards it names. Costs time in the number of tensors, not in their size.
     ///
-    /// A file must not be truncated while the checkpoint is open.
+    /// A file must not be truncated while the checkpoint is open; one that was changed in any way since then is found by
+    /// [`Checkpoint::unchanged`].
     ///
     /// # Errors
     /// A file is missing, damaged, a pickle, or outside the directory; see [`CheckpointError`].
@@ -77,8 +83,14 @@ impl Checkpoint {
     }
 
     fn from_source(source: Source) -> Result<Self, CheckpointError> {
+        // Before anything is read, so that what changes later is found.
+        let mut records = digest::records(&source)?;
         let config = Config::from_source(&source, Config::FILE)?;
         let files = weights::files(&source)?;
+        if let Source::Directory(_) = source {
+            let shards = files.shards.iter().map(|name| Record::now(&source, name));
+            records.extend(shards.collect::<Result<Vec<_>, _>>()?);
+        }
         let mut shards: Vec<Shard> = Vec::with_capacity(files.shards.len());
         let mut tensors: BTreeMap<String, (usize, Extent)> = BTreeMap::new();
         for name in &files.shards {
@@ -110,7 +122,31 @@ impl Checkpoint {
             shards,
             tensors,
             prefixes: Vec::new(),
+            records,
         })
+    }
+
+    /// Checks that its files are those that were opened, and that nobody has written to them since.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Changed`] names the first that differs, and how.
+    pub fn unchanged(&self) -> Result<(), CheckpointError> {
+        let mut changes = self.records.iter();
+        let changed = changes.find_map(|r| Some((&r.name, r.difference(&self.source)?)));
+        match changed {
+            None => Ok(()),
+            Some((name, how)) => Err(CheckpointError::Changed {
+                file: self.source.path(name),
+                how,
+            }),
+        }
+    }
+
+    /// When the file that changed last did so, since 1970; zero for files in memory.
+    pub fn last_change(&self) -> Duration {
+        let found = self.records.iter().filter_map(|r| r.found.as_ref());
+        let changes = found.map(|(_, stamp)| stamp.changed());
+        changes.max().unwrap_or_default()
     }
 
     /// Lets names be given without, or with, any of these prefixes, whichever the file has: for BERT, `bert.`.

@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::CheckpointError;
 use super::mmap::Bytes;
+use super::stamp::Stamp;
 
 /// A set of named files.
 #[derive(Debug)]
@@ -116,6 +117,15 @@ impl Source {
             Self::Memory(_) => Err(absent(&self.path(name))),
             Self::Directory(_) => self.locate(name).map(drop),
         }
+    }
+
+    /// Where a file of the directory really is, and what the system says of it.
+    pub(super) fn stamp(&self, name: &str) -> Result<(PathBuf, Stamp), CheckpointError> {
+        let path = self.locate(name)?;
+        let failed = |e| CheckpointError::io(&path, e);
+        let real = path.canonicalize().map_err(failed)?;
+        let about = real.metadata().map_err(failed)?;
+        Ok((real, Stamp::of(&about)))
     }
 
     /// Opens a regular file of the directory and tells its length.

@@ -18,9 +18,9 @@ pub use view::View;
 
 use indexmap::IndexMap;
 use ir::{
-    Graph, Name, Operand as Argument, Program, Type,
+    DType, Graph, Name, Operand as Argument, Program, Type,
     abi::{Codec, Layout},
-    artifact::{Base, Launch, Place, Plan, Port},
+    artifact::{Base, Launch, Layer, LayerResult, Place, Plan, Port},
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -185,6 +185,7 @@ pub fn link(
             .0
         });
         flat.results.push(outputs.collect());
+        flat.ends.push(flat.launches.len());
     }
     flat.plan(program, &state_layouts(program, schedules)?)
 }
@@ -216,7 +217,10 @@ fn state_layouts(
 #[derive(Default)]
 struct Flat {
     temps: Vec<Temp>,
+    /// Of each call.
     results: Vec<Vec<Memory>>,
+    /// For each call, one past its last launch.
+    ends: Vec<usize>,
     launches: Vec<Flight>,
 }
 
@@ -266,6 +270,14 @@ impl Flat {
                 if let Memory::Temp(t) = memory {
                     lifetimes[*t].first = lifetimes[*t].first.min(i);
                     lifetimes[*t].last = i;
+                }
+            }
+        }
+        // What a call gives is there when its last launch has run, whether or not anything reads it.
+        for (results, end) in self.results.iter().zip(&self.ends) {
+            for memory in results {
+                if let Memory::Temp(t) = memory {
+                    lifetimes[*t].last = lifetimes[*t].last.max(end.saturating_sub(1));
                 }
             }
         }
@@ -339,9 +351,40 @@ impl Flat {
             states: program.states.iter().map(port).collect(),
             arena,
             launches,
+            layers: self.layers(program, &at),
         };
         plan.symbols = symbols(program).into_iter().collect();
         Ok(plan)
+    }
+
+    /// What each call became. States are left out: they are there after the step.
+    fn layers(&self, program: &Program, at: &HashMap<usize, Place>) -> Vec<Layer> {
+        let layer = |c: usize| {
+            let call = &program.calls[c];
+            let results = self.results[c].iter().zip(0u32..);
+            let results = results.filter_map(|(memory, output)| {
+                let Memory::Temp(t) = memory else { return None };
+                // What is stored in few bits is read by the kernels that know how.
+                if self.temps[*t].codec != Codec::Plain(DType::F32) {
+                    return None;
+                }
+                let result = Argument::Result {
+                    call: c,
+                    output: output as usize,
+                };
+                Some(LayerResult {
+                    output,
+                    ty: program.ty(&result)?.clone(),
+                    place: *at.get(t)?,
+                })
+            });
+            Layer {
+                name: call.layer().map_or(call.graph.clone(), Name::from),
+                end: self.ends[c] as u64,
+                results: results.collect(),
+            }
+        };
+        (0..program.calls.len()).map(layer).collect()
     }
 
     /// Hands the plan to the checker as reads and writes of identified values.
@@ -353,7 +396,13 @@ impl Flat {
             launch: "start".into(),
             ..Accesses::default()
         }];
-        for l in &self.launches {
+        let temp = |t: usize| Access {
+            value: t,
+            base: at[&t].base,
+            offset: at[&t].offset,
+            size: self.temps[t].bytes(),
+        };
+        for (n, l) in self.launches.iter().enumerate() {
             let mut a = Accesses {
                 launch: l.name.to_string(),
                 ..Accesses::default()
@@ -361,15 +410,7 @@ impl Flat {
             for (i, (memory, _)) in l.operands.iter().enumerate() {
                 let writes = i + 1 == l.operands.len();
                 let access = match memory {
-                    Memory::Temp(t) => {
-                        let place = at[t];
-                        Access {
-                            value: *t,
-                            base: place.base,
-                            offset: place.offset,
-                            size: self.temps[*t].bytes(),
-                        }
-                    }
+                    Memory::Temp(t) => temp(*t),
                     Memory::Base(Base::Weights) => continue,
                     Memory::Base(base) => {
                         let value = *version.entry(*base).or_insert_with(|| {
@@ -403,6 +444,17 @@ impl Flat {
                 }
             }
             accesses.push(a);
+            for c in (0..self.ends.len()).filter(|c| self.ends[*c] == n + 1) {
+                let results = self.results[c].iter().filter_map(|memory| match memory {
+                    Memory::Temp(t) => at.contains_key(t).then(|| temp(*t)),
+                    Memory::Base(_) => None,
+                });
+                accesses.push(Accesses {
+                    launch: format!("the end of call {c}"),
+                    reads: results.collect(),
+                    ..Accesses::default()
+                });
+            }
         }
         check(&accesses, arena).map_err(|mut c| ScheduleError::Memory(c.remove(0)))
     }

@@ -7,6 +7,7 @@ mod faults;
 
 use std::borrow::Cow;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use compiler::checkpoint::{Checkpoint, CheckpointError, Config};
@@ -257,6 +258,74 @@ fn the_digest_is_of_content_and_the_fingerprint_of_times() {
             .digest()
             .unwrap()
     }
+}
+
+#[test]
+fn files_that_change_after_opening_are_named() {
+    let check = |change: &dyn Fn(&Path), file: &str, how: &str| {
+        let dir = sharded();
+        write(&dir, "tokenizer.json", "{}");
+        // Long enough for the next change to have another time.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        let fingerprint = checkpoint.fingerprint().unwrap();
+        checkpoint.unchanged().unwrap();
+        change(dir.path());
+        let error = checkpoint.unchanged().unwrap_err();
+        let message = error.to_string();
+        assert!(
+            matches!(error, CheckpointError::Changed { .. }),
+            "{message}"
+        );
+        assert!(message.contains(file) && message.contains(how), "{message}");
+        // What was opened is what it was; opened again it is something else, or cannot be.
+        assert_eq!(checkpoint.fingerprint().unwrap(), fingerprint);
+        if let Ok(again) = Checkpoint::open(dir.path()) {
+            assert_ne!(again.fingerprint().unwrap(), fingerprint, "{message}");
+            again.unchanged().unwrap();
+        }
+    };
+    let rewrite = |name: &'static str| {
+        move |dir: &Path| {
+            // Other bytes, the same size, the same modification time.
+            let path = dir.join(name);
+            let before = fs::metadata(&path).unwrap().modified().unwrap();
+            let mut bytes = fs::read(&path).unwrap();
+            *bytes.last_mut().unwrap() ^= 1;
+            let mut file = fs::File::options().write(true).open(&path).unwrap();
+            file.write_all(&bytes).unwrap();
+            file.set_modified(before).unwrap();
+            assert_eq!(fs::metadata(&path).unwrap().modified().unwrap(), before);
+        }
+    };
+    if cfg!(unix) {
+        check(&rewrite(TWO), TWO, "it was written to");
+        check(
+            &rewrite("tokenizer.json"),
+            "tokenizer.json",
+            "it was written to",
+        );
+    }
+    let replace = |dir: &Path| {
+        fs::copy(dir.join(ONE), dir.join("new")).unwrap();
+        fs::rename(dir.join("new"), dir.join(ONE)).unwrap();
+    };
+    check(&replace, ONE, "another file is in its place");
+    let grow = |dir: &Path| {
+        let mut file = fs::File::options()
+            .append(true)
+            .open(dir.join("config.json"))
+            .unwrap();
+        file.write_all(b"\n").unwrap();
+    };
+    check(&grow, "config.json", "bytes long and is");
+    check(
+        &|dir| fs::remove_file(dir.join(ONE)).unwrap(),
+        ONE,
+        "it is gone",
+    );
+    let appear = |dir: &Path| fs::write(dir.join("generation_config.json"), "{}").unwrap();
+    check(&appear, "generation_config.json", "it was not there");
 }
 
 #[test]

@@ -18,7 +18,7 @@ mod writer;
 
 pub use header::{HEADER_BYTES, Header, PAGE, Section, Sections};
 pub use image::{Image, Tasks, Variant, Variants, Workers};
-pub use plan::{Base, Launch, Place, Plan, PlanError, Port};
+pub use plan::{Base, Launch, Layer, LayerResult, Place, Plan, PlanError, Port};
 pub use writer::Writer;
 
 use crate::Description;

@@ -40,6 +40,28 @@ pub struct Launch {
     pub operands: Vec<Place>,
 }
 
+/// A call of the program as the plan runs it: where a step may be stopped to look at what the call gave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    /// What the names of its weights have in common up to a number, e.g. `model.layers.3`; else its graph, e.g. `head`.
+    pub name: Name,
+    /// One past its last launch.
+    pub end: u64,
+    /// Values that it gives, whole once its last launch has run.
+    pub results: Vec<LayerResult>,
+}
+
+/// A value that a [`Layer`] gives; row-major, from its place on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerResult {
+    /// Which of the graph's outputs.
+    pub output: u32,
+    /// Of f32, over the plan's symbols.
+    pub ty: Type,
+    /// Where it lies.
+    pub place: Place,
+}
+
 /// A named value that crosses the plan's border.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Port {
@@ -74,14 +96,16 @@ pub struct Plan {
     pub arena: u64,
     /// In execution order.
     pub launches: Vec<Launch>,
+    /// The program's calls, in execution order.
+    pub layers: Vec<Layer>,
 }
 
 /// A place that does not exist.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("launch {launch}: {what} {found} is beyond {limit}")]
+#[error("{of}: {what} {found} is beyond {limit}")]
 pub struct PlanError {
-    /// Which launch.
-    pub launch: Name,
+    /// Which launch, layer or image.
+    pub of: String,
     /// What is out of range.
     pub what: &'static str,
     /// As the plan says.
@@ -91,8 +115,8 @@ pub struct PlanError {
 }
 
 impl Plan {
-    /// Checks that images lie in the code, kernels in the images and operands in the parts they name. Sizes of ports
-    /// depend on the step and are the session's to provide.
+    /// Checks that images lie in the code, kernels in the images, operands and results in the parts they name, and layers in
+    /// the launches. Sizes of ports depend on the step and are the session's to provide.
     ///
     /// # Errors
     /// The first place that does not exist.
@@ -100,54 +124,65 @@ impl Plan {
         for image in images {
             self.check_image(image, code)?;
         }
-        for l in &self.launches {
-            let wrong = |what, found, limit| PlanError {
-                launch: l.name.clone(),
-                what,
-                found,
-                limit,
+        let exists = |of: &dyn Fn() -> String, place: &Place| {
+            let (what, found, limit) = match place.base {
+                Base::Arena => ("arena offset", place.offset, self.arena),
+                Base::Weights => ("weights offset", place.offset, weights),
+                Base::Input(i) => ("input", i.into(), self.inputs.len() as u64),
+                Base::Output(i) => ("output", i.into(), self.outputs.len() as u64),
+                Base::State(i) => ("state", i.into(), self.states.len() as u64),
             };
-            for place in &l.operands {
-                let (what, found, limit) = match place.base {
-                    Base::Arena => ("arena offset", place.offset, self.arena),
-                    Base::Weights => ("weights offset", place.offset, weights),
-                    Base::Input(i) => ("input", i.into(), self.inputs.len() as u64),
-                    Base::Output(i) => ("output", i.into(), self.outputs.len() as u64),
-                    Base::State(i) => ("state", i.into(), self.states.len() as u64),
-                };
-                if found >= limit {
-                    return Err(wrong(what, found, limit));
-                }
-            }
+            within(of, what, found, limit)
+        };
+        for l in &self.launches {
+            let of = || format!("launch {}", l.name);
+            l.operands.iter().try_for_each(|p| exists(&of, p))?;
+        }
+        let mut done = 0;
+        for l in &self.layers {
+            let of = || format!("layer {}", l.name);
+            within(&of, "end", l.end, self.launches.len() as u64 + 1)?;
+            within(&of, "end of the one before", done, l.end + 1)?;
+            done = l.end;
+            l.results.iter().try_for_each(|r| exists(&of, &r.place))?;
         }
         Ok(())
     }
 
     fn check_image(&self, image: &Image, code: u64) -> Result<(), PlanError> {
-        let wrong = |launch: &Name, what, found, limit| PlanError {
-            launch: launch.clone(),
-            what,
-            found,
-            limit,
-        };
+        let of = || format!("image for {}", image.target);
         let end = image.offset.saturating_add(image.len);
-        if end > code {
-            let name = format!("(all) for {}", image.target).into();
-            return Err(wrong(&name, "code up to", end, code + 1));
-        }
+        within(&of, "code up to", end, code.saturating_add(1))?;
         for l in &self.launches {
+            let of = || format!("launch {}", l.name);
             let kernels = image.kernels.len() as u64;
-            let Some(variants) = image.kernels.get(l.kernel as usize) else {
-                return Err(wrong(&l.name, "kernel", l.kernel.into(), kernels));
-            };
-            if variants.0.last().is_none_or(|v| v.rows < u64::MAX) {
-                let most = variants.0.last().map_or(0, |v| v.rows);
-                return Err(wrong(&l.name, "a step of any size", u64::MAX, most));
+            within(&of, "kernel", l.kernel.into(), kernels)?;
+            let variants = &image.kernels[l.kernel as usize].0;
+            let most = variants.last().map_or(0, |v| v.rows);
+            if most < u64::MAX {
+                within(&of, "a step of any size", u64::MAX, most)?;
             }
-            if let Some(v) = variants.0.iter().find(|v| v.entry >= image.len) {
-                return Err(wrong(&l.name, "entry", v.entry, image.len));
+            for v in variants {
+                within(&of, "entry", v.entry, image.len)?;
             }
         }
         Ok(())
+    }
+}
+
+fn within(
+    of: &dyn Fn() -> String,
+    what: &'static str,
+    found: u64,
+    limit: u64,
+) -> Result<(), PlanError> {
+    match found < limit {
+        true => Ok(()),
+        false => Err(PlanError {
+            of: of(),
+            what,
+            found,
+            limit,
+        }),
     }
 }

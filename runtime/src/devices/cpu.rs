@@ -1,7 +1,7 @@
 //! The processor this runs on: what it has, executable memory for checked code, and the launches of a step.
 
 use super::{
-    Loaded, Room,
+    Loaded, Room, Stop,
     memory::{Buffer, Bytes},
     polynomial::Polynomial,
 };
@@ -9,10 +9,11 @@ use crate::{Error, kernels, pool::Pool};
 use ir::{
     Dim, Target,
     abi::{Env, KernelFn, SCRATCH_BYTES},
-    artifact::{ArtifactError, Base, Image, Plan, Port, Sections, Workers},
+    artifact::{ArtifactError, Base, Image, Place, Plan, Port, Sections, Workers},
 };
 use memmap2::{Mmap, MmapMut};
 use std::{
+    ops::Range,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -169,8 +170,9 @@ struct Engine {
         expect(dead_code, reason = "held for their addresses")
     )]
     states: Vec<Buffer>,
-    /// Held for their addresses: arena, scratch, code and weights.
-    _memory: ([Buffer; 2], Arc<Cpu>),
+    arena: Buffer,
+    /// Held for their addresses: scratch, code and weights.
+    _memory: (Buffer, Arc<Cpu>),
 }
 
 /// One [`Env`] a thread.
@@ -301,8 +303,63 @@ impl Engine {
             envs,
             times: None,
             states,
-            _memory: ([arena, scratch], loaded),
+            arena,
+            _memory: (scratch, loaded),
         })
+    }
+
+    /// Begins a step with symbol `i` of the plan at `dims[i]`.
+    fn begin(&mut self, dims: &[i64]) {
+        let fits = dims
+            .iter()
+            .zip(&self.capacity)
+            .all(|(d, c)| (0..=*c).contains(d));
+        assert!(
+            fits && dims.len() == self.capacity.len(),
+            "{dims:?} is beyond {:?}",
+            self.capacity
+        );
+        self.dims.copy_from_slice(dims);
+    }
+
+    /// Runs some of the plan's launches, each of a step's once and in order.
+    fn launch(&mut self, range: Range<usize>) {
+        for (i, launch) in range.clone().zip(&self.launches[range]) {
+            let start = self.times.is_some().then(Instant::now);
+            let shared = Shared {
+                kernel: launch.kernel,
+                args: self.args[launch.first..].as_ptr(),
+                envs: &self.envs.0,
+            };
+            let tasks = launch.tasks(&self.dims);
+            self.pool.run(tasks, launch.grain, &|thread, begin, end| {
+                shared.run(thread, begin, end)
+            });
+            if let (Some(times), Some(start)) = (&mut self.times, start) {
+                times[i] += start.elapsed();
+            }
+        }
+    }
+
+    /// The `elements` floats at a place that launches write to.
+    fn value(&self, place: &Place, elements: usize) -> &[f32] {
+        let buffer = match place.base {
+            Base::Arena => &self.arena,
+            Base::Output(i) => &self.outputs[i as usize].0,
+            base => panic!("values of a step do not lie in {base:?}"),
+        };
+        let first = place.offset as usize;
+        let end = elements
+            .saturating_mul(size_of::<f32>())
+            .saturating_add(first);
+        assert!(
+            end <= buffer.len() && first.is_multiple_of(size_of::<f32>()),
+            "{elements} elements at {place:?}, of {} bytes there",
+            buffer.len()
+        );
+        // SAFETY: the memory is the buffer's, aligned to pages and long enough; kernels that write it run only under
+        // `&mut self`.
+        unsafe { std::slice::from_raw_parts(buffer.address().wrapping_add(first).cast(), elements) }
     }
 }
 
@@ -341,32 +398,22 @@ impl super::Engine for Engine {
     }
 
     fn run(&mut self, dims: &[i64]) -> Result<(), Error> {
-        let fits = dims
-            .iter()
-            .zip(&self.capacity)
-            .all(|(d, c)| (0..=*c).contains(d));
-        assert!(
-            fits && dims.len() == self.capacity.len(),
-            "{dims:?} is beyond {:?}",
-            self.capacity
-        );
-        self.dims.copy_from_slice(dims);
-        for (i, launch) in self.launches.iter().enumerate() {
-            let start = self.times.is_some().then(Instant::now);
-            let shared = Shared {
-                kernel: launch.kernel,
-                args: self.args[launch.first..].as_ptr(),
-                envs: &self.envs.0,
-            };
-            let tasks = launch.tasks(dims);
-            self.pool.run(tasks, launch.grain, &|thread, begin, end| {
-                shared.run(thread, begin, end)
-            });
-            if let (Some(times), Some(start)) = (&mut self.times, start) {
-                times[i] += start.elapsed();
-            }
-        }
+        self.begin(dims);
+        self.launch(0..self.launches.len());
         Ok(())
+    }
+
+    fn trace(&mut self, dims: &[i64], stops: &[Stop]) -> Result<Vec<Vec<Vec<f32>>>, Error> {
+        self.begin(dims);
+        let (mut done, mut seen) = (0, vec![]);
+        for stop in stops {
+            self.launch(done..stop.launches);
+            done = stop.launches;
+            let values = stop.values.iter();
+            seen.push(values.map(|(p, n)| self.value(p, *n).to_vec()).collect());
+        }
+        self.launch(done..self.launches.len());
+        Ok(seen)
     }
 
     fn measure(&mut self, on: bool) {

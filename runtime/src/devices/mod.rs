@@ -13,7 +13,7 @@ pub use memory::Bytes;
 use crate::Error;
 use ir::{
     Target,
-    artifact::{Image, Plan},
+    artifact::{Image, Place, Plan},
 };
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
@@ -57,6 +57,15 @@ pub(crate) struct Room<'a> {
     pub capacity: &'a [i64],
 }
 
+/// Where to stop in a step, and what to look at there.
+#[derive(Clone, Debug)]
+pub(crate) struct Stop {
+    /// Launches that have run by then.
+    pub launches: usize,
+    /// Values: where each lies, and how many floats it has.
+    pub values: Vec<(Place, usize)>,
+}
+
 /// A model's code and weights where they can run: immutable, shared by any number of engines.
 pub(crate) trait Loaded: Debug + Send + Sync {
     /// Memory for a step in which symbol `i` of the plan is at most `room.capacity[i]`, and the addresses of
@@ -89,6 +98,15 @@ pub(crate) trait Engine: Debug + Send + Sync {
     /// # Panics
     /// Where a value is beyond the capacity the engine was made for.
     fn run(&mut self, dims: &[i64]) -> Result<(), Error>;
+
+    /// Runs one step as [`Engine::run`] does and looks at values on the way: for each stop, those that it names.
+    ///
+    /// # Errors
+    /// As [`Engine::run`].
+    ///
+    /// # Panics
+    /// As [`Engine::run`]; or where a value lies beyond its memory, or in memory that launches do not write.
+    fn trace(&mut self, dims: &[i64], stops: &[Stop]) -> Result<Vec<Vec<Vec<f32>>>, Error>;
 
     /// Output `i` of the plan as the last step left it.
     fn output(&self, i: usize) -> &[f32];

@@ -8,7 +8,8 @@ use ir::{
     DType, Description, Dim, Positions, Sym, Target, Task, Type,
     abi::Layout,
     artifact::{
-        Base, Image, Launch, Manifest, Place, Plan, Port, Tasks, Variant, Variants, Workers, Writer,
+        Base, Image, Launch, Layer, LayerResult, Manifest, Place, Plan, Port, Tasks, Variant,
+        Variants, Workers, Writer,
     },
     feed,
 };
@@ -142,6 +143,20 @@ fn launch(name: &str, kernel: u32, operands: &[(Base, u64)]) -> Launch {
     }
 }
 
+/// A layer that ends after `end` launches and gives one value.
+fn layer(name: &str, end: u64, ty: Type, (base, offset): (Base, u64)) -> Layer {
+    let place = Place { base, offset };
+    Layer {
+        name: name.into(),
+        end,
+        results: vec![LayerResult {
+            output: 0,
+            ty,
+            place,
+        }],
+    }
+}
+
 /// The second of two weights, so that its offset counts.
 const WEIGHT: (Base, u64) = (Base::Weights, 64);
 
@@ -178,6 +193,12 @@ pub fn decoder() -> Manifest {
                 ],
             ),
         ],
+        layers: vec![layer(
+            "all",
+            2,
+            port("", DType::F32, feed::L, WIDTH).ty,
+            (Output(0), 0),
+        )],
     };
     let kernels = vec![kernel(STORE, feed::T), kernel(SUM, feed::L)];
     manifest(Task::CausalLm, plan, kernels)
@@ -222,6 +243,21 @@ pub fn encoder() -> Manifest {
             launch("store", 0, &[(Input(0), 0), (Input(4), 0), (Arena, 64)]),
             sum(1, 2, 3, 1, 5, 0),
             sum(2, 6, 7, 6, 7, 1),
+        ],
+        layers: vec![
+            layer("store", 1, port("", DType::F32, feed::T, 0).ty, (Arena, 64)),
+            layer(
+                "tokens",
+                2,
+                port("", DType::F32, feed::T, WIDTH).ty,
+                (Output(0), 0),
+            ),
+            layer(
+                "sequences",
+                3,
+                port("", DType::F32, feed::B, WIDTH).ty,
+                (Output(1), 0),
+            ),
         ],
     };
     let kernels = vec![

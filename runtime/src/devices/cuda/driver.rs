@@ -283,14 +283,14 @@ impl Memory {
         self.context.settle()
     }
 
-    /// The first bytes, once the GPU is idle.
-    #[cfg(feature = "testing")]
-    pub fn read(&self, to: &mut [u8]) -> Result<(), Error> {
-        assert!(to.len() <= self.bytes, "a copy beyond its memory");
+    /// The bytes from `first` on, once the GPU is idle.
+    pub fn read(&self, first: usize, to: &mut [u8]) -> Result<(), Error> {
+        let end = first.saturating_add(to.len());
+        assert!(end <= self.bytes, "a copy beyond its memory");
         self.context.bind()?;
-        let len = to.len();
+        let (from, len) = (self.address + first as u64, to.len());
         // SAFETY: the memory is as long.
-        unsafe { result::memcpy_dtoh_async(to, self.address, self.context.setup) }
+        unsafe { result::memcpy_dtoh_async(to, from, self.context.setup) }
             .map_err(failed(format!("copying {len} bytes from the GPU")))?;
         self.context.settle()
     }

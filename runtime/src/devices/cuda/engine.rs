@@ -7,13 +7,13 @@ use super::{
 };
 use crate::{
     Error,
-    devices::{self, memory::Buffer, polynomial::Polynomial},
+    devices::{self, Stop, memory::Buffer, polynomial::Polynomial},
 };
 use ir::{
     Dim,
-    artifact::{Base, Image, Plan, Port, Variant, Workers},
+    artifact::{Base, Image, Place, Plan, Port, Variant, Workers},
 };
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 /// What memory holds before anything is written to it: under test, numbers that no kernel computes.
 const FILL: u8 = if cfg!(feature = "testing") { 0xff } else { 0 };
@@ -113,8 +113,9 @@ pub(super) struct Engine {
         expect(dead_code, reason = "held for their addresses")
     )]
     states: Vec<Memory>,
-    /// Held for their addresses: arena, counters, scratch.
-    _memory: [Memory; 3],
+    arena: Memory,
+    /// Held for their addresses: counters, scratch.
+    _memory: [Memory; 2],
     stream: Stream,
     loaded: Arc<Cuda>,
 }
@@ -222,19 +223,30 @@ impl Engine {
             events: vec![],
             broken: None,
             states,
-            _memory: [arena, counters, scratch],
+            arena,
+            _memory: [counters, scratch],
             loaded,
         })
     }
 
     /// Queues a step: inputs in, launches, outputs out. `early` lets kernels overlap.
     fn queue(&self, early: bool) -> Result<(), Error> {
+        self.arrive()?;
+        self.launch(0..self.launches.len(), early)?;
+        self.depart()
+    }
+
+    fn arrive(&self) -> Result<(), Error> {
         // SAFETY: all memory is the engine's; whoever queues a step waits for it before the host's side is touched.
         unsafe { self.stream.upload(&self.staged, &self.arriving)? };
-        if self.times.is_some() {
-            self.stream.record(&self.events[0])?;
+        match self.times {
+            Some(_) => self.stream.record(&self.events[0]),
+            None => Ok(()),
         }
-        for (i, launch) in self.launches.iter().enumerate() {
+    }
+
+    fn launch(&self, range: Range<usize>, early: bool) -> Result<(), Error> {
+        for (i, launch) in range.clone().zip(&self.launches[range]) {
             let way = launch.way(&self.dims);
             let tasks = way.tasks(&self.dims).min(way.blocks);
             if tasks > 0 {
@@ -255,14 +267,86 @@ impl Engine {
                 self.stream.record(&self.events[i + 1])?;
             }
         }
+        Ok(())
+    }
+
+    fn depart(&self) -> Result<(), Error> {
         for output in &self.outputs {
             let bytes = output.elements.at(&self.dims) as usize * size_of::<f32>();
             if bytes > 0 {
-                // SAFETY: as above; the host's side has room for the capacity.
+                // SAFETY: as in `arrive`; the host's side has room for the capacity.
                 unsafe { self.stream.download(&output.memory, output.host(), bytes)? };
             }
         }
         Ok(())
+    }
+
+    /// A step with symbol `i` of the plan at `dims[i]`, done by `steps`, which is told whether the last one was as large.
+    fn begin<T>(
+        &mut self,
+        dims: &[i64],
+        steps: impl FnOnce(&mut Engine, bool) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let fits = dims
+            .iter()
+            .zip(&self.capacity)
+            .all(|(d, c)| (0..=*c).contains(d));
+        assert!(
+            fits && dims.len() == self.capacity.len(),
+            "{dims:?} is beyond {:?}",
+            self.capacity
+        );
+        if let Some(why) = &self.broken {
+            return Err(Error::Gpu {
+                what: "an earlier step failed".into(),
+                why: format!("{why}; make a new session"),
+            });
+        }
+        let again = *self.dims == *dims;
+        self.dims.copy_from_slice(dims);
+        // SAFETY: there is room for them behind the inputs; no step is running.
+        let values = unsafe {
+            std::slice::from_raw_parts_mut(
+                self.staged.address.add(self.symbols).cast::<i64>(),
+                dims.len(),
+            )
+        };
+        values.copy_from_slice(dims);
+        let bound = self.loaded.context.bind();
+        let done = bound.and_then(|()| steps(self, again));
+        if let Err(error) = &done {
+            self.broken = Some(error.to_string());
+        }
+        done
+    }
+
+    /// A step that stops on the way.
+    fn traced(&mut self, stops: &[Stop]) -> Result<Vec<Vec<Vec<f32>>>, Error> {
+        self.arrive()?;
+        let (mut done, mut seen) = (0, vec![]);
+        for stop in stops {
+            self.launch(done..stop.launches, false)?;
+            done = stop.launches;
+            self.stream.wait()?;
+            let values = stop.values.iter().map(|(p, n)| self.value(p, *n));
+            seen.push(values.collect::<Result<_, _>>()?);
+        }
+        self.launch(done..self.launches.len(), false)?;
+        self.depart()?;
+        self.stream.wait()?;
+        Ok(seen)
+    }
+
+    /// The `elements` floats at a place that launches write to.
+    fn value(&self, place: &Place, elements: usize) -> Result<Vec<f32>, Error> {
+        let memory = match place.base {
+            Base::Arena => &self.arena,
+            Base::Output(i) => &self.outputs[i as usize].memory,
+            base => panic!("values of a step do not lie in {base:?}"),
+        };
+        let mut values = vec![0.0f32; elements];
+        memory.read(place.offset as usize, bytemuck::cast_slice_mut(&mut values))?;
+        Ok(values)
     }
 
     /// Runs a step that was run before as a graph, of which one is made when a size comes twice in a row.
@@ -356,39 +440,14 @@ impl devices::Engine for Engine {
     }
 
     fn run(&mut self, dims: &[i64]) -> Result<(), Error> {
-        let fits = dims
-            .iter()
-            .zip(&self.capacity)
-            .all(|(d, c)| (0..=*c).contains(d));
-        assert!(
-            fits && dims.len() == self.capacity.len(),
-            "{dims:?} is beyond {:?}",
-            self.capacity
-        );
-        if let Some(why) = &self.broken {
-            return Err(Error::Gpu {
-                what: "an earlier step failed".into(),
-                why: format!("{why}; make a new session"),
-            });
-        }
-        let again = *self.dims == *dims;
-        self.dims.copy_from_slice(dims);
-        // SAFETY: there is room for them behind the inputs; no step is running.
-        let values = unsafe {
-            std::slice::from_raw_parts_mut(
-                self.staged.address.add(self.symbols).cast::<i64>(),
-                dims.len(),
-            )
-        };
-        values.copy_from_slice(dims);
-        let done = self.loaded.context.bind().and_then(|()| match self.times {
-            Some(_) => self.measured(),
-            None => self.step(again),
-        });
-        if let Err(error) = &done {
-            self.broken = Some(error.to_string());
-        }
-        done
+        self.begin(dims, |engine, again| match engine.times {
+            Some(_) => engine.measured(),
+            None => engine.step(again),
+        })
+    }
+
+    fn trace(&mut self, dims: &[i64], stops: &[Stop]) -> Result<Vec<Vec<Vec<f32>>>, Error> {
+        self.begin(dims, |engine, _| engine.traced(stops))
     }
 
     fn measure(&mut self, on: bool) {
@@ -423,7 +482,7 @@ impl devices::Engine for Engine {
     #[cfg(feature = "testing")]
     fn state(&self, i: usize) -> Result<Vec<f32>, Error> {
         let mut values = vec![0.0; self.states[i].bytes / size_of::<f32>()];
-        self.states[i].read(bytemuck::cast_slice_mut(&mut values))?;
+        self.states[i].read(0, bytemuck::cast_slice_mut(&mut values))?;
         Ok(values)
     }
 
