@@ -1,6 +1,7 @@
 //! `satura bench`: latency and throughput, and how far they are from what the machine can do.
 
 use super::{ModelArgs, print_json};
+use anyhow::Context;
 use ir::{Program, Task};
 use runtime::{
     kernels::probe::Product,
@@ -91,7 +92,7 @@ enum Roofline {
 /// Does it.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.roofline == Roofline::Machine {
-        machine(args.model.threads).print(args.json)?;
+        machine(args.model.threads)?.print(args.json)?;
         return Ok(ExitCode::SUCCESS);
     }
     let opened = args.model.open()?;
@@ -107,7 +108,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let mut report = opening(&opened, session.threads());
         tell(&speed, &mut report);
         if let Some(program) = &program {
-            tell_roofline(&speed, program, session.threads(), &mut report);
+            tell_roofline(&speed, program, session.threads(), &mut report)?;
         } else if args.roofline == Roofline::Model {
             report.say("roofline", "give the model's directory to see it");
         }
@@ -237,10 +238,15 @@ fn tell(speed: &Speed, report: &mut Report) {
     }
 }
 
-fn tell_roofline(speed: &Speed, program: &Program, threads: usize, report: &mut Report) {
+fn tell_roofline(
+    speed: &Speed,
+    program: &Program,
+    threads: usize,
+    report: &mut Report,
+) -> anyhow::Result<()> {
     let (step, seconds) = speed.step();
     let work = Work::of(program, step);
-    let ceilings = Ceilings::measure(&Pool::new(threads), work.bytes as u64);
+    let ceilings = Ceilings::measure(&Pool::new(threads), work.bytes as u64).context(UNREAD)?;
     let (least, bound) = ceilings.least(&work);
     let fraction = least / seconds;
     let (binding, achieved) = match bound {
@@ -270,20 +276,24 @@ fn tell_roofline(speed: &Speed, program: &Program, threads: usize, report: &mut 
             ceilings.flops * 1e-9
         ),
     );
+    Ok(())
 }
 
 /// Bytes to read where no model says how many: more than caches hold.
 const FAR: u64 = 1 << 30;
 
+/// Why the machine's ceilings are not known.
+const UNREAD: &str = "no memory to measure the speed of reading with; --roofline=none does without";
+
 /// What the machine reaches, whatever the model.
-fn machine(threads: Option<usize>) -> Report {
+fn machine(threads: Option<usize>) -> anyhow::Result<Report> {
     let pool = Pool::new(threads.unwrap_or_else(default_threads));
     let mut report = Report {
         json: json!({ "threads": pool.threads() }),
         lines: vec![],
     };
     report.say("threads", pool.threads().to_string());
-    let read = roofline::read(&pool, FAR) * 1e-9;
+    let read = roofline::read(&pool, FAR).context(UNREAD)? * 1e-9;
     report.json["read_gb_per_s"] = json!(read);
     report.say("read", format!("{read:.1} GB/s"));
     for product in Product::ALL {
@@ -297,7 +307,7 @@ fn machine(threads: Option<usize>) -> Report {
         let text = rate.map_or("no instruction".into(), |r| format!("{r:.0} Gop/s"));
         report.say(name, text);
     }
-    report
+    Ok(report)
 }
 
 /// The program of the model, which counts the work; an artifact does not hold it.

@@ -2,12 +2,14 @@
 //! model's speed means something beside them ("Roofline", Williams, Waterman and Patterson 2009).
 
 use super::Work;
+use memmap2::MmapMut;
 use runtime::{
     kernels::probe::{self, Product},
     pool::Pool,
 };
 use std::{
     hint::black_box,
+    io,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::{Duration, Instant},
 };
@@ -21,8 +23,8 @@ const SETTLED: usize = 40;
 /// Time after which it is believed anyway.
 const MOST: Duration = Duration::from_millis(1500);
 
-/// Words that a thread reads at once: large enough that starting costs nothing, small enough to share evenly.
-const BLOCK: usize = 1 << 14;
+/// Bytes that a thread reads at once: large enough that starting costs nothing, small enough to share evenly.
+const BLOCK: usize = 1 << 17;
 
 /// Tiles that a thread multiplies at once, for the same reasons.
 const TILES: usize = 256;
@@ -47,11 +49,14 @@ pub enum Bound {
 
 impl Ceilings {
     /// Measures them with a buffer of `bytes` bytes.
-    pub fn measure(pool: &Pool, bytes: u64) -> Ceilings {
-        Ceilings {
-            read: read(pool, bytes),
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn measure(pool: &Pool, bytes: u64) -> io::Result<Ceilings> {
+        Ok(Ceilings {
+            read: read(pool, bytes)?,
             flops: product(pool, Product::F32).expect("every processor multiplies f32"),
-        }
+        })
     }
 
     /// Least seconds that `work` can take, and what holds it back.
@@ -65,31 +70,38 @@ impl Ceilings {
     }
 }
 
-/// Bytes read a second from a buffer of `bytes` bytes: the best of several strides.
-pub fn read(pool: &Pool, bytes: u64) -> f64 {
-    let words = usize::try_from(bytes / 8)
+/// Bytes read a second from a buffer of `bytes` bytes, a gigabyte at most, in large pages where the system has them:
+/// the best of several strides.
+///
+/// # Errors
+/// No memory.
+pub fn read(pool: &Pool, bytes: u64) -> io::Result<f64> {
+    let bytes = usize::try_from(bytes)
         .unwrap_or(usize::MAX)
-        .clamp(1 << 10, 1 << 27);
-    // Words of zero could all be one page.
-    let data: Vec<u64> = (0..words as u64).collect();
+        .clamp(1 << 13, 1 << 30);
+    let mut data = MmapMut::map_anon(bytes)?;
+    #[cfg(target_os = "linux")]
+    let _ = data.advise(memmap2::Advice::HugePage);
+    // Zeros could all be one page.
+    data.fill(1);
     let sink = AtomicU64::new(0);
     let seconds = |(block, streams): (usize, usize)| {
         fastest(|| {
-            pool.run(words.div_ceil(block) as u64, 1, &|_, begin, end| {
-                let end = (end as usize * block).min(words);
+            pool.run(bytes.div_ceil(block) as u64, 1, &|_, begin, end| {
+                let end = (end as usize * block).min(bytes);
                 let found = probe::read(&data[begin as usize * block..end], streams);
                 sink.fetch_xor(found, Relaxed);
             });
         })
     };
-    let share = words.div_ceil(pool.threads());
+    let share = bytes.div_ceil(pool.threads());
     let best = [BLOCK, share]
         .into_iter()
         .flat_map(|block| [1, 2, 4].map(|streams| (block, streams)))
         .map(seconds)
         .fold(f64::INFINITY, f64::min);
     black_box(&sink);
-    (words * 8) as f64 / best
+    Ok(bytes as f64 / best)
 }
 
 /// Operations a second of a kind of product, a multiply-add counting two; `None` where the processor has none.

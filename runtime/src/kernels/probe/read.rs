@@ -1,17 +1,19 @@
 //! Reading memory, as wide as the processor's registers are.
 
 /// Reads all of `data` in `streams` interleaved parts (1, 2 or 4) and combines it, so that nothing can be left out.
-pub fn read(data: &[u64], streams: usize) -> u64 {
-    let (lines, rest) = data.as_chunks::<8>();
+pub fn read(data: &[u8], streams: usize) -> u64 {
+    let (lines, rest) = data.as_chunks::<64>();
     let lines = match streams {
         4 => combine::<4>(lines),
         2 => combine::<2>(lines),
         _ => combine::<1>(lines),
     };
-    rest.iter().fold(lines, |a, b| a ^ b)
+    let mut last = [0; 64];
+    last[..rest.len()].copy_from_slice(rest);
+    lines ^ exclusive_or(&[last])
 }
 
-fn combine<const STREAMS: usize>(lines: &[[u64; 8]]) -> u64 {
+fn combine<const STREAMS: usize>(lines: &[[u8; 64]]) -> u64 {
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f") {
@@ -26,8 +28,9 @@ fn combine<const STREAMS: usize>(lines: &[[u64; 8]]) -> u64 {
     exclusive_or(lines)
 }
 
-fn exclusive_or(lines: &[[u64; 8]]) -> u64 {
-    lines.as_flattened().iter().fold(0, |a, b| a ^ b)
+fn exclusive_or(lines: &[[u8; 64]]) -> u64 {
+    let words = lines.as_flattened().as_chunks().0;
+    words.iter().fold(0, |a, b| a ^ u64::from_ne_bytes(*b))
 }
 
 /// With intrinsics, because the compiler turns the plain loop over streams into gathers, which are no way to read.
@@ -44,9 +47,9 @@ mod x86 {
         ($name:ident, $feature:literal, $vector:ty, $registers:literal, $zero:ident, $load:ident, $xor:ident,
          $store:ident) => {
             #[target_feature(enable = $feature)]
-            pub(super) fn $name<const STREAMS: usize>(lines: &[[u64; 8]]) -> u64 {
+            pub(super) fn $name<const STREAMS: usize>(lines: &[[u8; 64]]) -> u64 {
                 let part = lines.len() / STREAMS;
-                let streams: [&[[u64; 8]]; STREAMS] =
+                let streams: [&[[u8; 64]]; STREAMS] =
                     std::array::from_fn(|s| &lines[s * part..][..part]);
                 let mut sums = [[$zero(); $registers]; STREAMS];
                 for i in 0..part {
@@ -98,10 +101,9 @@ mod tests {
     #[test]
     fn every_word_is_read_once() {
         for words in [0, 1, 7, 8, 63, 64, 65, 1000, 1024] {
-            let data: Vec<u64> = (0..words)
-                .map(|i| 1u64.rotate_left(i as u32 * 7) + i)
-                .collect();
-            let expected = data.iter().fold(0, |a, b| a ^ b);
+            let word = |i| 1u64.rotate_left(i as u32 * 7) + i;
+            let data: Vec<u8> = (0..words).flat_map(|i| word(i).to_ne_bytes()).collect();
+            let expected = (0..words).map(word).fold(0, |a, b| a ^ b);
             for streams in [1, 2, 4] {
                 #[cfg(target_arch = "x86_64")]
                 if is_x86_feature_detected!("avx2") {
