@@ -15,17 +15,20 @@ pub use ir;
 pub use runtime;
 
 mod cache;
+pub mod chat;
 mod embedded;
 mod entities;
 pub mod measure;
 pub mod nvrtc;
 mod open;
+mod picture;
 mod staged;
 
 pub use cache::{Cache, Key};
 pub use embedded::embedded;
 pub use entities::{Entity, entities, probabilities};
 pub use open::{Error, Opened, Opening, Output, Source, open, tokenizer};
+pub use picture::{PictureError, picture};
 
 /// The README's examples, as tests.
 #[cfg(doctest)]

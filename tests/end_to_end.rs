@@ -178,6 +178,12 @@ fn outputs(model: &Arc<Model>, reference: &Reference, threads: usize) -> Vec<f32
         return session.step(&batch, Select::All).unwrap().data.to_vec();
     }
     let mut session = session(model, threads, 1);
+    if let Some(pixels) = &reference.pixels {
+        let images = pixels.chunks(pixels.len() / reference.sequences);
+        let outputs = session.encode_images(&images.collect::<Vec<_>>()).unwrap();
+        let rows = outputs.iter().flat_map(|o| o.iter().map(|(_, rows)| rows));
+        return rows.flat_map(|rows| rows.data.clone()).collect();
+    }
     let input = |(i, ids)| EncoderInput {
         ids,
         mask: masks(i),
@@ -209,9 +215,18 @@ fn neighbours_do_not_change_a_bit() {
         let mut alone = vec![];
         for sequence in 0..reference.sequences {
             let range = sequence * reference.length..(sequence + 1) * reference.length;
+            let image = |p: &Vec<f32>| {
+                let size = p.len() / reference.sequences;
+                p[sequence * size..][..size].to_vec()
+            };
             let row = Reference {
                 sequences: 1,
-                ids: reference.ids[range.clone()].to_vec(),
+                ids: reference
+                    .ids
+                    .get(range.clone())
+                    .unwrap_or_default()
+                    .to_vec(),
+                pixels: reference.pixels.as_ref().map(image),
                 mask: reference.mask.as_ref().map(|m| m[range].to_vec()),
                 ..reference.clone()
             };

@@ -1,6 +1,7 @@
 //! What a model is to its user, beyond its program: the task, the limits, the words its outputs stand for. Written
 //! into the artifact, so that running one needs nothing else.
 
+use crate::Float;
 use serde::{Deserialize, Serialize};
 
 /// What a model's outputs mean.
@@ -15,6 +16,8 @@ pub enum Task {
         /// Names of the classes.
         labels: Vec<String>,
     },
+    /// `logits: f32[T, 2]`: whether an answer starts, and whether it ends, at each token.
+    QuestionAnswering,
     /// `logits: f32[B, labels]`.
     SequenceClassification {
         /// Names of the classes.
@@ -33,11 +36,83 @@ pub enum Task {
 pub enum Positions {
     /// `0, 1, 2, ...` in the sequence, padding included.
     Index,
+    /// `0, 1, 2, ...` among the tokens that are not masked.
+    Unmasked,
     /// RoBERTa: tokens that are not `pad` are counted from `pad + 1`; `pad` itself has position `pad`.
     NonPadding {
         /// Id of the padding token.
         pad: i32,
     },
+}
+
+/// How a conversation becomes the text that the model continues.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chat {
+    /// Jinja, as `apply_chat_template` of the reference renders it.
+    pub template: String,
+    /// Special tokens that templates call by name, such as `bos_token`, and what they are.
+    pub tokens: Vec<(String, String)>,
+}
+
+/// How the model's authors generate with it, where nobody says otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Generation {
+    /// Sampling temperature; none where the most probable token is taken.
+    pub temperature: Option<Float>,
+    /// See the sampler's option.
+    pub top_k: Option<u32>,
+    /// See the sampler's option.
+    pub top_p: Option<Float>,
+    /// New tokens at most.
+    pub max_tokens: Option<u32>,
+    /// Texts that end a generation.
+    pub stop: Vec<String>,
+}
+
+/// How an image becomes a model's input: resized, scaled, normalised, and cut into square patches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// In pixels, a multiple of `patch`.
+    pub height: usize,
+    /// In pixels, a multiple of `patch`.
+    pub width: usize,
+    /// 3: red, green and blue.
+    pub channels: usize,
+    /// Side of a patch, in pixels.
+    pub patch: usize,
+    /// How other sizes are made to fit.
+    pub filter: Filter,
+    /// What values from 0 to 255 are multiplied by.
+    pub scale: Float,
+    /// Of each channel: subtracted.
+    pub mean: Vec<Float>,
+    /// Of each channel: divided by.
+    pub std: Vec<Float>,
+}
+
+impl Image {
+    /// Patches.
+    pub fn patches(&self) -> usize {
+        (self.height / self.patch) * (self.width / self.patch)
+    }
+
+    /// Numbers in a patch.
+    pub fn numbers(&self) -> usize {
+        self.channels * self.patch * self.patch
+    }
+}
+
+/// How an image is resized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Filter {
+    /// The nearest pixel.
+    Nearest,
+    /// Lanczos of three lobes.
+    Lanczos,
+    /// A triangle.
+    Bilinear,
+    /// Cubic (Catmull-Rom).
+    Bicubic,
 }
 
 /// See the module's text.
@@ -63,6 +138,12 @@ pub struct Description {
     pub positions: Positions,
     /// Ids that end a generation.
     pub eos: Vec<u32>,
+    /// See [`Generation`].
+    pub generation: Generation,
+    /// The form of conversations, where the model has one.
+    pub chat: Option<Chat>,
+    /// What it sees, where that is images rather than text.
+    pub image: Option<Image>,
     /// Digest of the checkpoint this was compiled from (blake3); zero until it is compiled.
     pub source: [u8; 32],
 }

@@ -12,6 +12,8 @@ pub mod feed {
     pub const TOKENS: &str = "tokens";
     /// `i32[T]`: position of each token in its sequence, as the model counts it.
     pub const POSITIONS: &str = "positions";
+    /// `i32[T]`: how many tokens the sequence of each token has once all that it is given at once have run.
+    pub const LENGTHS: &str = "lengths";
     /// `i32[T]`: segment (token type) of each token.
     pub const TOKEN_TYPES: &str = "token_types";
     /// `i32[T]`: first key row each token attends to: of its sequence in the cache, or in this step for an encoder.
@@ -20,6 +22,8 @@ pub mod feed {
     pub const HI: &str = "hi";
     /// `i32[T]`: the cache row that each token's key and value go to.
     pub const ROWS: &str = "rows";
+    /// `f32[T, n]`: pixels of each token's patch of an image, colour after colour, row after row; zeros where it has none.
+    pub const PATCHES: &str = "patches";
     /// `i32[L]`: the tokens whose outputs are wanted.
     pub const SELECT: &str = "select";
     /// `i32[B]`: first token of each sequence.

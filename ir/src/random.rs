@@ -357,13 +357,16 @@ impl Builder {
         self.keep(v, rows, width, 1.0)
     }
 
-    /// Attention of the value to itself, perhaps rotated; or means of intervals of its rows.
+    /// Attention of the value to itself, perhaps rotated; or means or maxima of intervals of its rows.
     fn heads(&mut self, a: Row) -> Row {
         let rows = a.rows.clone();
         if self.random.below(3) == 0 {
             let n = symbol(feed::L);
             let (lo, hi) = (self.indices(n.clone()), self.indices(n.clone()));
-            let v = self.add(ops::MeanRows, &[a.v, lo, hi]);
+            let v = match self.random.below(2) {
+                0 => self.add(ops::MeanRows, &[a.v, lo, hi]),
+                _ => self.add(ops::MaxRows, &[a.v, lo, hi]),
+            };
             return self.keep(v, n, a.width, a.bound);
         }
         let (heads, size) = self.split(a.width);
@@ -448,11 +451,14 @@ fn indices(graph: &Graph, v: Value) -> Option<Indices> {
         for i in (0..args.len()).filter(|i| args[*i] == v) {
             wanted.extend(match (graph.op(user)?.kind(), i) {
                 (OpKind::Gather, 1) => rows(0).map(Indices::Below),
+                (OpKind::Experts, 1) => {
+                    graph.ty(args[3]).shape.first().cloned().map(Indices::Below)
+                }
                 (OpKind::Scatter, 1) => rows(0).map(Indices::Distinct),
                 (OpKind::Attention, 3) => rows(1).map(Indices::From),
                 (OpKind::Attention, 4) => rows(1).map(Indices::To),
-                (OpKind::MeanRows, 1) => rows(0).map(Indices::From),
-                (OpKind::MeanRows, 2) => rows(0).map(Indices::To),
+                (OpKind::MeanRows | OpKind::MaxRows, 1) => rows(0).map(Indices::From),
+                (OpKind::MeanRows | OpKind::MaxRows, 2) => rows(0).map(Indices::To),
                 _ => None,
             });
         }

@@ -34,6 +34,7 @@ struct Case {
     expected: &'static [f64],
 }
 
+const LN_3: f64 = 1.098_612_288_668_109_8;
 const X: (&str, &[usize], &[f64]) = ("f32", &[2, 3], &[1.0, -2.0, 0.5, 4.0, 0.0, -1.0]);
 const ROW: (&str, &[usize], &[f64]) = ("f32", &[3], &[2.0, -1.0, 4.0]);
 const COLUMN: (&str, &[usize], &[f64]) = ("f32", &[2, 1], &[2.0, -1.0]);
@@ -116,6 +117,12 @@ const CASES: &[Case] = &[
     Case { inputs: &[("f32", &[2], &[3.0, 4.0])], term: "rms_norm(x) {eps=3.5}", shape: &[2], expected: &[0.75, 1.0] },
     Case { inputs: &[("f32", &[2], &[-1.0, 3.0])], term: "layer_norm(x) {eps=5.0}", shape: &[2], expected: &[-2.0 / 3.0, 2.0 / 3.0] },
     Case { inputs: &[X, ("i32", &[2], &[0.0, 1.0]), ("i32", &[2], &[2.0, 2.0])], term: "mean_rows(x, y, z)", shape: &[2, 3], expected: &[2.5, -1.0, -0.25, 4.0, 0.0, -1.0] },
+    Case { inputs: &[X, ("i32", &[2], &[0.0, 1.0]), ("i32", &[2], &[2.0, 2.0])], term: "max_rows(x, y, z)", shape: &[2, 3], expected: &[4.0, 0.0, 0.5, 4.0, 0.0, -1.0] },
+    // Of equal elements the first comes first.
+    Case { inputs: &[("f32", &[2, 3], &[0.5, 0.25, 0.5, 0.0, 1.0, 2.0]), ("f32", &[3], &[0.0, 1.0, 2.0])], term: "top_k_ids(x, y) {k=2}", shape: &[2, 2], expected: &[0.0, 2.0, 2.0, 1.0] },
+    Case { inputs: &[("f32", &[2, 3], &[0.5, 0.25, 0.5, 0.0, 1.0, 2.0]), ("f32", &[3], &[0.0, 1.0, 2.0])], term: "top_k_values(x, y) {k=2}", shape: &[2, 2], expected: &[0.5, 0.5, 2.0, 1.0] },
+    // The second expert's product is ln 3, whose sigmoid is 3/4; half of that and a weight of 2 make one factor more.
+    Case { inputs: &[("f32", &[1, 1], &[2.0]), ("i32", &[1, 1], &[1.0]), ("f32", &[2, 1, 1], &[5.0, LN_3 / 2.0])], term: "experts(x, y, x, z, z, z)", shape: &[1, 1], expected: &[0.75 * LN_3 * LN_3 * LN_3] },
     // Kernels: the body is applied to the value, the product, both products.
     Case { inputs: &[X, ROW], term: "map(x, mul(acc() {index=0, ty=f32[2,3]}, y))", shape: &[2, 3], expected: &[2.0, 2.0, 2.0, 8.0, 0.0, -4.0] },
     Case { inputs: &[X, ("f32", &[3, 1], &[1.0, 2.0, 4.0])], term: "gemm(x, y, mul(acc() {index=0, ty=f32[2,1]}, 0.5))", shape: &[2, 1], expected: &[-0.5, 0.0] },

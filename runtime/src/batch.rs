@@ -4,25 +4,28 @@
 use ir::feed;
 
 /// Name of each input that a session feeds, and the symbol that counts its elements.
-const FEEDS: [(&str, &str); 9] = [
+const FEEDS: [(&str, &str); 11] = [
     (feed::TOKENS, feed::T),
     (feed::POSITIONS, feed::T),
     (feed::TOKEN_TYPES, feed::T),
     (feed::LO, feed::T),
     (feed::HI, feed::T),
     (feed::ROWS, feed::T),
+    (feed::LENGTHS, feed::T),
     (feed::SELECT, feed::L),
     (feed::STARTS, feed::B),
     (feed::ENDS, feed::B),
+    (feed::PATCHES, feed::T),
 ];
 
 /// One of the inputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Feed(usize);
 
-const SELECT: usize = 6;
-const STARTS: usize = 7;
-const ENDS: usize = 8;
+const SELECT: usize = 7;
+const STARTS: usize = 8;
+const ENDS: usize = 9;
+const PATCHES: usize = 10;
 
 impl Feed {
     /// The input called `name`, if it is one of `symbol` elements.
@@ -33,7 +36,10 @@ impl Feed {
     /// For messages: every input, as a plan would declare it.
     pub fn known() -> String {
         FEEDS
-            .map(|(name, symbol)| format!("{name}: i32[{symbol}]"))
+            .map(|(name, symbol)| match name {
+                feed::PATCHES => format!("{name}: f32[{symbol}, n]"),
+                _ => format!("{name}: i32[{symbol}]"),
+            })
             .join(", ")
     }
 }
@@ -59,6 +65,8 @@ pub(crate) struct Token {
     pub hi: i32,
     /// Where its own key goes.
     pub row: i32,
+    /// Tokens of its sequence, with all that come at once.
+    pub length: i32,
     /// Whether its output is wanted.
     pub selected: bool,
 }
@@ -128,14 +136,16 @@ impl Batch {
         self.columns[ENDS].push(at);
     }
 
+    /// Gives the token that was added last its patch of an image.
+    pub fn patch(&mut self, pixels: &[f32]) {
+        self.columns[PATCHES].extend(pixels.iter().map(|x| x.to_bits() as i32));
+    }
+
     /// Adds a token to the sequence begun last.
     pub fn push(&mut self, t: Token) {
         let at = self.tokens() as i32;
-        for (column, value) in
-            self.columns
-                .iter_mut()
-                .zip([t.id, t.position, t.token_type, t.lo, t.hi, t.row])
-        {
+        let values = [t.id, t.position, t.token_type, t.lo, t.hi, t.row, t.length];
+        for (column, value) in self.columns.iter_mut().zip(values) {
             column.push(value);
         }
         if t.selected {

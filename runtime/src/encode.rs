@@ -16,6 +16,8 @@ pub struct EncoderInput<'a> {
     pub token_types: Option<&'a [u32]>,
     /// Position of each token as the model counts; by default as [`Positions`] says.
     pub positions: Option<&'a [i32]>,
+    /// Pixels of each token's patch of an image, one after another, for models that see images.
+    pub patches: Option<&'a [f32]>,
     /// 0 where a token is padding: it is not computed, and no token attends to it. By default none is.
     pub mask: Option<&'a [u8]>,
 }
@@ -116,8 +118,13 @@ impl Session {
                     lo: start as i32,
                     hi: end as i32,
                     row: row as i32,
+                    length: tokens.len() as i32,
                     selected: true,
                 });
+                if let Some(patches) = inputs[i].patches {
+                    let width = patches.len() / inputs[i].ids.len();
+                    self.batch.patch(&patches[token.index * width..][..width]);
+                }
             }
         }
         if self.batch.tokens() > 0 {
@@ -125,6 +132,34 @@ impl Session {
             self.scatter(&sequences[first..], &mut results[first..]);
         }
         Ok(results)
+    }
+
+    /// Runs images through an encoder that sees them. Each is as the model wants it, `[channels, height, width]` row-major:
+    /// resized and normalised.
+    ///
+    /// # Errors
+    /// An image of another size, or a model that sees none.
+    pub fn encode_images(&mut self, images: &[&[f32]]) -> Result<Vec<Outputs>, Error> {
+        let Some(form) = self.model().description().image.clone() else {
+            return Err(self.refuse("what an image shows"));
+        };
+        let wanted = form.channels * form.height * form.width;
+        let mut patches = vec![];
+        for (sequence, pixels) in images.iter().enumerate() {
+            if pixels.len() != wanted {
+                let why = format!("an image of {} numbers, wanted are {wanted}", pixels.len());
+                return Err(Error::Input { sequence, why });
+            }
+            patches.push(cut(pixels, &form));
+        }
+        let ids = vec![0; form.patches() + 1];
+        let input = |patches| EncoderInput {
+            ids: &ids,
+            patches: Some(patches),
+            ..EncoderInput::default()
+        };
+        let inputs: Vec<EncoderInput<'_>> = patches.iter().map(|p| input(&p[..])).collect();
+        self.encode(&inputs)
     }
 
     /// The tokens of a sequence that are not masked.
@@ -140,6 +175,12 @@ impl Session {
             if let Some(len) = len.filter(|len| *len != count) {
                 return Err(wrong(format!("{len} {name} for {count} tokens")));
             }
+        }
+        let numbers = description.image.as_ref().map_or(0, ir::Image::numbers);
+        let pixels = input.patches.map_or(0, <[_]>::len);
+        if pixels != numbers * count {
+            let why = format!("{pixels} pixels for {count} tokens of {numbers} each");
+            return Err(wrong(why));
         }
         let limits = self.batch.limits();
         let context = self.context().min(limits.tokens).min(limits.selected);
@@ -171,8 +212,9 @@ impl Session {
         let mut kept = Vec::with_capacity(length);
         for (index, id) in input.ids.iter().enumerate() {
             self.check_token(sequence, index, *id)?;
-            let number = numbers.next(index, *id as i32);
-            if input.mask.is_some_and(|m| m[index] == 0) {
+            let masked = input.mask.is_some_and(|m| m[index] == 0);
+            let number = numbers.next(index, *id as i32, masked);
+            if masked {
                 continue;
             }
             let position = input.positions.map_or(number, |p| p[index]);
@@ -214,6 +256,23 @@ impl Session {
     }
 }
 
+/// The patches of an image, row after row, behind the zeros of the token that stands for the whole.
+fn cut(pixels: &[f32], form: &ir::Image) -> Vec<f32> {
+    let side = form.patch;
+    let mut out = vec![0.0; form.numbers()];
+    out.reserve(form.numbers() * form.patches());
+    for top in (0..form.height).step_by(side) {
+        for left in (0..form.width).step_by(side) {
+            for channel in pixels.chunks_exact(form.height * form.width) {
+                for row in channel.chunks_exact(form.width).skip(top).take(side) {
+                    out.extend_from_slice(&row[left..left + side]);
+                }
+            }
+        }
+    }
+    out
+}
+
 /// A token that takes part.
 struct Kept {
     /// In its sequence as given.
@@ -226,14 +285,18 @@ struct Kept {
 /// Numbers the tokens of a sequence, padding included.
 struct Numbers {
     rule: Positions,
-    /// Tokens so far that are not padding.
+    /// Tokens so far that count.
     seen: i32,
 }
 
 impl Numbers {
-    fn next(&mut self, index: usize, id: i32) -> i32 {
+    fn next(&mut self, index: usize, id: i32, masked: bool) -> i32 {
         match self.rule {
             Positions::Index => index as i32,
+            Positions::Unmasked => {
+                self.seen += i32::from(!masked);
+                (self.seen - 1).max(0)
+            }
             Positions::NonPadding { pad } if id == pad => pad,
             Positions::NonPadding { pad } => {
                 self.seen += 1;
@@ -249,20 +312,26 @@ mod tests {
 
     #[test]
     fn positions_follow_the_rule() {
-        let check = |rule, ids: &[i32], expected: &[i32]| {
+        let check = |rule, ids: &[i32], masked: &[usize], expected: &[i32]| {
             let mut numbers = Numbers { rule, seen: 0 };
             let found: Vec<i32> = ids
                 .iter()
                 .enumerate()
-                .map(|(i, id)| numbers.next(i, *id))
+                .map(|(i, id)| numbers.next(i, *id, masked.contains(&i)))
                 .collect();
             assert_eq!(found, expected, "{rule:?} of {ids:?}");
         };
-        check(Positions::Index, &[5, 1, 1, 7], &[0, 1, 2, 3]);
+        check(Positions::Index, &[5, 1, 1, 7], &[1], &[0, 1, 2, 3]);
+        check(Positions::Unmasked, &[5, 1, 1, 7], &[0, 2], &[0, 0, 0, 1]);
         // As create_position_ids_from_input_ids of the reference: cumsum(ids != pad) * (ids != pad) + pad.
         let roberta = Positions::NonPadding { pad: 1 };
-        check(roberta, &[0, 5, 6, 2, 1, 1], &[2, 3, 4, 5, 1, 1]);
-        check(roberta, &[1, 1, 0, 5, 1, 2], &[1, 1, 2, 3, 1, 4]);
-        check(Positions::NonPadding { pad: 0 }, &[3, 0, 4], &[1, 0, 2]);
+        check(roberta, &[0, 5, 6, 2, 1, 1], &[], &[2, 3, 4, 5, 1, 1]);
+        check(roberta, &[1, 1, 0, 5, 1, 2], &[], &[1, 1, 2, 3, 1, 4]);
+        check(
+            Positions::NonPadding { pad: 0 },
+            &[3, 0, 4],
+            &[],
+            &[1, 0, 2],
+        );
     }
 }

@@ -257,6 +257,10 @@ impl Session {
         self.begin();
         for chunk in batch {
             let first = chunk.sequence * self.stride;
+            let length = match chunk.positions.and_then(|p| p.iter().max()) {
+                Some(last) => last + 1,
+                None => (self.staged[chunk.sequence] + chunk.tokens.len()) as i32,
+            };
             let mut begun = false;
             for (i, token) in chunk.tokens.iter().enumerate() {
                 let selected = select == Select::All || i + 1 == chunk.tokens.len();
@@ -280,6 +284,7 @@ impl Session {
                     lo: first as i32,
                     hi: row + 1,
                     row,
+                    length,
                     selected,
                 });
             }
@@ -384,7 +389,7 @@ impl Session {
     pub(crate) fn check_position(&self, sequence: usize, position: i32) -> Result<(), Error> {
         let description = self.model().description();
         let limit = match description.positions {
-            Positions::Index => description.context as i64,
+            Positions::Index | Positions::Unmasked => description.context as i64,
             Positions::NonPadding { pad } => description.context as i64 + i64::from(pad) + 1,
         };
         match (0..limit).contains(&position.into()) {
@@ -456,7 +461,11 @@ fn symbols(plan: &Plan) -> Result<Vec<usize>, Error> {
 /// What to feed to each of the plan's inputs.
 fn feeds(plan: &Plan) -> Result<Vec<Feed>, Error> {
     let known = |name: &str, ty: &Type| {
-        let symbol = leading(ty).filter(|_| ty.dtype == DType::I32 && ty.shape.len() == 1)?;
+        let form = match name {
+            feed::PATCHES => (DType::F32, 2),
+            _ => (DType::I32, 1),
+        };
+        let symbol = leading(ty).filter(|_| (ty.dtype, ty.shape.len()) == form)?;
         Feed::named(name, symbol)
     };
     let feed = |port: &ir::artifact::Port| {

@@ -1,12 +1,14 @@
 //! Text to token ids and back, over the `tokenizers` crate. Knows tokenizer.json; not the model that takes the ids.
 
 mod encoding;
+mod stop;
 mod stream;
 
 use serde::Deserialize;
 use serde_json::Value;
 
 pub use encoding::Encoding;
+pub use stop::Stops;
 pub use stream::Stream;
 
 /// Longest tokenizer.json that is parsed, in bytes; the largest in use are near 40 MB.

@@ -362,8 +362,8 @@ fn encoders_drop_padding_and_put_rows_back() {
         EncoderInput {
             ids: &[9, 4, 9, 5],
             token_types: Some(&[0, 1, 0, 2]),
-            positions: None,
             mask: Some(&[0, 1, 0, 1]),
+            ..Default::default()
         },
         EncoderInput {
             ids: &[6, 7],

@@ -297,6 +297,7 @@ mod tests {
             sequences: 1,
             length: 3,
             ids: vec![0; 3],
+            pixels: None,
             mask,
             token_types: None,
             positions: None,

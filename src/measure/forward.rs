@@ -2,7 +2,7 @@
 //! left out of both. Knows no files, and not what outputs should be.
 
 use super::{Error, Expected, Reference, divergence::argmax, hidden::HiddenStates};
-use ir::Task;
+use ir::{Positions, Task};
 use runtime::{Chunk, EncoderInput, Model, Options, Rows, Select, Session, Trace};
 use std::sync::Arc;
 
@@ -104,6 +104,15 @@ fn run(
     columns: usize,
     more: &[u32],
 ) -> Result<Vec<(String, Rows)>, Error> {
+    if let Some(pixels) = &reference.pixels {
+        let size = pixels.len() / reference.sequences;
+        let image = &pixels[sequence * size..][..size];
+        let outputs = session.encode_images(&[image])?.swap_remove(0);
+        let outputs = outputs.iter();
+        return Ok(outputs
+            .map(|(name, rows)| (name.into(), rows.clone()))
+            .collect());
+    }
     let first = sequence * reference.length;
     let range = first..first + columns;
     if session.model().description().task != Task::CausalLm {
@@ -112,6 +121,7 @@ fn run(
             token_types: reference.token_types.as_ref().map(|t| &t[range.clone()]),
             positions: reference.positions.as_ref().map(|p| &p[range.clone()]),
             mask: reference.mask.as_ref().map(|m| &m[range.clone()]),
+            ..EncoderInput::default()
         };
         let outputs = session.encode(&[input])?.swap_remove(0);
         let outputs = outputs.iter();
@@ -122,12 +132,15 @@ fn run(
     let kept = kept(reference, sequence, columns);
     let mut ids = tokens(reference, sequence, &kept);
     ids.extend(more);
-    // Without positions the reference counts from the row's start, padding included; continuations go without padding.
-    let position = |i: &usize| match &reference.positions {
+    // Without positions the reference counts from the row's start, padding included, unless the model counts without;
+    // continuations go without padding.
+    let unmasked = session.model().description().positions == Positions::Unmasked;
+    let position = |(index, i): (usize, &usize)| match &reference.positions {
         Some(given) => given[first + i],
+        None if unmasked => index as i32,
         None => *i as i32,
     };
-    let positions: Vec<i32> = kept.iter().map(position).collect();
+    let positions: Vec<i32> = kept.iter().enumerate().map(position).collect();
     session.reset(0)?;
     let chunk = Chunk {
         sequence: 0,

@@ -16,11 +16,12 @@ pub(super) const F32: f64 = 2e-4;
 const DEFAULT: Tolerance = Tolerance::RelativeL2(F32);
 
 /// Names of the tensors that are inputs; all others are outputs.
-const INPUTS: [&str; 4] = [
+const INPUTS: [&str; 5] = [
     "input_ids",
     "attention_mask",
     "token_type_ids",
     "position_ids",
+    "pixel_values",
 ];
 
 /// What the names of hidden states begin with; a point and a number follow.
@@ -75,8 +76,10 @@ pub struct Reference {
     pub sequences: usize,
     /// Tokens of a row, padding included.
     pub length: usize,
-    /// Token ids.
+    /// Token ids; none where the inputs are images.
     pub ids: Vec<u32>,
+    /// Images, `[sequences, channels, height, width]`, where those are the inputs.
+    pub pixels: Option<Vec<f32>>,
     /// 0 where a token is padding.
     pub mask: Option<Vec<u8>>,
     /// Segments.
@@ -121,6 +124,9 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn read(&self, tolerances: BTreeMap<String, Tolerance>) -> Result<Reference, Error> {
+        if let Ok(pixels) = self.tensors.tensor("pixel_values") {
+            return self.images(&pixels, &tolerances);
+        }
         let ids = self.integers("input_ids")?.ok_or_else(|| {
             self.wrong("has no tensor `input_ids`; a reference holds inputs and outputs of a model")
         })?;
@@ -130,6 +136,7 @@ impl Reader<'_> {
         if ids.data.is_empty() {
             return Err(self.wrong("`input_ids` is empty"));
         }
+        let outputs = self.outputs(sequences, length, &tolerances)?;
         let greedy = self.integers("greedy")?;
         let greedy = greedy
             .map(|g| match g.shape[..] {
@@ -140,17 +147,6 @@ impl Reader<'_> {
                 _ => Err(self.wrong(format!("`greedy` is {:?}, not [{sequences}, N]", g.shape))),
             })
             .transpose()?;
-        let mut outputs = vec![];
-        let mut names = self.tensors.names();
-        names.sort_unstable_by_key(|name| (hidden_state(name).unwrap_or(usize::MAX), *name));
-        for name in names {
-            if !INPUTS.contains(&name) && name != "greedy" {
-                let shared = hidden_state(name).and_then(|_| tolerances.get(HIDDEN));
-                let tolerance = tolerances.get(name).or(shared);
-                let tolerance = tolerance.copied().unwrap_or(DEFAULT);
-                outputs.push(self.output(name, sequences, length, tolerance)?);
-            }
-        }
         if outputs.is_empty() && greedy.is_none() {
             return Err(
                 self.wrong("holds no outputs to compare with, such as `logits` or `greedy`")
@@ -163,9 +159,66 @@ impl Reader<'_> {
             token_types: self.input("token_type_ids", &ids.shape)?,
             positions: self.input("position_ids", &ids.shape)?,
             ids: self.cast("input_ids", &ids.data)?,
+            pixels: None,
             outputs,
             greedy,
         })
+    }
+
+    /// The reference of a model that sees images; a row of an output for each token is of as many as the output has.
+    fn images(
+        &self,
+        pixels: &TensorView<'_>,
+        tolerances: &BTreeMap<String, Tolerance>,
+    ) -> Result<Reference, Error> {
+        let name = "pixel_values";
+        let [sequences, ..] = *pixels.shape() else {
+            return Err(self.wrong(format!(
+                "`{name}` is {:?}, not [B, C, H, W]",
+                pixels.shape()
+            )));
+        };
+        let data = elements(pixels, Dtype::F32, f32::from_le_bytes)
+            .ok_or_else(|| self.wrong_type(name, pixels, Dtype::F32))?;
+        if data.is_empty() {
+            return Err(self.wrong(format!("`{name}` is empty")));
+        }
+        let hidden = self.tensors.tensor("last_hidden_state");
+        let length = hidden.ok().and_then(|t| t.shape().get(1).copied());
+        let length = length.unwrap_or(1);
+        Ok(Reference {
+            sequences,
+            length,
+            ids: vec![],
+            pixels: Some(data),
+            mask: None,
+            token_types: None,
+            positions: None,
+            outputs: self.outputs(sequences, length, tolerances)?,
+            greedy: None,
+        })
+    }
+
+    /// Everything that is no input and no continuation.
+    fn outputs(
+        &self,
+        sequences: usize,
+        length: usize,
+        tolerances: &BTreeMap<String, Tolerance>,
+    ) -> Result<Vec<Expected>, Error> {
+        let mut names = self.tensors.names();
+        names.sort_unstable_by_key(|name| (hidden_state(name).unwrap_or(usize::MAX), *name));
+        let names = names
+            .into_iter()
+            .filter(|n| !INPUTS.contains(n) && *n != "greedy");
+        names
+            .map(|name| {
+                let shared = hidden_state(name).and_then(|_| tolerances.get(HIDDEN));
+                let tolerance = tolerances.get(name).or(shared);
+                let tolerance = tolerance.copied().unwrap_or(DEFAULT);
+                self.output(name, sequences, length, tolerance)
+            })
+            .collect()
     }
 
     fn output(

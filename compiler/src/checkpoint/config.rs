@@ -24,7 +24,9 @@ const LIMITS: [(&[&str], RangeInclusive<usize>); 4] = [
         &[
             "num_attention_heads",
             "num_key_value_heads",
+            "num_kv_heads",
             "n_head",
+            "n_head_kv",
             "n_heads",
             "encoder_attention_heads",
         ],
@@ -34,11 +36,13 @@ const LIMITS: [(&[&str], RangeInclusive<usize>); 4] = [
         &[
             "hidden_size",
             "n_embd",
+            "n_embed",
             "dim",
             "d_model",
             "word_embed_proj_dim",
             "vocab_size",
             "intermediate_size",
+            "ffn_hidden_size",
             "n_inner",
             "hidden_dim",
             "ffn_dim",
@@ -197,6 +201,32 @@ impl Config {
     /// The number at `key`, if any.
     pub fn opt_f64(&self, key: &str) -> Result<Option<f64>, CheckpointError> {
         self.get(key, "a number", Value::as_f64)
+    }
+
+    /// The number at `key`, or `default` where absent; none where it is `null`.
+    pub fn f64_unless_null(&self, key: &str, default: f64) -> Result<Option<f64>, CheckpointError> {
+        match self.entries.contains_key(key) {
+            true => self.opt_f64(key),
+            false => Ok(Some(default)),
+        }
+    }
+
+    /// The integer at `key`, or `default` where absent; none where it is `null`.
+    pub fn usize_unless_null(
+        &self,
+        key: &str,
+        default: usize,
+    ) -> Result<Option<usize>, CheckpointError> {
+        match self.entries.contains_key(key) {
+            true => self.opt_usize(key),
+            false => Ok(Some(default)),
+        }
+    }
+
+    /// The first of these keys that is there, or the first of all: names that one number goes by.
+    pub fn any<'k>(&self, keys: &[&'k str]) -> &'k str {
+        let there = keys.iter().find(|key| self.has(key));
+        there.or(keys.first()).copied().unwrap_or_default()
     }
 
     /// The boolean at `key`, or `default` where absent.

@@ -12,8 +12,8 @@ pub struct Rope {
     pub theta: f64,
     /// `default`, `linear`, `dynamic`, `yarn`, `longrope`, `llama3`, or a name that the family has to refuse.
     pub kind: String,
-    /// Fraction of a head's dimensions that is rotated, in `(0, 1]`.
-    pub partial: f64,
+    /// Fraction of a head's dimensions that is rotated, in `(0, 1]`, where given.
+    pub partial: Option<f64>,
     /// Where the numbers of a `kind` other than `default` are read from: `factor`, `low_freq_factor`, ...
     pub scaling: Config,
 }
@@ -21,14 +21,16 @@ pub struct Rope {
 impl Config {
     /// The rotary embedding of layers of `layer_type` (`full_attention` where a model has one kind only), from
     /// `rope_parameters` (transformers 5, flat or one object a layer type) or `rope_theta`, `rope_scaling`,
-    /// `rope_local_base_freq`, `partial_rotary_factor` and their older names (transformers 4).
+    /// `rope_local_base_freq`, `partial_rotary_factor` and their other names (transformers 4).
     /// `default_theta` holds where none is given.
     ///
     /// # Errors
     /// A value is of the wrong kind, theta is not positive, or the rotated fraction not in `(0, 1]`.
     pub fn rope(&self, layer_type: &str, default_theta: f64) -> Result<Rope, CheckpointError> {
         let none = |key| self.nested(key, Map::new());
-        let local = layer_type == "sliding_attention" && self.has("rope_local_base_freq");
+        let local = ["rope_local_base_freq", "local_rope_theta"];
+        let local = local.into_iter().find(|key| self.has(key));
+        let local = local.filter(|_| layer_type == "sliding_attention");
         let (scaling, theta) = match self.opt_section("rope_parameters")? {
             Some(all) => {
                 let own = if all.has(layer_type) {
@@ -45,7 +47,7 @@ impl Config {
                     None => (all, None),
                 }
             }
-            None if local => (none("rope_scaling"), Some("rope_local_base_freq")),
+            None if local.is_some() => (none("rope_scaling"), local),
             None => (
                 self.opt_section("rope_scaling")?
                     .unwrap_or_else(|| none("rope_scaling")),
@@ -53,26 +55,28 @@ impl Config {
             ),
         };
         // A section's own value wins over one beside it.
-        let first = |names: &[&str], default: f64, valid: fn(f64) -> bool, expected: &str| {
+        let first = |names: &[&str], valid: fn(f64) -> bool, expected: &str| {
             for section in [&scaling, self] {
                 for name in names {
                     if let Some(x) = section.opt_f64(name)? {
                         return if valid(x) {
-                            Ok(x)
+                            Ok(Some(x))
                         } else {
                             Err(section.invalid(name, expected))
                         };
                     }
                 }
             }
-            Ok(default)
+            Ok(None)
         };
-        let names = theta.map_or(vec!["rope_theta", "rotary_emb_base"], |name| vec![name]);
-        let theta = first(&names, default_theta, |x| x > 0.0, "a positive number")?;
+        let names = theta.map_or(
+            vec!["rope_theta", "rotary_emb_base", "global_rope_theta"],
+            |name| vec![name],
+        );
+        let theta = first(&names, |x| x > 0.0, "a positive number")?.unwrap_or(default_theta);
         let fraction = |x| 0.0 < x && x <= 1.0;
         let partial = first(
-            &["partial_rotary_factor", "rotary_pct"],
-            1.0,
+            &["partial_rotary_factor", "rotary_pct", "rope_pct"],
             fraction,
             "a number above 0, at most 1",
         )?;

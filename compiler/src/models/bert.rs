@@ -2,9 +2,11 @@
 
 use super::{
     Architecture, Family, ModelError,
-    blocks::{Activation, Heads, Mlp, Norm, positive},
+    attention::Heads,
+    blocks::{Activation, Gate, Mlp, Norm, positive},
     draft::Size,
-    encoder::{Encoder, Head, Names},
+    encoder::{Encoder, Names, Own, post_norm},
+    head::{Head, Rows, Transform},
 };
 use crate::checkpoint::Config;
 use ir::{Positions, ops::Tanh};
@@ -17,41 +19,49 @@ pub(super) const FAMILY: Family = Family {
         "BertForTokenClassification",
         "BertForSequenceClassification",
         "BertForMaskedLM",
+        "BertForQuestionAnswering",
     ],
     read,
 };
 
 fn read(config: &Config) -> Result<Box<dyn Architecture>, ModelError> {
-    let encoder = encoder(config)?;
     let head = match config.architecture()? {
-        "BertForTokenClassification" => Head::Tokens {
-            labels: config.labels()?,
-        },
-        "BertForSequenceClassification" => Head::Sequences {
-            dense: "bert.pooler.dense",
-            activation: Activation::from(Tanh),
-            out: "classifier",
-            labels: config.labels()?,
-        },
-        "BertForMaskedLM" => Head::Words {
-            dense: "cls.predictions.transform.dense",
-            activation: encoder.mlp.activation.clone(),
-            norm: "cls.predictions.transform.LayerNorm",
-            table: match config.bool_or("tie_word_embeddings", true)? {
+        "BertForTokenClassification" => {
+            Head::classes(Rows::Each, None, "classifier", config.labels()?)
+        }
+        "BertForSequenceClassification" => {
+            let pooler = Transform::plain("bert.pooler.dense", Tanh);
+            Head::classes(Rows::First, Some(pooler), "classifier", config.labels()?)
+        }
+        "BertForQuestionAnswering" => Head::answers(None, "qa_outputs"),
+        "BertForMaskedLM" => Head::words(
+            Transform {
+                norm: Some("cls.predictions.transform.LayerNorm"),
+                ..Transform::plain(
+                    "cls.predictions.transform.dense",
+                    Activation::read(config, "hidden_act", "gelu")?,
+                )
+            },
+            match config.bool_or("tie_word_embeddings", true)? {
                 true => "bert.embeddings.word_embeddings.weight",
                 false => "cls.predictions.decoder.weight",
             },
-            bias: ["cls.predictions.bias", "cls.predictions.decoder.bias"],
-        },
+            Some(["cls.predictions.bias", "cls.predictions.decoder.bias"]),
+        ),
         _ => Head::Bare {
             pooler: Some("bert.pooler.dense"),
         },
     };
-    Ok(Box::new(Encoder { head, ..encoder }))
+    let backbone = "bert.";
+    Ok(Box::new(encoder(config, backbone, head)?))
 }
 
-/// The bare model.
-pub(super) fn encoder(config: &Config) -> Result<Encoder, ModelError> {
+/// The model of tensors under `backbone`.
+pub(super) fn encoder(
+    config: &Config,
+    backbone: &'static str,
+    head: Head,
+) -> Result<Encoder, ModelError> {
     let refuse = |key, expected: &str| Err(config.invalid(key, expected).into());
     if config.str_or("position_embedding_type", "absolute")? != "absolute" {
         return refuse("position_embedding_type", "absolute");
@@ -62,42 +72,53 @@ pub(super) fn encoder(config: &Config) -> Result<Encoder, ModelError> {
         }
     }
     let heads = config.usize("num_attention_heads")?;
+    let heads = Heads {
+        heads,
+        groups: heads,
+        dim: config.quotient("hidden_size", "num_attention_heads")?,
+    };
+    let mlp = Mlp {
+        gate: Gate::None,
+        up: "intermediate.dense",
+        down: "output.dense",
+        bias: true,
+        inner: Size::read(config, "intermediate_size")?,
+        activation: Activation::read(config, "hidden_act", "gelu")?,
+    };
     let context = config.usize_or("max_position_embeddings", 512)?;
-    let eps = positive(config, "layer_norm_eps", 1e-12)?;
     Ok(Encoder {
-        backbone: "bert.",
         names: Names {
-            stem: "bert.encoder.layer.",
-            projections: [
-                "attention.self.query",
-                "attention.self.key",
-                "attention.self.value",
-            ],
-            output: "attention.output.dense",
-            attention_norm: "attention.output.LayerNorm",
-            norm: "output.LayerNorm",
+            backbone,
+            words: "word_embeddings",
+            embedding_norm: Some("LayerNorm"),
+            stem: "encoder.layer.",
+            norm: None,
         },
+        image: None,
         vocabulary: Size::read(config, "vocab_size")?,
         hidden: Size::read(config, "hidden_size")?,
+        embedding: None,
         positions: Size::new(context, "max_position_embeddings"),
         token_types: Size::new(config.usize_or("type_vocab_size", 2)?, "type_vocab_size"),
         numbering: Positions::Index,
         context,
-        layers: config.usize("num_hidden_layers")?,
-        heads: Heads {
+        ropes: vec![],
+        layer: post_norm(
             heads,
-            groups: heads,
-            dim: config.quotient("hidden_size", "num_attention_heads")?,
-        },
-        norm: Norm::Layer { eps },
-        mlp: Mlp {
-            gate: None,
-            up: "intermediate.dense",
-            down: "output.dense",
-            bias: true,
-            inner: Size::read(config, "intermediate_size")?,
-            activation: Activation::read(config, "hidden_act", "gelu")?,
-        },
-        head: Head::Bare { pooler: None },
+            Norm::layer(positive(config, "layer_norm_eps", 1e-12)?),
+            mlp,
+            [
+                "attention.self.query",
+                "attention.self.key",
+                "attention.self.value",
+            ],
+            [
+                "attention.output.dense",
+                "attention.output.LayerNorm",
+                "output.LayerNorm",
+            ],
+        ),
+        layers: Own::plain(config.usize("num_hidden_layers")?),
+        head,
     })
 }

@@ -1,23 +1,28 @@
-//! The blocks that models are made of: projections, norms, feed-forward layers, attention. Knows no family: what
-//! differs between families is an argument.
+//! The blocks that models are made of: projections, norms, feed-forward layers. Knows no family: what differs between
+//! families is an argument.
 
 use super::{
     ModelError,
     draft::{Block, Size},
-    rope::Frequencies,
 };
 use crate::checkpoint::{CheckpointError, Config};
 use ir::{
-    DType, Float, Op, Value, feed,
+    Op, Value,
     ops::{
-        Attention, Cast, Const, Cos, Gather, Gelu, GeluTanh, LayerNorm, Linear, Max, Relu, Reshape,
-        RmsNorm, Rope, Scatter, Silu, Sin, Sub,
+        Gather, Gelu, GeluTanh, LayerNorm, Linear, Mul, Relu, RmsNorm, Sigmoid, Silu, Slice,
+        Transpose,
     },
 };
+use std::ops::Range;
 
 /// A nonlinearity between two projections.
 #[derive(Clone, Debug)]
-pub(super) struct Activation(Op);
+pub(super) enum Activation {
+    /// An op of its own.
+    Op(Op),
+    /// `x * sigmoid(1.702 x)`.
+    QuickGelu,
+}
 
 impl Activation {
     /// The one that the config names at `key`.
@@ -25,39 +30,84 @@ impl Activation {
     /// # Errors
     /// No activation goes by that name.
     pub(super) fn read(config: &Config, key: &str, default: &str) -> Result<Self, CheckpointError> {
-        let op: Op = match config.str_or(key, default)? {
+        Ok(match config.str_or(key, default)? {
             "gelu" => Gelu.into(),
             "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => GeluTanh.into(),
+            "quick_gelu" => Activation::QuickGelu,
             "relu" => Relu.into(),
             "silu" | "swish" => Silu.into(),
             _ => {
-                let known = "gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, relu, silu or swish";
+                let known = "gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, quick_gelu, relu, silu \
+                             or swish";
                 return Err(config.invalid(key, known));
             }
-        };
-        Ok(Activation(op))
+        })
     }
 }
 
 impl<T: Into<Op>> From<T> for Activation {
     fn from(op: T) -> Self {
-        Activation(op.into())
+        Activation::Op(op.into())
     }
 }
 
-/// A normalisation of rows, with its learned gain, and bias where the kind has one.
+/// A normalisation of rows, with what it has learned.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Norm {
-    /// Root mean square; no bias.
-    Rms {
-        /// Added to the mean square.
-        eps: f64,
-    },
-    /// Mean and variance.
-    Layer {
-        /// Added to the variance.
-        eps: f64,
-    },
+pub(super) struct Norm {
+    kind: NormKind,
+    /// Added to the mean square or variance.
+    eps: f64,
+    /// See [`Gain`].
+    pub(super) gain: Gain,
+    /// Whether there is a bias `name.bias`.
+    pub(super) bias: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum NormKind {
+    Rms,
+    Layer,
+}
+
+/// What normalised rows are multiplied by.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Gain {
+    /// Nothing.
+    None,
+    /// The weight `name.weight`.
+    Weight,
+    /// One more than that weight.
+    OnePlusWeight,
+}
+
+impl Norm {
+    /// By the root mean square, with a gain.
+    pub(super) fn rms(eps: f64) -> Norm {
+        Norm {
+            kind: NormKind::Rms,
+            eps,
+            gain: Gain::Weight,
+            bias: false,
+        }
+    }
+
+    /// By mean and variance, with a gain and a bias.
+    pub(super) fn layer(eps: f64) -> Norm {
+        Norm {
+            kind: NormKind::Layer,
+            eps,
+            gain: Gain::Weight,
+            bias: true,
+        }
+    }
+
+    /// The same without a bias.
+    pub(super) fn unbiased(self) -> Norm {
+        Norm {
+            bias: false,
+            ..self
+        }
+    }
 }
 
 /// The number at `key`, which must be positive.
@@ -73,8 +123,8 @@ pub(super) fn positive(config: &Config, key: &str, default: f64) -> Result<f64, 
 /// A feed-forward layer: `down(act(up(x)))`, or `down(act(gate(x)) * up(x))`.
 #[derive(Clone, Debug)]
 pub(super) struct Mlp {
-    /// Name of the gate, where there is one.
-    pub(super) gate: Option<&'static str>,
+    /// See [`Gate`].
+    pub(super) gate: Gate,
     /// Name of the projection to `inner`.
     pub(super) up: &'static str,
     /// Name of the projection back.
@@ -87,38 +137,45 @@ pub(super) struct Mlp {
     pub(super) activation: Activation,
 }
 
-/// Shapes of multi-head attention: `heads` query heads of `dim`, in as many groups as there are key/value heads.
+/// Where the gate of a feed-forward layer is.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Heads {
-    /// Of queries.
-    pub(super) heads: usize,
-    /// Of keys and values.
-    pub(super) groups: usize,
-    /// Of each.
-    pub(super) dim: usize,
+pub(super) enum Gate {
+    /// There is none.
+    None,
+    /// A projection of this name.
+    Apart(&'static str),
+    /// The first half of the projection `up`, whose second half then is what is gated.
+    Joined,
 }
-
-impl Heads {
-    /// Width of all queries.
-    pub(super) fn queries(&self) -> Size {
-        Size::new(self.heads * self.dim, "query heads times head size")
-    }
-
-    /// Width of all keys, and of all values.
-    pub(super) fn keys(&self) -> Size {
-        Size::new(self.groups * self.dim, "key/value heads times head size")
-    }
-
-    /// What scores are multiplied by, unless a family says otherwise.
-    pub(super) fn scale(&self) -> f64 {
-        (self.dim as f64).powf(-0.5)
-    }
-}
-
-/// A projection of the input of attention: a name, and whether it has a bias.
-pub(super) type Projection = (&'static str, bool);
 
 impl Block<'_, '_> {
+    /// The weight `name.weight` of a projection, `[out, width]` however the checkpoint stores it.
+    pub(super) fn projection(
+        &mut self,
+        name: &str,
+        out: &Size,
+        width: &Size,
+    ) -> Result<Value, ModelError> {
+        let name = format!("{name}.weight");
+        if !self.transposed() {
+            return self.weight(&name, &[out, width]);
+        }
+        let stored = self.weight(&name, &[width, out])?;
+        let perm = vec![1.into(), 0.into()];
+        self.op(Transpose { perm }, &[stored])
+    }
+
+    /// `x` times the weight `w`, plus the bias.
+    pub(super) fn affine(
+        &mut self,
+        x: Value,
+        w: Value,
+        bias: Option<Value>,
+    ) -> Result<Value, ModelError> {
+        let y = self.op(Linear, &[x, w])?;
+        bias.map_or(Ok(y), |b| self.sum(y, b))
+    }
+
     /// `x` times the weight `name.weight`, plus `name.bias` if there is to be one.
     pub(super) fn linear(
         &mut self,
@@ -128,30 +185,49 @@ impl Block<'_, '_> {
         bias: bool,
     ) -> Result<Value, ModelError> {
         let width = self.width(x);
-        let w = self.weight(&format!("{name}.weight"), &[out, &width])?;
-        let y = self.op(Linear, &[x, w])?;
-        if !bias {
-            return Ok(y);
-        }
-        let b = self.weight(&format!("{name}.bias"), &[out])?;
-        self.sum(y, b)
+        let w = self.projection(name, out, &width)?;
+        let bias = bias.then(|| self.weight(&format!("{name}.bias"), &[out]));
+        let bias = bias.transpose()?;
+        self.affine(x, w, bias)
     }
 
-    /// `x` normalised over its last axis, with the gain `name.weight` (and bias `name.bias`).
+    /// Rows of a weight.
+    pub(super) fn rows(&mut self, w: Value, rows: Range<usize>) -> Result<Value, ModelError> {
+        let (start, end) = (rows.start as i64, rows.end as i64);
+        let axis = 0;
+        self.op(Slice { axis, start, end }, &[w])
+    }
+
+    /// `x` normalised over its last axis, with the gain `name.weight` and the bias `name.bias`.
     pub(super) fn norm(&mut self, name: &str, x: Value, norm: Norm) -> Result<Value, ModelError> {
         let width = self.width(x);
-        let y = match norm {
-            Norm::Rms { eps } => self.op(RmsNorm { eps: eps.into() }, &[x])?,
-            Norm::Layer { eps } => self.op(LayerNorm { eps: eps.into() }, &[x])?,
-        };
-        let gain = self.weight(&format!("{name}.weight"), &[&width])?;
-        let y = self.product(y, gain)?;
-        match norm {
-            Norm::Rms { .. } => Ok(y),
-            Norm::Layer { .. } => {
-                let bias = self.weight(&format!("{name}.bias"), &[&width])?;
-                self.sum(y, bias)
+        let y = self.normalized(x, norm)?;
+        let gain = |b: &mut Self| b.weight(&format!("{name}.weight"), &[&width]);
+        let y = match norm.gain {
+            Gain::None => y,
+            Gain::Weight => {
+                let gain = gain(self)?;
+                self.product(y, gain)?
             }
+            Gain::OnePlusWeight => {
+                let (gain, one) = (gain(self)?, self.scalar(1.0));
+                let gain = self.sum(gain, one)?;
+                self.product(y, gain)?
+            }
+        };
+        if !norm.bias {
+            return Ok(y);
+        }
+        let bias = self.weight(&format!("{name}.bias"), &[&width])?;
+        self.sum(y, bias)
+    }
+
+    /// `x` normalised over its last axis, without what was learned.
+    pub(super) fn normalized(&mut self, x: Value, norm: Norm) -> Result<Value, ModelError> {
+        let eps = norm.eps.into();
+        match norm.kind {
+            NormKind::Rms => self.op(RmsNorm { eps }, &[x]),
+            NormKind::Layer => self.op(LayerNorm { eps }, &[x]),
         }
     }
 
@@ -169,119 +245,59 @@ impl Block<'_, '_> {
 
     /// `x` through the nonlinearity.
     pub(super) fn activate(&mut self, by: &Activation, x: Value) -> Result<Value, ModelError> {
-        self.op(by.0.clone(), &[x])
+        match by {
+            Activation::Op(op) => self.op(op.clone(), &[x]),
+            Activation::QuickGelu => {
+                let steepness = self.scalar(1.702);
+                let gate = self.product(x, steepness)?;
+                let gate = self.op(Sigmoid, &[gate])?;
+                self.op(Mul, &[x, gate])
+            }
+        }
+    }
+
+    /// `x` times the number, where that changes it.
+    pub(super) fn scaled(&mut self, x: Value, by: f64) -> Result<Value, ModelError> {
+        if by == 1.0 {
+            return Ok(x);
+        }
+        let by = self.scalar(by);
+        self.product(x, by)
     }
 
     /// `x` through the feed-forward layer.
     pub(super) fn mlp(&mut self, x: Value, mlp: &Mlp) -> Result<Value, ModelError> {
         let width = self.width(x);
         let inner = match mlp.gate {
-            None => {
+            Gate::None => {
                 let up = self.linear(mlp.up, x, &mlp.inner, mlp.bias)?;
                 self.activate(&mlp.activation, up)?
             }
-            Some(gate) => {
+            Gate::Apart(gate) => {
                 let gate = self.linear(gate, x, &mlp.inner, mlp.bias)?;
                 let gate = self.activate(&mlp.activation, gate)?;
                 let up = self.linear(mlp.up, x, &mlp.inner, mlp.bias)?;
                 self.product(gate, up)?
             }
+            Gate::Joined => {
+                let n = mlp.inner.n;
+                let both = Size::new(2 * n, format!("twice {}", mlp.inner.reason()));
+                let w = self.projection(mlp.up, &both, &width)?;
+                let bias = mlp
+                    .bias
+                    .then(|| self.weight(&format!("{}.bias", mlp.up), &[&both]));
+                let bias = bias.transpose()?;
+                let half = |b: &mut Self, rows: Range<usize>| {
+                    let w = b.rows(w, rows.clone())?;
+                    let bias = bias.map(|bias| b.rows(bias, rows)).transpose()?;
+                    b.affine(x, w, bias)
+                };
+                let gate = half(self, 0..n)?;
+                let gate = self.activate(&mlp.activation, gate)?;
+                let up = half(self, n..2 * n)?;
+                self.product(gate, up)?
+            }
         };
         self.linear(mlp.down, inner, &width, mlp.bias)
-    }
-
-    /// Queries, keys and values of `x`: `[T, H, D]`, `[T, G, D]`, `[T, G, D]`.
-    pub(super) fn project(
-        &mut self,
-        x: Value,
-        [q, k, v]: [Projection; 3],
-        heads: &Heads,
-    ) -> Result<[Value; 3], ModelError> {
-        let (queries, keys) = (heads.queries(), heads.keys());
-        let q = self.linear(q.0, x, &queries, q.1)?;
-        let k = self.linear(k.0, x, &keys, k.1)?;
-        let v = self.linear(v.0, x, &keys, v.1)?;
-        Ok([
-            self.split(q, heads.heads, heads.dim)?,
-            self.split(k, heads.groups, heads.dim)?,
-            self.split(v, heads.groups, heads.dim)?,
-        ])
-    }
-
-    /// `[T, heads * dim]` as `[T, heads, dim]`.
-    pub(super) fn split(
-        &mut self,
-        x: Value,
-        heads: usize,
-        dim: usize,
-    ) -> Result<Value, ModelError> {
-        let shape = vec![self.ty(x).rows(), heads.into(), dim.into()];
-        self.op(Reshape { shape }, &[x])
-    }
-
-    /// Cosines and sines, each `f32[T, 1, R]`, of the angles that the fed positions turn by.
-    pub(super) fn angles(
-        &mut self,
-        name: &str,
-        by: &Frequencies,
-    ) -> Result<[Value; 2], ModelError> {
-        let positions = self.feed(feed::POSITIONS);
-        let frequencies = self.constant(name, &by.inverse);
-        let positions = self.op(Cast { to: DType::F32 }, &[positions])?;
-        let shape = vec![self.ty(positions).last(), 1.into(), 1.into()];
-        let positions = self.op(Reshape { shape }, &[positions])?;
-        let angles = self.product(positions, frequencies)?;
-        let mut waves = [self.op(Cos, &[angles])?, self.op(Sin, &[angles])?];
-        if by.scale != 1.0 {
-            let scale = self.scalar(by.scale);
-            for wave in &mut waves {
-                *wave = self.product(*wave, scale)?;
-            }
-        }
-        Ok(waves)
-    }
-
-    /// Queries or keys turned by their positions.
-    pub(super) fn rotate(&mut self, x: Value, angles: [Value; 2]) -> Result<Value, ModelError> {
-        self.op(Rope, &[x, angles[0], angles[1]])
-    }
-
-    /// Keys or values `[T, G, D]` written into this layer's cache `name`: the whole cache, `[R, G, D]`.
-    pub(super) fn cached(&mut self, name: &str, x: Value) -> Result<Value, ModelError> {
-        let row: Vec<usize> = self.ty(x).shape[1..]
-            .iter()
-            .filter_map(ir::Dim::size)
-            .collect();
-        let cache = self.state(name, &row);
-        let rows = self.feed(feed::ROWS);
-        let cache = self.op(Scatter, &[cache, rows, x])?;
-        self.update(name, cache);
-        Ok(cache)
-    }
-
-    /// What queries `[T, H, D]` find among keys and values, `[T, H * D]`: each token looks at the interval of rows
-    /// it is fed, or at the last `window` of them.
-    pub(super) fn attend(
-        &mut self,
-        [q, k, v]: [Value; 3],
-        scale: f64,
-        window: Option<usize>,
-    ) -> Result<Value, ModelError> {
-        let (mut lo, hi) = (self.feed(feed::LO), self.feed(feed::HI));
-        if let Some(window) = window {
-            let value = Float::from(window as f64);
-            let dtype = DType::I32;
-            let window = self.op(Const { value, dtype }, &[])?;
-            let first = self.op(Sub, &[hi, window])?;
-            lo = self.op(Max, &[lo, first])?;
-        }
-        let attention = Attention {
-            scale: scale.into(),
-            softcap: 0.0.into(),
-        };
-        let found = self.op(attention, &[q, k, v, lo, hi])?;
-        let shape = &self.ty(found).shape;
-        let shape = vec![shape[0].clone(), shape[1].clone() * shape[2].clone()];
-        self.op(Reshape { shape }, &[found])
     }
 }

@@ -2,9 +2,11 @@
 
 use super::{
     Architecture, Family, ModelError,
-    blocks::{Activation, Heads, Mlp, Norm},
+    attention::Heads,
+    blocks::{Activation, Gate, Mlp, Norm},
     draft::Size,
-    encoder::{Encoder, Head, Names},
+    encoder::{Encoder, Names, Own, post_norm},
+    head::{Head, Rows, Transform},
 };
 use crate::checkpoint::Config;
 use ir::{Positions, ops::Relu};
@@ -17,66 +19,75 @@ pub(super) const FAMILY: Family = Family {
         "DistilBertForTokenClassification",
         "DistilBertForSequenceClassification",
         "DistilBertForMaskedLM",
+        "DistilBertForQuestionAnswering",
     ],
     read,
 };
 
 fn read(config: &Config) -> Result<Box<dyn Architecture>, ModelError> {
     let heads = config.usize("n_heads")?;
+    let heads = Heads {
+        heads,
+        groups: heads,
+        dim: config.quotient("dim", "n_heads")?,
+    };
     let context = config.usize_or("max_position_embeddings", 512)?;
     let activation = Activation::read(config, "activation", "gelu")?;
     let head = match config.architecture()? {
-        "DistilBertForTokenClassification" => Head::Tokens {
-            labels: config.labels()?,
-        },
-        "DistilBertForSequenceClassification" => Head::Sequences {
-            dense: "pre_classifier",
-            activation: Activation::from(Relu),
-            out: "classifier",
-            labels: config.labels()?,
-        },
-        "DistilBertForMaskedLM" => Head::Words {
-            dense: "vocab_transform",
-            activation: activation.clone(),
-            norm: "vocab_layer_norm",
-            table: match config.bool_or("tie_word_embeddings", true)? {
+        "DistilBertForTokenClassification" => {
+            Head::classes(Rows::Each, None, "classifier", config.labels()?)
+        }
+        "DistilBertForSequenceClassification" => {
+            let dense = Transform::plain("pre_classifier", Relu);
+            Head::classes(Rows::First, Some(dense), "classifier", config.labels()?)
+        }
+        "DistilBertForQuestionAnswering" => Head::answers(None, "qa_outputs"),
+        "DistilBertForMaskedLM" => Head::words(
+            Transform {
+                norm: Some("vocab_layer_norm"),
+                ..Transform::plain("vocab_transform", activation.clone())
+            },
+            match config.bool_or("tie_word_embeddings", true)? {
                 true => "distilbert.embeddings.word_embeddings.weight",
                 false => "vocab_projector.weight",
             },
-            bias: ["vocab_projector.bias"; 2],
-        },
+            Some(["vocab_projector.bias"; 2]),
+        ),
         _ => Head::Bare { pooler: None },
     };
+    let mlp = Mlp {
+        gate: Gate::None,
+        up: "ffn.lin1",
+        down: "ffn.lin2",
+        bias: true,
+        inner: Size::read(config, "hidden_dim")?,
+        activation,
+    };
     Ok(Box::new(Encoder {
-        backbone: "distilbert.",
         names: Names {
-            stem: "distilbert.transformer.layer.",
-            projections: ["attention.q_lin", "attention.k_lin", "attention.v_lin"],
-            output: "attention.out_lin",
-            attention_norm: "sa_layer_norm",
-            norm: "output_layer_norm",
+            backbone: "distilbert.",
+            words: "word_embeddings",
+            embedding_norm: Some("LayerNorm"),
+            stem: "transformer.layer.",
+            norm: None,
         },
+        image: None,
         vocabulary: Size::read(config, "vocab_size")?,
         hidden: Size::read(config, "dim")?,
+        embedding: None,
         positions: Size::new(context, "max_position_embeddings"),
         token_types: Size::new(0, "segments"),
         numbering: Positions::Index,
         context,
-        layers: config.usize("n_layers")?,
-        heads: Heads {
+        ropes: vec![],
+        layer: post_norm(
             heads,
-            groups: heads,
-            dim: config.quotient("dim", "n_heads")?,
-        },
-        norm: Norm::Layer { eps: 1e-12 },
-        mlp: Mlp {
-            gate: None,
-            up: "ffn.lin1",
-            down: "ffn.lin2",
-            bias: true,
-            inner: Size::read(config, "hidden_dim")?,
-            activation,
-        },
+            Norm::layer(1e-12),
+            mlp,
+            ["attention.q_lin", "attention.k_lin", "attention.v_lin"],
+            ["attention.out_lin", "sa_layer_norm", "output_layer_norm"],
+        ),
+        layers: Own::plain(config.usize("n_layers")?),
         head,
     }))
 }

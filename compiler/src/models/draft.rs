@@ -2,7 +2,7 @@
 //! against the config as it is asked for. Knows names, shapes and dtypes; not what a model computes.
 
 use super::ModelError;
-use crate::checkpoint::{Checkpoint, CheckpointError, Config};
+use crate::checkpoint::{Checkpoint, CheckpointError, Config, TensorView};
 use ir::{
     Call, Constant, DType, Dim, Float, Graph, Name, Op, Operand, Program, Role, Sym, Type, Value,
     feed,
@@ -14,8 +14,10 @@ use std::collections::BTreeSet;
 const MAX_ROWS: u32 = 1 << 28;
 
 /// Ends of the names of buffers that old checkpoints store beside a layer's weights; never read.
-const BUFFERS: [&str; 4] = [
+const BUFFERS: [&str; 6] = [
     ".rotary_emb.inv_freq",
+    ".maybe_rotary.inv_freq",
+    ".attention.bias",
     ".attn.bias",
     ".attn.masked_bias",
     ".attention.masked_bias",
@@ -39,6 +41,11 @@ impl Size {
     pub(super) fn read(config: &Config, key: &str) -> Result<Size, CheckpointError> {
         Ok(Size::new(config.usize(key)?, key))
     }
+
+    /// `key = n`, for messages.
+    pub(super) fn reason(&self) -> String {
+        format!("{} = {}", self.key, self.n)
+    }
 }
 
 /// See the module's text.
@@ -50,6 +57,8 @@ pub(super) struct Draft<'c> {
     bare: bool,
     /// Most tokens in a step.
     tokens: u32,
+    /// Whether weights of projections are stored `[in, out]`.
+    transposed: bool,
     /// What the names of layers' tensors start with, the layer's number apart.
     stems: BTreeSet<String>,
     program: Program,
@@ -66,9 +75,15 @@ impl<'c> Draft<'c> {
             backbone,
             bare: !checkpoint.names().any(has),
             tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
+            transposed: false,
             stems: BTreeSet::new(),
             program: Program::default(),
         }
+    }
+
+    /// The same of a checkpoint that stores weights of projections as `[in, out]`, if it does.
+    pub(super) fn transposed(self, transposed: bool) -> Self {
+        Draft { transposed, ..self }
     }
 
     /// The name that a tensor has in this checkpoint, with or without the backbone's prefix.
@@ -77,9 +92,14 @@ impl<'c> Draft<'c> {
         stripped.unwrap_or(name)
     }
 
+    /// The checkpoint's tensor of this name, if it has one.
+    pub(super) fn find(&self, name: &str) -> Result<Option<TensorView<'c>>, ModelError> {
+        Ok(self.checkpoint.find(self.local(name))?)
+    }
+
     /// Whether the checkpoint has a tensor of this name.
     pub(super) fn has(&self, name: &str) -> Result<bool, ModelError> {
-        Ok(self.checkpoint.find(self.local(name))?.is_some())
+        Ok(self.find(name)?.is_some())
     }
 
     /// Begins a call of a new graph; names of weights are relative to `scope`.
@@ -155,6 +175,11 @@ impl Block<'_, '_> {
         value
     }
 
+    /// From now on names of weights are relative to `scope`.
+    pub(super) fn rescope(&mut self, scope: &str) {
+        self.scope = scope.into();
+    }
+
     /// One of the inputs that a session feeds at each step, by its name in [`feed`].
     pub(super) fn feed(&mut self, name: &str) -> Value {
         let count = match name {
@@ -163,6 +188,19 @@ impl Block<'_, '_> {
             _ => feed::T,
         };
         let ty = Type::new(DType::I32, [self.draft.sym(count)]);
+        self.draft.program.inputs.insert(name.into(), ty.clone());
+        self.input(name, Role::Data, ty, Operand::Input(name.into()))
+    }
+
+    /// Whether weights of projections are stored `[in, out]`.
+    pub(super) fn transposed(&self) -> bool {
+        self.draft.transposed
+    }
+
+    /// The patches of images that a session feeds, `width` numbers each.
+    pub(super) fn patches(&mut self, width: usize) -> Value {
+        let name = feed::PATCHES;
+        let ty = Type::new(DType::F32, [self.draft.sym(feed::T), width.into()]);
         self.draft.program.inputs.insert(name.into(), ty.clone());
         self.input(name, Role::Data, ty, Operand::Input(name.into()))
     }
@@ -180,7 +218,7 @@ impl Block<'_, '_> {
         let dims: Vec<usize> = shape.iter().map(|s| s.n).collect();
         let mut reasons: Vec<String> = vec![];
         for s in shape {
-            let reason = format!("{} = {}", s.key, s.n);
+            let reason = s.reason();
             if !reasons.contains(&reason) {
                 reasons.push(reason);
             }
@@ -206,9 +244,21 @@ impl Block<'_, '_> {
         self.op(Cast { to: DType::F32 }, &[stored])
     }
 
-    /// A vector of numbers that the config implies.
-    pub(super) fn constant(&mut self, name: &str, data: &[f64]) -> Value {
-        let ty = Type::new(DType::F32, [data.len()]);
+    /// A tensor called so in full, whatever the scope; else as [`Block::weight`].
+    pub(super) fn shared_weight(
+        &mut self,
+        name: &str,
+        shape: &[&Size],
+    ) -> Result<Value, ModelError> {
+        let scope = std::mem::take(&mut self.scope);
+        let weight = self.weight(name, shape);
+        self.scope = scope;
+        weight
+    }
+
+    /// Numbers that the config implies, row-major in an array of this shape.
+    pub(super) fn constant(&mut self, name: &str, shape: &[usize], data: &[f64]) -> Value {
+        let ty = Type::new(DType::F32, shape.iter().copied());
         let constant = Constant {
             ty: ty.clone(),
             data: data

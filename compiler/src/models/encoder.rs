@@ -1,29 +1,31 @@
-//! The encoder that most families are variations of: learned positions, both directions, norms after each block, and
-//! one of a few heads. A family reads its config into one, with its own names of tensors.
+//! The encoder that most families are variations of: layers that look both ways, between an embedding and one of a few
+//! heads. A family reads its config into one, with its own names of tensors.
 
 use super::{
     Architecture, ModelError, Outline,
-    blocks::{Activation, Heads, Mlp, Norm},
+    attention::{Attention, Heads, Projections, Span},
+    blocks::{Mlp, Norm},
     draft::{Draft, Size},
-    pooling::Pooling,
+    head::{Head, Sizes},
+    layer::{self, Layer, Norms},
+    rope::Frequencies,
 };
 use crate::checkpoint::Checkpoint;
-use ir::{
-    Operand, Positions, Program, Task, feed,
-    ops::{Gather, Linear, Tanh},
-};
+use ir::{Image, Operand, Positions, Program, feed};
 
 /// Fewest tokens that a step has room for: several short sequences.
 const STEP: usize = 1024;
 
-/// See the module's text. Layers have biases everywhere.
+/// See the module's text.
 pub(super) struct Encoder {
-    /// Prefix of the tensors that are there whatever the head.
-    pub(super) backbone: &'static str,
     pub(super) names: Names,
+    /// What is seen, where that is images; no words then.
+    pub(super) image: Option<Image>,
     pub(super) vocabulary: Size,
     pub(super) hidden: Size,
-    /// Rows of the position table.
+    /// Width of the embedding tables, and the projection from it where it is not that of layers.
+    pub(super) embedding: Option<(Size, &'static str)>,
+    /// Rows of the position table; 0 for none.
     pub(super) positions: Size,
     /// Rows of the segment table; 0 for none.
     pub(super) token_types: Size,
@@ -31,204 +33,176 @@ pub(super) struct Encoder {
     pub(super) numbering: Positions,
     /// Longest sequence.
     pub(super) context: usize,
-    pub(super) layers: usize,
-    pub(super) heads: Heads,
-    pub(super) norm: Norm,
-    pub(super) mlp: Mlp,
+    /// The rotations that layers choose from.
+    pub(super) ropes: Vec<Frequencies>,
+    /// What all layers have in common.
+    pub(super) layer: Layer,
+    /// What each has of its own.
+    pub(super) layers: Vec<Own>,
     pub(super) head: Head,
 }
 
-/// What a family calls the tensors of a layer, those of its feed-forward part apart.
+/// What a family calls the tensors that are in no layer.
 pub(super) struct Names {
-    /// What comes before a layer's number, backbone included.
+    /// Prefix of the tensors that are there whatever the head.
+    pub(super) backbone: &'static str,
+    /// The table of words, in `embeddings`.
+    pub(super) words: &'static str,
+    /// The norm of embeddings, in `embeddings`, if any.
+    pub(super) embedding_norm: Option<&'static str>,
+    /// What comes before a layer's number, backbone left out.
     pub(super) stem: &'static str,
-    /// Projections to queries, keys and values.
-    pub(super) projections: [&'static str; 3],
-    /// Projection of what attention found.
-    pub(super) output: &'static str,
-    /// The norm after attention.
-    pub(super) attention_norm: &'static str,
-    /// The norm after the feed-forward part.
-    pub(super) norm: &'static str,
+    /// The norm after the last layer, if any, backbone left out.
+    pub(super) norm: Option<&'static str>,
 }
 
-/// What stands on the last layer.
-pub(super) enum Head {
-    /// Nothing but what the checkpoint may have: a pooler (`tanh` of this projection of the first row), and a
-    /// sentence-transformers pooling.
-    Bare { pooler: Option<&'static str> },
-    /// The projection `classifier` of each row.
-    Tokens { labels: Vec<String> },
-    /// Of each sequence's first row, a projection, a nonlinearity and another projection.
-    Sequences {
-        dense: &'static str,
-        activation: Activation,
-        out: &'static str,
-        labels: Vec<String>,
-    },
-    /// Of each row, a projection, a nonlinearity, a norm and the vocabulary's table.
-    Words {
-        dense: &'static str,
-        activation: Activation,
-        norm: &'static str,
-        /// In full: the embedding table where it is tied.
-        table: &'static str,
-        /// The table's bias goes by two names; older checkpoints have only the first, and some hold it twice.
-        bias: [&'static str; 2],
-    },
+/// What a layer has of its own.
+#[derive(Clone, Copy)]
+pub(super) struct Own {
+    /// Number of its tensors: layers may share them.
+    pub(super) index: usize,
+    /// See [`Span`].
+    pub(super) span: Span,
+    /// Index of its rotation, if it has one.
+    pub(super) rope: Option<usize>,
+    /// Whether its input is normalised where layers do that.
+    pub(super) normed: bool,
+}
+
+impl Own {
+    /// Layers of tensors of their own, which see everything.
+    pub(super) fn plain(layers: usize) -> Vec<Own> {
+        let own = |index| Own {
+            index,
+            span: Span::All,
+            rope: None,
+            normed: true,
+        };
+        (0..layers).map(own).collect()
+    }
+}
+
+/// A layer as BERT has it, with biases everywhere and norms of sums: of these heads and norms, with tensors called
+/// so: three projections, the one of what was found, the norm of attention and that of the feed-forward part.
+pub(super) fn post_norm(
+    heads: Heads,
+    norm: Norm,
+    mlp: Mlp,
+    projections: [&'static str; 3],
+    [output, attention_norm, mlp_norm]: [&'static str; 3],
+) -> Layer {
+    Layer {
+        norm,
+        attention: Attention {
+            projections: Projections::Apart(projections),
+            input_bias: true,
+            output_bias: true,
+            ..Attention::plain(heads, output)
+        },
+        attention_norms: Norms::sum(attention_norm),
+        mlp,
+        mlp_norms: Norms::sum(mlp_norm),
+        parallel: false,
+        residual: 1.0,
+    }
 }
 
 impl Encoder {
-    fn embed(&self, draft: &mut Draft) -> Result<Operand, ModelError> {
-        let mut b = draft.block(format!("{}embeddings.", self.backbone));
-        let tokens = b.feed(feed::TOKENS);
-        let mut x = b.embedding("word_embeddings", &self.vocabulary, &self.hidden, tokens)?;
+    /// Width of the embedding tables.
+    fn width(&self) -> &Size {
+        self.embedding.as_ref().map_or(&self.hidden, |e| &e.0)
+    }
+
+    /// Embeddings `[T, H]`, and the cosines and sines of the tokens' angles by each rotation.
+    fn embed(&self, draft: &mut Draft) -> Result<(Operand, Vec<[Operand; 2]>), ModelError> {
+        let backbone = self.names.backbone;
+        let mut b = draft.block(format!("{backbone}embeddings."));
+        let width = self.width();
+        let mut x = match &self.image {
+            Some(image) => b.pictured(image, width)?,
+            None => {
+                let tokens = b.feed(feed::TOKENS);
+                b.embedding(self.names.words, &self.vocabulary, width, tokens)?
+            }
+        };
         if self.token_types.n > 0 {
             let types = b.feed(feed::TOKEN_TYPES);
             let table = "token_type_embeddings";
-            let found = b.embedding(table, &self.token_types, &self.hidden, types)?;
+            let found = b.embedding(table, &self.token_types, width, types)?;
             x = b.sum(x, found)?;
         }
-        let positions = b.feed(feed::POSITIONS);
-        let found = b.embedding(
-            "position_embeddings",
-            &self.positions,
-            &self.hidden,
-            positions,
-        )?;
-        let x = b.sum(x, found)?;
-        let x = b.norm("LayerNorm", x, self.norm)?;
-        Ok(b.finish("embed", &[x]).swap_remove(0))
+        if self.positions.n > 0 {
+            let positions = b.feed(feed::POSITIONS);
+            let found = b.embedding("position_embeddings", &self.positions, width, positions)?;
+            x = b.sum(x, found)?;
+        }
+        if let Some(name) = self.names.embedding_norm {
+            x = b.norm(name, x, self.layer.norm)?;
+        }
+        if let Some((_, into)) = self.embedding {
+            b.rescope(backbone);
+            x = b.linear(into, x, &self.hidden, true)?;
+        }
+        let mut outputs = vec![x];
+        outputs.extend(b.rotations(&self.ropes)?);
+        let outputs = b.finish("embed", &outputs);
+        let rotations = outputs[1..].chunks(2);
+        let rotations = rotations.map(|pair| [pair[0].clone(), pair[1].clone()]);
+        Ok((outputs[0].clone(), rotations.collect()))
     }
 
-    fn layer(&self, draft: &mut Draft, index: usize, x: &Operand) -> Result<Operand, ModelError> {
-        let names = &self.names;
-        let mut b = draft.layer(names.stem, index);
-        let x = b.take("x", x);
-        let projections = names.projections.map(|name| (name, true));
-        let projected = b.project(x, projections, &self.heads)?;
-        let found = b.attend(projected, self.heads.scale(), None)?;
-        let found = b.linear(names.output, found, &self.hidden, true)?;
-        let x = b.sum(x, found)?;
-        let x = b.norm(names.attention_norm, x, self.norm)?;
-        let inner = b.mlp(x, &self.mlp)?;
-        let x = b.sum(x, inner)?;
-        let x = b.norm(names.norm, x, self.norm)?;
-        Ok(b.finish("layer", &[x]).swap_remove(0))
-    }
-
-    /// A projection and a nonlinearity of each sequence's first row, and another projection where there is one.
-    fn first(
+    fn layer(
         &self,
         draft: &mut Draft,
+        own: &Own,
         x: &Operand,
-        (dense, activation): (&str, &Activation),
-        out: Option<(&str, &Size)>,
+        rotations: &[[Operand; 2]],
     ) -> Result<Operand, ModelError> {
-        let mut b = draft.block("");
+        let stem = format!("{}{}", self.names.backbone, self.names.stem);
+        let mut b = draft.layer(&stem, own.index);
         let x = b.take("x", x);
-        let starts = b.feed(feed::STARTS);
-        let first = b.op(Gather, &[x, starts])?;
-        let pooled = b.linear(dense, first, &self.hidden, true)?;
-        let pooled = b.activate(activation, pooled)?;
-        let (name, y) = match out {
-            None => ("pooler", pooled),
-            Some((out, labels)) => ("head", b.linear(out, pooled, labels, true)?),
+        let rotation = own.rope.map(|i| b.take_rotation(&rotations[i]));
+        let parts = layer::Own {
+            span: own.span,
+            attention_norms: (!own.normed).then(Norms::default),
+            experts: None,
         };
-        Ok(b.finish(name, &[y]).swap_remove(0))
-    }
-
-    /// Adds the head's outputs, of which `x` are the last layer's rows. Returns the task, and the longest sequence
-    /// that the head is made for.
-    fn head(&self, draft: &mut Draft, x: Operand) -> Result<(Task, usize), ModelError> {
-        let mut context = self.context;
-        let (task, logits) = match &self.head {
-            Head::Bare { pooler } => {
-                let pooling = Pooling::read(draft.checkpoint)?;
-                draft.output("last_hidden_state", x.clone());
-                if let Some(pooler) = pooler
-                    && draft.has(&format!("{pooler}.weight"))?
-                {
-                    let pooled = self.first(draft, &x, (pooler, &Activation::from(Tanh)), None)?;
-                    draft.output("pooler_output", pooled);
-                }
-                if let Some(pooling) = &pooling {
-                    let mut b = draft.block("");
-                    let x = b.take("x", &x);
-                    let embedding = pooling.apply(&mut b, x)?;
-                    let embedding = b.finish("pooling", &[embedding]).swap_remove(0);
-                    draft.output("embedding", embedding);
-                    context = context.min(pooling.context.unwrap_or(context));
-                }
-                let normalize = pooling.is_some_and(|p| p.normalize);
-                return Ok((Task::Embedding { normalize }, context));
-            }
-            Head::Tokens { labels } => {
-                let mut b = draft.block("");
-                let x = b.take("x", &x);
-                let logits = b.linear("classifier", x, &classes(labels), true)?;
-                let labels = labels.clone();
-                let logits = b.finish("head", &[logits]).swap_remove(0);
-                (Task::TokenClassification { labels }, logits)
-            }
-            Head::Sequences {
-                dense,
-                activation,
-                out,
-                labels,
-            } => {
-                let out = Some((*out, &classes(labels)));
-                let logits = self.first(draft, &x, (dense, activation), out)?;
-                let labels = labels.clone();
-                (Task::SequenceClassification { labels }, logits)
-            }
-            Head::Words {
-                dense,
-                activation,
-                norm,
-                table,
-                bias,
-            } => {
-                let second = !draft.has(bias[0])? && draft.has(bias[1])?;
-                let mut b = draft.block("");
-                let x = b.take("x", &x);
-                let x = b.linear(dense, x, &self.hidden, true)?;
-                let x = b.activate(activation, x)?;
-                let x = b.norm(norm, x, self.norm)?;
-                let table = b.weight(table, &[&self.vocabulary, &self.hidden])?;
-                let logits = b.op(Linear, &[x, table])?;
-                let bias = b.weight(bias[usize::from(second)], &[&self.vocabulary])?;
-                let logits = b.sum(logits, bias)?;
-                let logits = b.finish("head", &[logits]).swap_remove(0);
-                (Task::MaskedLm, logits)
-            }
-        };
-        draft.output("logits", logits);
-        Ok((task, context))
+        let x = self.layer.apply(&mut b, x, rotation, parts)?;
+        Ok(b.finish("layer", &[x]).swap_remove(0))
     }
 }
 
 impl Architecture for Encoder {
     fn build(&self, checkpoint: &Checkpoint) -> Result<(Program, Outline), ModelError> {
-        let mut draft = Draft::new(checkpoint, self.backbone, STEP.max(self.context));
-        let mut x = self.embed(&mut draft)?;
-        for index in 0..self.layers {
-            x = self.layer(&mut draft, index, &x)?;
+        let backbone = self.names.backbone;
+        let mut draft = Draft::new(checkpoint, backbone, STEP.max(self.context));
+        let (mut x, rotations) = self.embed(&mut draft)?;
+        for own in &self.layers {
+            x = self.layer(&mut draft, own, &x, &rotations)?;
         }
-        let (task, context) = self.head(&mut draft, x)?;
+        if let Some(name) = self.names.norm {
+            let mut b = draft.block(backbone);
+            let rows = b.take("x", &x);
+            let rows = b.norm(name, rows, self.layer.norm)?;
+            x = b.finish("norm", &[rows]).swap_remove(0);
+        }
+        let sizes = Sizes {
+            vocabulary: &self.vocabulary,
+            embedding: self.width(),
+            hidden: &self.hidden,
+        };
+        let head = self.head.build(&mut draft, &x, &sizes, self.layer.norm);
+        let (task, context) = head?;
         let outline = Outline {
             task,
             vocabulary: self.vocabulary.n,
             token_types: self.token_types.n,
-            context,
-            layers: self.layers,
+            context: context.map_or(self.context, |c| c.min(self.context)),
+            layers: self.layers.len(),
             hidden: self.hidden.n,
             positions: self.numbering,
+            image: self.image.clone(),
         };
         Ok((draft.finish()?, outline))
     }
-}
-
-fn classes(labels: &[String]) -> Size {
-    Size::new(labels.len(), "classes in id2label")
 }

@@ -12,9 +12,5 @@ pub(super) const FAMILY: Family = Family {
 
 fn read(config: &Config) -> Result<Box<dyn Architecture>, ModelError> {
     let bias = config.bool_or("attention_bias", false)?;
-    Ok(Box::new(Decoder {
-        input_bias: bias,
-        output_bias: bias,
-        ..Decoder::read(config)?
-    }))
+    Ok(Box::new(Decoder::read(config)?.attention_bias(bias)))
 }

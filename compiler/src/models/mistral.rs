@@ -2,19 +2,20 @@
 
 use super::{Architecture, Family, ModelError, decoder::Decoder};
 use crate::checkpoint::Config;
+use std::iter::repeat;
 
 /// See the module's text.
 pub(super) const FAMILY: Family = Family {
     name: "mistral",
     architectures: &["MistralForCausalLM"],
-    read,
+    read: |config| Ok(Box::new(read(config, Some(4096))?) as Box<dyn Architecture>),
 };
 
-fn read(config: &Config) -> Result<Box<dyn Architecture>, ModelError> {
-    let decoder = Decoder::read(config)?;
-    let window = config.opt_usize("sliding_window")?;
-    Ok(Box::new(Decoder {
-        windows: vec![window; decoder.windows.len()],
-        ..decoder
-    }))
+/// The decoder, with `window` where the config is silent.
+pub(super) fn read(config: &Config, window: Option<usize>) -> Result<Decoder, ModelError> {
+    let window = match window {
+        Some(default) => config.usize_unless_null("sliding_window", default)?,
+        None => config.opt_usize("sliding_window")?,
+    };
+    Ok(Decoder::read(config)?.windowed(window, repeat(true)))
 }

@@ -3,32 +3,75 @@
 //!
 //! A family is one file that exports a [`Family`], and one line in [`FAMILIES`].
 
+mod albert;
+mod attention;
 mod bert;
+mod bias;
 mod blocks;
+mod bloom;
 mod decoder;
 mod distilbert;
 mod draft;
+mod electra;
 mod encoder;
+mod experts;
+mod falcon;
+mod gemma;
+mod gpt2;
+mod gpt_neox;
+mod granite;
+mod head;
+mod layer;
 mod llama;
 mod mistral;
+mod mixtral;
+mod modernbert;
+mod mpnet;
+mod olmo2;
+mod opt;
+mod phi3;
 mod pooling;
 mod qwen;
 mod roberta;
 mod rope;
+mod smollm3;
+mod stablelm;
+mod usage;
+mod vit;
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Config};
-use ir::{Description, Positions, Program, Task, TypeError};
+use ir::{Description, Image, Positions, Program, Task, TypeError};
 use std::path::PathBuf;
 
 /// Every family.
 pub const FAMILIES: &[Family] = &[
+    albert::FAMILY,
     bert::FAMILY,
+    bloom::FAMILY,
     distilbert::FAMILY,
+    electra::FAMILY,
+    falcon::FAMILY,
+    gemma::GEMMA,
+    gemma::GEMMA2,
+    gemma::GEMMA3,
+    gpt2::FAMILY,
+    gpt_neox::FAMILY,
+    granite::FAMILY,
     llama::FAMILY,
     mistral::FAMILY,
+    mixtral::FAMILY,
+    modernbert::FAMILY,
+    mpnet::FAMILY,
+    olmo2::FAMILY,
+    opt::FAMILY,
+    phi3::FAMILY,
     qwen::QWEN2,
     qwen::QWEN3,
+    qwen::QWEN3_MOE,
     roberta::FAMILY,
+    smollm3::FAMILY,
+    stablelm::FAMILY,
+    vit::FAMILY,
 ];
 
 /// Architectures that one file covers.
@@ -56,6 +99,7 @@ struct Outline {
     layers: usize,
     hidden: usize,
     positions: Positions,
+    image: Option<Image>,
 }
 
 /// Why a model cannot be built.
@@ -153,25 +197,12 @@ pub fn build(
         hidden: outline.hidden,
         parameters: sizes.map(|n| n as u64).sum(),
         positions: outline.positions,
-        eos: eos(config, checkpoint)?,
+        eos: usage::eos(config, checkpoint)?,
+        generation: usage::generation(checkpoint)?,
+        chat: usage::chat(checkpoint)?,
+        image: usage::image(checkpoint, outline.image)?,
         // Known when all weights have been read.
         source: [0; 32],
     };
     Ok((program, description))
-}
-
-/// Ids that end a generation: those of generation_config.json, else those of config.json; one id or a list.
-fn eos(config: &Config, checkpoint: &Checkpoint) -> Result<Vec<u32>, ModelError> {
-    const KEY: &str = "eos_token_id";
-    let generation = checkpoint.settings("generation_config.json")?;
-    let config = generation.as_ref().filter(|g| g.has(KEY)).unwrap_or(config);
-    let Some(value) = config.value(KEY) else {
-        return Ok(vec![]);
-    };
-    let id = |v: &serde_json::Value| v.as_u64().and_then(|id| u32::try_from(id).ok());
-    let ids = match value.as_array() {
-        Some(list) => list.iter().map(id).collect(),
-        None => id(value).map(|id| vec![id]),
-    };
-    ids.ok_or_else(|| config.invalid(KEY, "a token id or a list of them").into())
 }

@@ -5,7 +5,7 @@ use super::{ModelError, draft::Block};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use ir::{
     Value, feed,
-    ops::{Gather, Max, MeanRows, Mul, Rsqrt, Sum},
+    ops::{Gather, Max, MaxRows, MeanRows, Mul, Rsqrt, Sum},
 };
 use serde::Deserialize;
 use std::path::Path;
@@ -20,6 +20,8 @@ enum Mode {
     Mean,
     /// The first.
     First,
+    /// The largest of each column.
+    Max,
 }
 
 /// Modes as configs call them: a boolean each, or the short name (sentence-transformers 5) as the value of
@@ -27,7 +29,7 @@ enum Mode {
 const MODES: [(&str, &str, Option<Mode>); 6] = [
     ("pooling_mode_mean_tokens", "mean", Some(Mode::Mean)),
     ("pooling_mode_cls_token", "cls", Some(Mode::First)),
-    ("pooling_mode_max_tokens", "max", None),
+    ("pooling_mode_max_tokens", "max", Some(Mode::Max)),
     (
         "pooling_mode_mean_sqrt_len_tokens",
         "mean_sqrt_len_tokens",
@@ -106,6 +108,10 @@ impl Pooling {
                 let ends = b.feed(feed::ENDS);
                 b.op(MeanRows, &[x, starts, ends])?
             }
+            Mode::Max => {
+                let ends = b.feed(feed::ENDS);
+                b.op(MaxRows, &[x, starts, ends])?
+            }
         };
         if !self.normalize {
             return Ok(pooled);
@@ -126,7 +132,7 @@ fn mode(checkpoint: &Checkpoint, modules: &Path) -> Result<Mode, ModelError> {
         file: modules.to_path_buf(),
         problem: format!("names a pooling module, but {SETTINGS} is missing; download it too"),
     })?;
-    let expected = "pooling by mean or cls, one of them";
+    let expected = "pooling by mean, cls or max, one of them";
     if settings.has("pooling_mode") {
         let name = settings.str("pooling_mode")?;
         let known = MODES.iter().find(|(_, short, _)| *short == name);

@@ -113,7 +113,7 @@ fn config_understands_both_generations() {
         (
             rope.theta,
             rope.kind,
-            rope.partial,
+            rope.partial.unwrap_or(1.0),
             rope.scaling.opt_f64("factor").unwrap(),
         )
     };

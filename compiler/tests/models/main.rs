@@ -16,24 +16,25 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Every fixture of an encoder.
-const ENCODERS: [&str; 6] = [
-    "bert_mlm",
-    "bert_model",
-    "bert_seqcls",
-    "bert_tokcls",
-    "distilbert_tokcls",
-    "roberta_seqcls",
-];
+/// Every fixture, and whether it is a decoder: it has a greedy continuation.
+fn fixtures() -> Vec<(String, bool)> {
+    let entries = fs::read_dir(fixture("")).unwrap();
+    let dirs = entries.map(|e| e.unwrap().path()).filter(|p| p.is_dir());
+    let mut found: Vec<(String, bool)> = dirs
+        .map(|dir| {
+            let name = dir.file_name().unwrap().to_str().unwrap().to_string();
+            (name, manifest(&dir)["outputs"].get("greedy").is_some())
+        })
+        .collect();
+    found.sort();
+    found
+}
 
-/// Every fixture of a decoder.
-const DECODERS: [&str; 5] = [
-    "llama_gqa",
-    "llama_tied_llama3",
-    "mistral_window",
-    "qwen2",
-    "qwen3",
-];
+/// Names of the fixtures that are decoders, or of those that are not.
+fn those(decoders: bool) -> impl Iterator<Item = String> {
+    let found = fixtures().into_iter();
+    found.filter_map(move |(name, decodes)| (decodes == decoders).then_some(name))
+}
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -104,7 +105,13 @@ impl Machine {
         let given = |operand: &Operand| match operand {
             Operand::Input(name) => {
                 let data = feeds.get(&**name).cloned()?;
-                Some(Tensor::new([data.len()], data))
+                Some(match &**name {
+                    feed::PATCHES => {
+                        let tokens = feeds[feed::TOKENS].len();
+                        Tensor::new([tokens, data.len() / tokens], data)
+                    }
+                    _ => Tensor::new([data.len()], data),
+                })
             }
             Operand::Weight(name) => self.weights.get(name).cloned(),
             _ => None,
@@ -181,18 +188,53 @@ fn packed(
         let ids = &reference["input_ids"].data[r * columns..][..columns];
         let position = |c: usize| match positions {
             Positions::Index => c as f64,
+            Positions::Unmasked => kept.iter().position(|k| *k == c).unwrap() as f64,
             Positions::NonPadding { pad } => {
                 let counted = ids[..=c].iter().filter(|id| **id != f64::from(pad));
                 f64::from(pad) + counted.count() as f64
             }
         };
-        for c in kept {
-            let at = r * columns + c;
+        for (i, c) in kept.iter().enumerate() {
+            let (at, row) = (r * columns + c, start + i as f64);
             put(feed::TOKENS, reference["input_ids"].data[at]);
             put(feed::TOKEN_TYPES, types.map_or(0.0, |t| t.data[at]));
             put(feed::POSITIONS, position(*c));
+            put(feed::ROWS, row);
             put(feed::LO, start);
             put(feed::HI, end);
+        }
+    }
+    feeds
+}
+
+/// The feeds of a step over images: for each a token of zeros, then one for each patch.
+fn seen(pixels: &Tensor, description: &Description) -> HashMap<&'static str, Vec<f64>> {
+    let form = description.image.as_ref().unwrap();
+    let tokens = form.patches() + 1;
+    let mut feeds: HashMap<&str, Vec<f64>> = HashMap::new();
+    for image in 0..pixels.shape[0] {
+        let mut put = |name, x: usize| feeds.entry(name).or_default().push(x as f64);
+        let start = image * tokens;
+        put(feed::STARTS, start);
+        put(feed::ENDS, start + tokens);
+        for token in 0..tokens {
+            put(feed::TOKENS, 0);
+            put(feed::POSITIONS, token);
+            put(feed::ROWS, start + token);
+            put(feed::LO, start);
+            put(feed::HI, start + tokens);
+        }
+        let patches = feeds.entry(feed::PATCHES).or_default();
+        patches.extend(vec![0.0; form.numbers()]);
+        let across = form.width / form.patch;
+        for patch in 0..form.patches() {
+            let (top, left) = (patch / across * form.patch, patch % across * form.patch);
+            for channel in 0..form.channels {
+                for (y, x) in (0..form.patch).flat_map(|y| (0..form.patch).map(move |x| (y, x))) {
+                    let at = [image, channel, top + y, left + x];
+                    patches.push(pixels.data[pixels.offset(&at)]);
+                }
+            }
         }
     }
     feeds
@@ -204,12 +246,18 @@ fn manifest(dir: &Path) -> Value {
 
 #[test]
 fn encoders_agree_with_the_reference() {
-    for name in ENCODERS {
-        let dir = fixture(name);
+    for name in those(false) {
+        let dir = fixture(&name);
         let (reference, manifest) = (tensors(&dir.join("expected.safetensors")), manifest(&dir));
         let mut machine = Machine::load(&dir, 0);
-        let kept = kept(&reference);
-        let feeds = packed(&reference, &kept, machine.description.positions);
+        let (kept, feeds) = match reference.get("pixel_values") {
+            Some(pixels) => (vec![], seen(pixels, &machine.description)),
+            None => {
+                let kept = kept(&reference);
+                let feeds = packed(&reference, &kept, machine.description.positions);
+                (kept, feeds)
+            }
+        };
         let outputs = machine.step(&feeds);
         let expected = manifest["outputs"].as_object().unwrap();
         assert_eq!(outputs.len(), expected.len(), "{name}");
@@ -255,6 +303,7 @@ impl Sequences {
     fn step(&mut self, new: &[Vec<f64>]) -> Tensor {
         let mut feeds: HashMap<&str, Vec<f64>> = HashMap::new();
         for (s, tokens) in new.iter().enumerate() {
+            let length = self.lengths[s] + tokens.len();
             for token in tokens {
                 let (first, position) = (s * self.room, self.lengths[s]);
                 let mut put = |name, x: usize| feeds.entry(name).or_default().push(x as f64);
@@ -263,6 +312,7 @@ impl Sequences {
                 put(feed::LO, first);
                 put(feed::HI, first + position + 1);
                 put(feed::ROWS, first + position);
+                put(feed::LENGTHS, length);
                 self.lengths[s] += 1;
             }
         }
@@ -288,8 +338,8 @@ fn rows(ids: &Tensor) -> Vec<Vec<f64>> {
 
 #[test]
 fn decoders_agree_with_the_reference() {
-    for name in DECODERS {
-        let dir = fixture(name);
+    for name in those(true) {
+        let dir = fixture(&name);
         let (reference, manifest) = (tensors(&dir.join("expected.safetensors")), manifest(&dir));
         let kept = kept(&reference);
         let (ids, greedy) = (rows(&reference["input_ids"]), rows(&reference["greedy"]));
@@ -301,11 +351,11 @@ fn decoders_agree_with_the_reference() {
         let room = length + greedy[0].len();
         let mut sequences = Sequences::new(&dir, count, room);
         assert_eq!(sequences.machine.description.task, Task::CausalLm);
-        assert_eq!(sequences.machine.description.eos, [2]);
+        assert_eq!(sequences.machine.description.eos, [2], "{name}");
 
         let mut logits = sequences.step(&prompts);
         let compared = pairs(&logits, &reference["logits"], &kept);
-        within(name, &manifest["tolerance"]["logits"], compared);
+        within(&name, &manifest["tolerance"]["logits"], compared);
 
         let ends = prompts.iter().scan(0, |end, prompt| {
             *end += prompt.len();
@@ -410,16 +460,22 @@ fn embeddings_pool_what_the_reference_pools() {
     let reference = tensors(&fixture("bert_model").join("expected.safetensors"));
     let hidden = &reference["last_hidden_state"];
     let (kept, width) = (kept(&reference), hidden.shape[2]);
-    let cases = [
+    let mean = |column: &[f64]| column.iter().sum::<f64>() / column.len() as f64;
+    let first = |column: &[f64]| column[0];
+    let max = |column: &[f64]| column.iter().copied().fold(f64::MIN, f64::max);
+    type Pool<'a> = &'a dyn Fn(&[f64]) -> f64;
+    let cases: [(Value, Pool<'_>); 6] = [
         (
             json!({"pooling_mode_mean_tokens": true, "pooling_mode_cls_token": false}),
-            false,
+            &mean,
         ),
-        (json!({"pooling_mode_cls_token": true}), true),
-        (json!({"pooling_mode": "mean"}), false),
-        (json!({"pooling_mode": "cls"}), true),
+        (json!({"pooling_mode_cls_token": true}), &first),
+        (json!({"pooling_mode_max_tokens": true}), &max),
+        (json!({"pooling_mode": "mean"}), &mean),
+        (json!({"pooling_mode": "cls"}), &first),
+        (json!({"pooling_mode": "max"}), &max),
     ];
-    for (pooling, first_only) in cases {
+    for (pooling, pool) in cases {
         for modules in [&[][..], &["Normalize"][..]] {
             let checkpoint = Checkpoint::from_files(with_pooling(&pooling, modules)).unwrap();
             let mut machine = Machine::new(&checkpoint, 0);
@@ -428,10 +484,9 @@ fn embeddings_pool_what_the_reference_pools() {
             assert_eq!(machine.description.context, 48);
             let got = &machine.step(&packed(&reference, &kept, machine.description.positions))["embedding"];
             for (r, kept) in kept.iter().enumerate() {
-                let kept = if first_only { &kept[..1] } else { kept };
                 let row = |c: &usize| &hidden.data[(r * hidden.shape[1] + c) * width..][..width];
-                let mean = |i| kept.iter().map(|c| row(c)[i]).sum::<f64>() / kept.len() as f64;
-                let mut want: Vec<f64> = (0..width).map(mean).collect();
+                let column = |i| kept.iter().map(|c| row(c)[i]).collect::<Vec<f64>>();
+                let mut want: Vec<f64> = (0..width).map(|i| pool(&column(i))).collect();
                 if normalize {
                     let norm = want.iter().map(|x| x * x).sum::<f64>().sqrt();
                     want.iter_mut().for_each(|x| *x /= norm);
@@ -500,8 +555,8 @@ fn built_programs_are_as_recorded_and_read_back() {
     settings.set_snapshot_path("../../../snapshots");
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
-    for name in ENCODERS.into_iter().chain(DECODERS) {
-        let program = Machine::load(&fixture(name), 0).program;
+    for (name, _) in fixtures() {
+        let program = Machine::load(&fixture(&name), 0).program;
         let text = program.to_string();
         let read: Program = text.parse().unwrap();
         assert!(read == program, "{name} reads back as another program");

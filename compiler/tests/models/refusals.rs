@@ -59,12 +59,20 @@ fn what_is_not_covered_is_refused_from_the_config_alone() {
             &["`rope_scaling.rope_type` is \"foo\"", "llama3"],
         ),
         (
-            json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}),
-            &["`rope_scaling.type` is \"dynamic\""],
+            json!({"rope_scaling": {"type": "mrope", "factor": 2.0}}),
+            &["`rope_scaling.type` is \"mrope\"", "longrope"],
         ),
         (
-            json!({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}),
-            &["`rope_parameters.rope_type` is \"yarn\""],
+            json!({"rope_parameters": {"rope_type": "proportional", "rope_theta": 1e4}}),
+            &["`rope_parameters.rope_type` is \"proportional\""],
+        ),
+        (
+            json!({"rope_scaling": {"type": "dynamic", "factor": 1e9}}),
+            &["rope_scaling.factor", "at most"],
+        ),
+        (
+            json!({"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}),
+            &["rope_scaling.short_factor", "a list of 8 positive numbers"],
         ),
         (
             json!({"rope_scaling": {"rope_type": "linear", "factor": 0}}),
@@ -222,14 +230,14 @@ fn poolings_that_are_not_covered_are_refused() {
         &["Dense"],
         &["modules.json", "sentence_transformers.models.Dense"],
     );
-    let max = json!({"pooling_mode_max_tokens": true});
+    let weighted = json!({"pooling_mode_weightedmean_tokens": true});
     check(
-        max,
+        weighted,
         &[],
         &[
             "1_Pooling/config.json",
-            "pooling_mode_max_tokens",
-            "mean or cls",
+            "pooling_mode_weightedmean_tokens",
+            "mean, cls or max",
         ],
     );
     let both = json!({"pooling_mode_mean_tokens": true, "pooling_mode_cls_token": true});

@@ -222,7 +222,8 @@ ops! {
     sigmoid::Sigmoid, silu::Silu, relu::Relu, gelu::Gelu, gelu_tanh::GeluTanh, swiglu::SwiGlu,
     softmax::Softmax, rms_norm::RmsNorm, layer_norm::LayerNorm,
     linear::Linear, rope::Rope, attention::Attention, mean_rows::MeanRows,
-    fake_quantize::FakeQuantize,
+    fake_quantize::FakeQuantize, max_rows::MaxRows, top_k_ids::TopKIds, top_k_values::TopKValues,
+    experts::Experts,
     acc::Acc, map::Map, gemm::Gemm,
 }
 

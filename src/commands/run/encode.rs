@@ -20,6 +20,9 @@ const BATCH: usize = 16;
 /// Candidates shown for a mask.
 const CANDIDATES: usize = 5;
 
+/// Most tokens of an answer.
+const ANSWER: usize = 30;
+
 /// Numbers of an embedding that are shown to people.
 const SHOWN: usize = 8;
 
@@ -43,8 +46,16 @@ pub(super) fn run(
     let (mut tokens, mut time) = (0, Duration::ZERO);
     let mut results = vec![];
     for batch in texts.chunks(BATCH) {
-        let encodings = batch.iter().map(|text| tokenizer.encode(text, true));
-        let encodings: Vec<Encoding> = encodings.collect::<Result<_, _>>()?;
+        let encodings = batch.iter().map(|text| match (&task, &args.passage) {
+            (Task::QuestionAnswering, Some(passage)) => {
+                Ok(tokenizer.encode_pair(text, passage, true)?)
+            }
+            (Task::QuestionAnswering, None) => Err(anyhow::anyhow!(
+                "this model answers questions from a text; give that with --passage TEXT"
+            )),
+            _ => Ok(tokenizer.encode(text, true)?),
+        });
+        let encodings: Vec<Encoding> = encodings.collect::<anyhow::Result<_>>()?;
         let types = opened.model.description().token_types > 0;
         let inputs: Vec<EncoderInput<'_>> = encodings
             .iter()
@@ -59,7 +70,12 @@ pub(super) fn run(
         time += start.elapsed();
         tokens += encodings.iter().map(Encoding::len).sum::<usize>();
         for ((text, encoding), outputs) in batch.iter().zip(&encodings).zip(&outputs) {
-            let finding = find(&task, tokenizer, text, encoding, outputs)?;
+            let finding = match (&task, &args.passage) {
+                (Task::QuestionAnswering, Some(passage)) => {
+                    answered(text, passage, encoding, outputs)?
+                }
+                _ => find(&task, tokenizer, text, encoding, outputs)?,
+            };
             if args.json {
                 results.push(finding.json);
             } else {
@@ -85,6 +101,48 @@ pub(super) fn run(
     Ok(())
 }
 
+/// Runs images through a model that sees them.
+pub(super) fn see(args: &Args, opened: &Opened, session: &mut Session) -> anyhow::Result<()> {
+    let description = opened.model.description();
+    let form = description.image.as_ref();
+    let form = form.ok_or_else(|| anyhow::anyhow!("the model sees no images"))?;
+    anyhow::ensure!(
+        !args.image.is_empty(),
+        "this model sees images; give one with --image FILE"
+    );
+    let mut time = Duration::ZERO;
+    let mut results = vec![];
+    for file in &args.image {
+        let pixels = satura::picture(file, form)?;
+        let start = Instant::now();
+        let outputs = session.encode_images(&[&pixels])?.swap_remove(0);
+        time += start.elapsed();
+        let name = file.display().to_string();
+        let finding = match &description.task {
+            Task::SequenceClassification { labels } => classified(labels, &name, logits(&outputs)?),
+            _ => embedded(&name, &outputs),
+        };
+        if args.json {
+            results.push(finding.json);
+        } else {
+            io::stdout().lock().write_all(finding.text.as_bytes())?;
+        }
+    }
+    if args.json {
+        let mut object = about(opened, session);
+        object.insert("results".into(), json!(results));
+        return print_json(&Value::Object(object));
+    }
+    note(&format!(
+        "{}; {} images in {}; {} threads",
+        origin(opened),
+        args.image.len(),
+        crate::commands::time(time),
+        session.threads()
+    ));
+    Ok(())
+}
+
 fn find(
     task: &Task,
     tokenizer: &Tokenizer,
@@ -92,16 +150,59 @@ fn find(
     encoding: &Encoding,
     outputs: &Outputs,
 ) -> anyhow::Result<Finding> {
-    let logits = || {
-        let logits = outputs.get("logits");
-        logits.ok_or_else(|| anyhow::anyhow!("the model gives no logits"))
-    };
+    let logits = || logits(outputs);
     match task {
         Task::TokenClassification { labels } => Ok(tagged(labels, text, encoding, logits()?)),
         Task::SequenceClassification { labels } => Ok(classified(labels, text, logits()?)),
         Task::MaskedLm => filled(tokenizer, text, encoding, logits()?),
-        Task::Embedding { .. } | Task::CausalLm => Ok(embedded(text, outputs)),
+        Task::Embedding { .. } | Task::CausalLm | Task::QuestionAnswering => {
+            Ok(embedded(text, outputs))
+        }
     }
+}
+
+fn logits(outputs: &Outputs) -> anyhow::Result<&Rows> {
+    let logits = outputs.get("logits");
+    logits.ok_or_else(|| anyhow::anyhow!("the model gives no logits"))
+}
+
+/// The span of the passage that most probably answers the question.
+fn answered(
+    question: &str,
+    passage: &str,
+    encoding: &Encoding,
+    outputs: &Outputs,
+) -> anyhow::Result<Finding> {
+    let logits = logits(outputs)?;
+    let inside: Vec<usize> = (0..encoding.len())
+        .filter(|i| encoding.text[*i] == Some(1))
+        .collect();
+    anyhow::ensure!(
+        !inside.is_empty(),
+        "the passage is empty; give it some text"
+    );
+    // Over all tokens, as the reference does: what is left is the probability that the passage has no answer.
+    let column = |which: usize| -> Vec<f32> { logits.rows().map(|row| row[which]).collect() };
+    let (starts, ends) = (probabilities(&column(0)), probabilities(&column(1)));
+    let mut best = (inside[0], inside[0], f32::NEG_INFINITY);
+    for (n, start) in inside.iter().enumerate() {
+        for end in inside[n..].iter().take(ANSWER) {
+            let score = starts[*start] * ends[*end];
+            if score > best.2 {
+                best = (*start, *end, score);
+            }
+        }
+    }
+    let (start, end, score) = best;
+    let bytes = encoding.bytes[start].start..encoding.bytes[end].end;
+    let answer = passage.get(bytes).unwrap_or_default();
+    let (first, last) = (encoding.chars[start].start, encoding.chars[end].end);
+    Ok(Finding {
+        text: format!("{question}\n  {score:.4}  {answer}\n"),
+        json: json!({
+            "text": question, "answer": answer, "score": score, "start": first, "end": last,
+        }),
+    })
 }
 
 /// The text with its entities marked, then one line each.

@@ -5,9 +5,13 @@ use crate::commands::{ms, note, print_json};
 use runtime::{
     Finish, Session,
     sample::Sampler,
-    tokenizer::{Encoding, Tokenizer},
+    tokenizer::{Encoding, Stops, Tokenizer},
 };
-use satura::{Opened, runtime};
+use satura::{
+    Opened,
+    chat::{self, Message},
+    runtime,
+};
 use serde_json::{Value, json};
 use std::{
     io::{self, IsTerminal, Write},
@@ -17,11 +21,17 @@ use std::{
 /// Tokens of the prompt that may have a say in how the first new token is spelled.
 const OVERLAP: usize = 16;
 
+/// Tokens to generate at most, where nobody says.
+const TOKENS: usize = 64;
+
 /// What follows a prompt.
+#[derive(Default)]
 struct Continuation {
     text: String,
     tokens: Vec<u32>,
     finish: Option<Finish>,
+    /// By a text that ends a generation.
+    stopped: bool,
     speed: Speed,
 }
 
@@ -32,6 +42,14 @@ struct Speed {
     decode: (usize, Duration),
 }
 
+/// What a text is continued with.
+struct Means<'a> {
+    args: &'a Args,
+    opened: &'a Opened,
+    tokenizer: &'a Tokenizer,
+    sampler: &'a Sampler,
+}
+
 pub(super) fn run(
     args: &Args,
     opened: &Opened,
@@ -40,14 +58,23 @@ pub(super) fn run(
     sampler: &Sampler,
     texts: &[String],
 ) -> anyhow::Result<()> {
-    let prompts = texts.iter().map(|text| tokenizer.encode(text, true));
+    let means = Means {
+        args,
+        opened,
+        tokenizer,
+        sampler,
+    };
+    if texts.is_empty() {
+        return means.converse(session);
+    }
+    let prompts = texts.iter().map(|text| means.prompt(text));
     let prompts: Vec<Encoding> = prompts.collect::<Result<_, _>>()?;
     let mut results = vec![];
     let mut total = Speed::default();
     for (text, prompt) in texts.iter().zip(&prompts) {
         session.reset(0)?;
-        // The prompt is shown with what follows it: not at all where the model refuses it.
-        let mut prefix = Some(echo(text));
+        // The prompt is shown with what follows it: not at all where the model refuses it, or where it is a question.
+        let mut prefix = (!args.chat).then(|| echo(text));
         let mut show = |part: &str| -> io::Result<()> {
             if args.json {
                 return Ok(());
@@ -57,7 +84,7 @@ pub(super) fn run(
             out.write_all(part.as_bytes())?;
             out.flush()
         };
-        let found = continuation(args, session, tokenizer, sampler.clone(), prompt, &mut show)?;
+        let found = means.continuation(session, &prompt.ids, 0, &mut show)?;
         show("\n")?;
         total.add(&found.speed);
         results.push(json!({
@@ -65,7 +92,7 @@ pub(super) fn run(
             "text": found.text,
             "tokens": found.tokens,
             "prompt_tokens": prompt.len(),
-            "finish": finish(found.finish),
+            "finish": found.finish(),
         }));
         if found.finish == Some(Finish::Context) && !args.json {
             note(&format!(
@@ -92,61 +119,126 @@ pub(super) fn run(
     Ok(())
 }
 
+impl Means<'_> {
+    /// The tokens of a text, or of a conversation that it begins.
+    fn prompt(&self, text: &str) -> anyhow::Result<Encoding> {
+        match self.args.chat {
+            false => Ok(self.tokenizer.encode(text, true)?),
+            true => {
+                let mut messages = self.system();
+                messages.push(Message::new("user", text));
+                self.conversation(&messages)
+            }
+        }
+    }
+
+    fn system(&self) -> Vec<Message> {
+        let said = self.args.system.iter();
+        said.map(|text| Message::new("system", text)).collect()
+    }
+
+    /// The tokens of a conversation. The template has the special tokens in it.
+    fn conversation(&self, messages: &[Message]) -> anyhow::Result<Encoding> {
+        let chat = self.opened.model.description().chat.as_ref();
+        let chat = chat.ok_or_else(|| {
+            anyhow::anyhow!(
+                "the model has no chat template (chat_template.jinja, or in tokenizer_config.json); run it without \
+                 --chat"
+            )
+        })?;
+        Ok(self
+            .tokenizer
+            .encode(&chat::render(chat, messages)?, false)?)
+    }
+
+    /// A conversation with the standard input, a line a turn.
+    fn converse(&self, session: &mut Session) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            !self.args.json,
+            "--json wants the texts with -p TEXT or --file FILE"
+        );
+        let mut messages = self.system();
+        // What the session has seen: a turn goes on from there.
+        let mut seen: Vec<u32> = vec![];
+        for line in io::stdin().lines() {
+            let line = line?;
+            if line.trim().is_empty() {
+                continue;
+            }
+            messages.push(Message::new("user", line));
+            let prompt = self.conversation(&messages)?.ids;
+            let same = seen.iter().zip(&prompt).take_while(|(a, b)| a == b).count();
+            let same = same.min(prompt.len().saturating_sub(1));
+            session.truncate(0, same)?;
+            let found = self.continuation(session, &prompt, same, &mut |part| {
+                let mut out = io::stdout().lock();
+                out.write_all(part.as_bytes())?;
+                out.flush()
+            })?;
+            writeln!(io::stdout())?;
+            seen = prompt;
+            seen.extend(&found.tokens);
+            seen.truncate(session.length(0)?);
+            messages.push(Message::new("assistant", found.text));
+        }
+        Ok(())
+    }
+
+    /// What follows `prompt`, of which the session has seen the first `seen` tokens.
+    fn continuation(
+        &self,
+        session: &mut Session,
+        prompt: &[u32],
+        seen: usize,
+        show: &mut dyn FnMut(&str) -> io::Result<()>,
+    ) -> anyhow::Result<Continuation> {
+        let mut stream = self.tokenizer.stream(true);
+        for id in &prompt[prompt.len().saturating_sub(OVERLAP)..] {
+            stream.push(*id)?;
+        }
+        let authors = &self.opened.model.description().generation;
+        let mut stops = Stops::new(self.args.stop.iter().chain(&authors.stop).cloned());
+        let most = authors.max_tokens.map_or(TOKENS, |n| n as usize);
+        let most = self.args.max_tokens.unwrap_or(most);
+        let mut sampler = self.sampler.clone();
+        let mut generation = session
+            .generate(0, &prompt[seen..], most, |logits| sampler.sample(logits))
+            .ignore_eos(self.args.ignore_eos);
+        let mut found = Continuation::default();
+        let mut steps = 0;
+        while !stops.found() {
+            let start = Instant::now();
+            let token = generation.next().transpose()?;
+            let took = start.elapsed();
+            // The end of the text took a step to be known; a limit did not.
+            if token.is_some() || generation.finish() == Some(Finish::Eos) {
+                match steps {
+                    0 => found.speed.prefill = (prompt.len() - seen, took),
+                    _ => found.speed.decode = (steps, found.speed.decode.1 + took),
+                }
+                steps += 1;
+            }
+            let Some(token) = token else { break };
+            found.tokens.push(token);
+            let part = stops.push(&stream.push(token)?);
+            show(&part)?;
+            found.text += &part;
+        }
+        let rest = stops.push(&stream.finish()?) + &stops.finish();
+        show(&rest)?;
+        found.text += &rest;
+        found.stopped = stops.found();
+        found.finish = generation.finish();
+        Ok(found)
+    }
+}
+
 /// The prompt as it is shown before what follows it: bold on a terminal, to tell the two apart.
 fn echo(text: &str) -> String {
     match io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
         true => format!("\x1b[1m{text}\x1b[0m"),
         false => text.to_string(),
     }
-}
-
-fn continuation(
-    args: &Args,
-    session: &mut Session,
-    tokenizer: &Tokenizer,
-    mut sampler: Sampler,
-    prompt: &Encoding,
-    show: &mut dyn FnMut(&str) -> io::Result<()>,
-) -> anyhow::Result<Continuation> {
-    let mut stream = tokenizer.stream(true);
-    for id in &prompt.ids[prompt.len().saturating_sub(OVERLAP)..] {
-        stream.push(*id)?;
-    }
-    let mut generation = session
-        .generate(0, &prompt.ids, args.max_tokens, |logits| {
-            sampler.sample(logits)
-        })
-        .ignore_eos(args.ignore_eos);
-    let mut found = Continuation {
-        text: String::new(),
-        tokens: vec![],
-        finish: None,
-        speed: Speed::default(),
-    };
-    let mut steps = 0;
-    loop {
-        let start = Instant::now();
-        let token = generation.next().transpose()?;
-        let took = start.elapsed();
-        // The end of the text took a step to be known; a limit did not.
-        if token.is_some() || generation.finish() == Some(Finish::Eos) {
-            match steps {
-                0 => found.speed.prefill = (prompt.len(), took),
-                _ => found.speed.decode = (steps, found.speed.decode.1 + took),
-            }
-            steps += 1;
-        }
-        let Some(token) = token else { break };
-        found.tokens.push(token);
-        let part = stream.push(token)?;
-        show(&part)?;
-        found.text += &part;
-    }
-    let rest = stream.finish()?;
-    show(&rest)?;
-    found.text += &rest;
-    found.finish = generation.finish();
-    Ok(found)
 }
 
 impl Speed {
@@ -174,11 +266,14 @@ fn rate(name: &str, (tokens, time): (usize, Duration)) -> String {
     }
 }
 
-fn finish(finish: Option<Finish>) -> &'static str {
-    match finish {
-        Some(Finish::Eos) => "eos",
-        Some(Finish::Context) => "context",
-        Some(Finish::Error) => "error",
-        Some(Finish::Length) | None => "length",
+impl Continuation {
+    fn finish(&self) -> &'static str {
+        match self.finish {
+            _ if self.stopped => "stop",
+            Some(Finish::Eos) => "eos",
+            Some(Finish::Context) => "context",
+            Some(Finish::Error) => "error",
+            Some(Finish::Length) | None => "length",
+        }
     }
 }

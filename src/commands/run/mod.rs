@@ -9,7 +9,7 @@ use anyhow::Context;
 use runtime::sample::{Sampler, SamplerOptions};
 use satura::{
     Opened,
-    ir::Task,
+    ir::{self, Task},
     runtime::{self, Session},
 };
 use serde_json::{Map, Value, json};
@@ -49,31 +49,43 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
 
-    /// Tokens to generate at most
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 64)]
-    max_tokens: usize,
+    /// The text that questions are answered from, for models that answer questions
+    #[arg(long, value_name = "TEXT")]
+    passage: Option<String>,
 
-    /// Sampling temperature; 0 always takes the most probable token
-    #[arg(
-        long,
-        value_name = "T",
-        default_value_t = 0.0,
-        allow_negative_numbers = true
-    )]
-    temp: f32,
+    /// An image to run on, for models that see images; may be given several times
+    #[arg(long, value_name = "FILE")]
+    image: Vec<PathBuf>,
+
+    /// Treat each text as what a user says, in the form that the model was trained on; without texts, hold a
+    /// conversation with the standard input, a line a turn
+    #[arg(long)]
+    chat: bool,
+
+    /// With --chat: what the model is told before the conversation
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    system: Option<String>,
+
+    /// Tokens to generate at most; by default what the model's authors say, else 64
+    #[arg(short = 'n', long, value_name = "N")]
+    max_tokens: Option<usize>,
+
+    /// End before this text; may be given several times
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+
+    /// Sampling temperature; 0 always takes the most probable token. This and the next two are by default what the
+    /// model's authors say (generation_config.json), else 0, 0 and 1
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    temp: Option<f32>,
 
     /// Sample from the K most probable tokens only; 0 means all
-    #[arg(long, value_name = "K", default_value_t = 0)]
-    top_k: usize,
+    #[arg(long, value_name = "K")]
+    top_k: Option<usize>,
 
     /// Sample from the most probable tokens that together have probability P
-    #[arg(
-        long,
-        value_name = "P",
-        default_value_t = 1.0,
-        allow_negative_numbers = true
-    )]
-    top_p: f32,
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    top_p: Option<f32>,
 
     /// Seed of the sampling; the same seed gives the same text
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -95,22 +107,27 @@ pub struct Args {
 /// Does it.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     // What needs no model is checked before one is compiled.
-    let sampler = Sampler::new(SamplerOptions {
-        temperature: args.temp,
-        top_k: args.top_k,
-        top_p: args.top_p,
-        seed: args.seed,
-    })?;
+    args.sampler(&ir::Generation::default())?;
     args.model.source()?;
     let texts = args.texts()?;
     let opened = args.model.open()?;
-    let tokenizer = satura::tokenizer(&opened.model)?;
+    let sampler = args.sampler(&opened.model.description().generation)?;
     let options = runtime::Options {
         threads: args.model.threads,
         context: args.context,
         ..runtime::Options::default()
     };
     let mut session = Session::new(&opened.model, options)?;
+    if opened.model.description().image.is_some() {
+        encode::see(&args, &opened, &mut session)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    anyhow::ensure!(
+        args.image.is_empty(),
+        "--image is for models that see images; {} takes text",
+        opened.model.description().architecture
+    );
+    let tokenizer = satura::tokenizer(&opened.model)?;
     match opened.model.description().task {
         Task::CausalLm => {
             generate::run(&args, &opened, &mut session, &tokenizer, &sampler, &texts)?
@@ -121,10 +138,23 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 impl Args {
+    /// Chooses tokens as asked for, else as the model's authors do.
+    fn sampler(&self, model: &ir::Generation) -> anyhow::Result<Sampler> {
+        let number = |x: Option<ir::Float>| x.map(|x| x.get() as f32);
+        Ok(Sampler::new(SamplerOptions {
+            temperature: self.temp.or(number(model.temperature)).unwrap_or(0.0),
+            top_k: self.top_k.or(model.top_k.map(|k| k as usize)).unwrap_or(0),
+            top_p: self.top_p.or(number(model.top_p)).unwrap_or(1.0),
+            seed: self.seed,
+        })?)
+    }
+
     fn texts(&self) -> anyhow::Result<Vec<String>> {
         let mut texts = self.prompt.clone();
         if let Some(file) = &self.file {
             texts.extend(lines(file)?);
+        } else if texts.is_empty() && (self.chat || !self.image.is_empty()) {
+            return Ok(texts);
         } else if texts.is_empty() && self.model.model.is_none() {
             texts.push(PROMPT.into());
         }
@@ -161,6 +191,7 @@ fn about(opened: &Opened, session: &Session) -> Map<String, Value> {
     let task = match description.task {
         Task::CausalLm => "generation",
         Task::MaskedLm => "fill-mask",
+        Task::QuestionAnswering => "question-answering",
         Task::TokenClassification { .. } => "token-classification",
         Task::SequenceClassification { .. } => "text-classification",
         Task::Embedding { .. } => "embedding",

@@ -76,6 +76,9 @@ fn description() -> Description {
         parameters: 0,
         positions: Positions::Index,
         eos: vec![],
+        generation: ir::Generation::default(),
+        chat: None,
+        image: None,
         source: [0; 32],
     }
 }
