@@ -65,7 +65,7 @@ def bert_base():
     for norm in norms:
         shapes[f"{norm}.weight"] = shapes[f"{norm}.bias"] = (hidden,)
     gains = {f"{norm}.weight" for norm in norms}
-    return write("bert-base-random", BERT_BASE, shapes, gains, "float32")
+    return write("bert-base-random", BERT_BASE, shapes, lambda name: None if name in gains else 0.02, "float32")
 
 
 def llama_1b():
@@ -83,13 +83,21 @@ def llama_1b():
             shapes[f"{layer}.{part}_layernorm.weight"] = (hidden,)
     shapes["model.norm.weight"] = (hidden,)
     shapes["lm_head.weight"] = (LLAMA_1B["vocab_size"], hidden)
-    gains = {name for name in shapes if "norm" in name}
-    return write("llama-1b-random", LLAMA_1B, shapes, gains, "bfloat16")
+
+    def deviation(name):
+        """What a layer adds is small beside what it gets, as in trained models; else rounding in the first layers
+        would be most of what comes out of the last."""
+        if "norm" in name:
+            return None
+        if "embed" in name:
+            return 1.0
+        return 0.02 / (2 * LLAMA_1B["num_hidden_layers"]) ** 0.5 if "o_proj" in name or "down" in name else 0.02
+
+    return write("llama-1b-random", LLAMA_1B, shapes, deviation, "bfloat16")
 
 
-def write(name, config, shapes, gains, dtype):
-    """A checkpoint of random weights: gains of one, all else normal with the deviation that training starts from,
-    which keeps activations near one."""
+def write(name, config, shapes, deviation, dtype):
+    """A checkpoint of random weights: normal with a deviation by their names, or, without one, ones."""
     import ml_dtypes
     import numpy as np
     from safetensors.numpy import save_file
@@ -102,7 +110,8 @@ def write(name, config, shapes, gains, dtype):
         rng = np.random.default_rng(0)
         tensors = {}
         for tensor, shape in shapes.items():
-            values = np.ones(shape, np.float32) if tensor in gains else rng.standard_normal(shape, np.float32) * 0.02
+            of = deviation(tensor)
+            values = rng.standard_normal(shape, np.float32) * np.float32(of) if of else np.ones(shape, np.float32)
             tensors[tensor] = values.astype(dtype)
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
         (folder / "config.json").write_text(json.dumps(config, indent=1))

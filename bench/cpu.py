@@ -36,8 +36,14 @@ from report import Case
 from satura import NotBuiltYet, Satura, forget
 from work import Decode, Encode, Prefill
 
-# What satura is told about weights, where it is not to take them as stored.
-WEIGHTS = {"q8": ["--weights", "q8"], "q4": ["--weights", "q4"], "int8": ["--weights", "q8"]}
+# What satura is told about precision, where weights are not to be used as stored. llama.cpp's formats have groups of 32,
+# and meet activations of 8 bits.
+PRECISION = {
+    "q8": ["--weights", "q8", "--activations", "q8", "--group", "32"],
+    "q4": ["--weights", "q4", "--activations", "q8", "--group", "32"],
+    "int8": ["--weights", "q8", "--activations", "q8"],
+    "f32": ["--weights", "f32"],
+}
 
 # GGUF's name of the same precision.
 GGUF = {"f32": "F32", "bf16": "BF16", "q8": "Q8_0", "q4": "Q4_0"}
@@ -127,9 +133,7 @@ class Bench:
         environment.say(case.name)
         folder = FOLDERS[case.model]()
         config = json.loads((folder / "config.json").read_text())
-        weights = WEIGHTS.get(case.precision, [])
-        if case.precision == "f32" and case.model == "llama-1b":
-            weights = ["--weights", "f32"]
+        weights = PRECISION.get(case.precision, [])
         if (case.model, case.precision) != self.last:
             self.last = (case.model, case.precision)
             forget()
@@ -173,8 +177,9 @@ class Bench:
         args = self.args
         if isinstance(case.work, Encode):
             return agreement.encoder(args.satura, folder, weights, case.precision, args.threads, self.exact)
-        file = checkpoints.gguf(folder, GGUF[case.precision])
-        return agreement.decoder(args.satura, folder, weights, case.precision, args.threads, config, file)
+        rounded = checkpoints.gguf(folder, GGUF[case.precision])
+        exact = checkpoints.gguf(folder, "BF16") if case.precision in ("q8", "q4") else rounded
+        return agreement.decoder(args.satura, folder, weights, case.precision, args.threads, config, exact, rounded)
 
 
 def picked(patterns):
