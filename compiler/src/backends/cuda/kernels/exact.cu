@@ -6,7 +6,7 @@ constexpr int SIDE = 64, DEPTH = 16, THREADS = 256;
 constexpr int CHUNK = Codec::CHUNK;
 static_assert(SIDE * DEPTH == 4 * THREADS, "a thread loads four elements of x");
 
-extern "C" __global__ void __launch_bounds__(THREADS) kernel(const __grid_constant__ Args args) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) kernel(const __grid_constant__ Args args) {
     __shared__ float xs[DEPTH][SIDE + 4];
     __shared__ float ws[WEIGHTS][DEPTH][SIDE + 4];
     const int m_end = rows(args), blocks = (m_end + SIDE - 1) / SIDE;

@@ -11,7 +11,7 @@ struct Shared {
     int low[TOKENS], high[TOKENS];
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS) kernel(const __grid_constant__ Args args) {
+extern "C" __global__ void __launch_bounds__(THREADS, 1) kernel(const __grid_constant__ Args args) {
     extern __shared__ float4 memory[];
     Shared& shared = *(Shared*)memory;
     const int tokens = rows(args), blocks = (tokens + TOKENS - 1) / TOKENS;
