@@ -84,37 +84,39 @@ impl<'a> Array<'a> {
 
     /// The elements as `dtype`; a `[K, N]` matrix in panels or columns is padded with zeros.
     pub fn pack(&self, dtype: DType, packing: Packing) -> Vec<u8> {
+        let strip = Codec::Plain(dtype).strip();
         match (self.dtype, dtype) {
-            (DType::BF16, DType::F32) => {
-                self.lay_out(packing, |x| bf16::from_le_bytes(x).to_f32().to_le_bytes())
-            }
-            (DType::F16, DType::F32) => {
-                self.lay_out(packing, |x| f16::from_le_bytes(x).to_f32().to_le_bytes())
-            }
-            (DType::F32, DType::BF16) => self.lay_out(packing, |x| {
+            (DType::BF16, DType::F32) => self.lay_out(packing, strip, |x| {
+                bf16::from_le_bytes(x).to_f32().to_le_bytes()
+            }),
+            (DType::F16, DType::F32) => self.lay_out(packing, strip, |x| {
+                f16::from_le_bytes(x).to_f32().to_le_bytes()
+            }),
+            (DType::F32, DType::BF16) => self.lay_out(packing, strip, |x| {
                 bf16::from_f32(f32::from_le_bytes(x)).to_le_bytes()
             }),
-            (DType::F32, DType::F16) => self.lay_out(packing, |x| {
+            (DType::F32, DType::F16) => self.lay_out(packing, strip, |x| {
                 f16::from_f32(f32::from_le_bytes(x)).to_le_bytes()
             }),
-            (DType::BF16, DType::F16) => self.lay_out(packing, |x| {
+            (DType::BF16, DType::F16) => self.lay_out(packing, strip, |x| {
                 f16::from_f32(bf16::from_le_bytes(x).to_f32()).to_le_bytes()
             }),
-            (DType::F16, DType::BF16) => self.lay_out(packing, |x| {
+            (DType::F16, DType::BF16) => self.lay_out(packing, strip, |x| {
                 bf16::from_f32(f16::from_le_bytes(x).to_f32()).to_le_bytes()
             }),
             (from, _) => match from.bytes() {
-                1 => self.lay_out(packing, |x: [u8; 1]| x),
-                2 => self.lay_out(packing, |x: [u8; 2]| x),
-                _ => self.lay_out(packing, |x: [u8; 4]| x),
+                1 => self.lay_out(packing, strip, |x: [u8; 1]| x),
+                2 => self.lay_out(packing, strip, |x: [u8; 2]| x),
+                _ => self.lay_out(packing, strip, |x: [u8; 4]| x),
             },
         }
     }
 
-    /// Converts each element and writes it where the layout wants it.
+    /// Converts each element and writes it where the layout wants it; panels in strips of `strip`.
     fn lay_out<const FROM: usize, const TO: usize>(
         &self,
         packing: Packing,
+        strip: usize,
         convert: impl Fn([u8; FROM]) -> [u8; TO] + Sync,
     ) -> Vec<u8> {
         let element = |flat: usize| {
@@ -150,13 +152,15 @@ impl<'a> Array<'a> {
                 out
             }
             Packing::Panels => {
-                let mut out = vec![0; n.div_ceil(PANEL) * rows * PANEL * TO];
-                let panels = out.par_chunks_mut((rows * PANEL * TO).max(1)).enumerate();
-                panels.for_each(|(p, panel)| {
-                    let columns = PANEL.min(n - p * PANEL);
-                    let rows = panel.as_chunks_mut::<TO>().0.chunks_mut(PANEL);
+                let most = strip * PANEL;
+                let mut out = vec![0; n.next_multiple_of(PANEL) * rows * TO];
+                let strips = out.par_chunks_mut((rows * most * TO).max(1)).enumerate();
+                strips.for_each(|(s, strip)| {
+                    let wide = most.min((n - s * most).next_multiple_of(PANEL));
+                    let columns = wide.min(n - s * most);
+                    let rows = strip.as_chunks_mut::<TO>().0.chunks_mut(wide);
                     for (k, row) in rows.enumerate() {
-                        let start = start(k) + p * PANEL * stride;
+                        let start = start(k) + s * most * stride;
                         for (j, to) in row[..columns].iter_mut().enumerate() {
                             *to = element(start + j * stride);
                         }
@@ -459,26 +463,39 @@ mod tests {
 
     #[test]
     fn panels_hold_columns_side_by_side_and_pad_with_zeros() {
-        let t = Tensor::from_fn(&[3, 21], |i| (i[0] * 100 + i[1]) as f64);
-        let packed = Array::from_tensor(&t).pack(DType::F32, Packing::Panels);
-        let got: Vec<f32> = packed
-            .as_chunks()
-            .0
-            .iter()
-            .map(|b| f32::from_le_bytes(*b))
-            .collect();
-        assert_eq!(got.len(), 2 * 3 * PANEL);
-        for (p, k, j) in [(0, 0, 0), (0, 2, 15), (1, 1, 4), (1, 2, 5)] {
+        // Rows by 85 columns, six panels: in bf16 a strip of four and one of two.
+        let t = Tensor::from_fn(&[3, 85], |i| (i[0] * 85 + i[1]) as f64);
+        let check = |dtype: DType, [p, k, j]: [usize; 3], at: usize| {
+            let packed = Array::from_tensor(&t).pack(dtype, Packing::Panels);
+            let wide = Array::new(dtype, &[6 * 3 * PANEL], packed).pack(DType::F32, Packing::Rows);
+            let got = wide.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b));
             let column = p * PANEL + j;
-            let want = if column < 21 {
-                (k * 100 + column) as f32
+            let want = if column < 85 {
+                (k * 85 + column) as f32
             } else {
                 0.0
             };
             assert_eq!(
-                got[(p * 3 + k) * PANEL + j],
+                got.collect::<Vec<_>>()[at],
                 want,
-                "panel {p}, row {k}, column {j}"
+                "{dtype}: panel {p}, row {k}, column {j}"
+            );
+        };
+        for [p, k, j] in [
+            [0, 0, 0],
+            [0, 2, 15],
+            [3, 1, 7],
+            [4, 0, 3],
+            [5, 1, 4],
+            [5, 2, 5],
+        ] {
+            check(DType::F32, [p, k, j], (p * 3 + k) * PANEL + j);
+            let strip = if p < 4 { [0, 4, p] } else { [4 * 3, 2, p - 4] };
+            let [start, wide, p_in] = strip;
+            check(
+                DType::BF16,
+                [p, k, j],
+                (start + k * wide + p_in) * PANEL + j,
             );
         }
     }

@@ -13,10 +13,10 @@ use crate::DType;
 use serde::{Deserialize, Serialize};
 
 /// Version of everything in this file; stored in each artifact and checked before its code is mapped.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
-/// Columns of a packed weight panel. A weight `[K, N]` is stored as `ceil(N / PANEL)` panels, each `[K][PANEL]`
-/// (column `p * PANEL + j` of row `k` at index `(p * K + k) * PANEL + j`), the last one padded with zeros.
+/// Columns of a packed weight panel. A weight `[K, N]` is stored as `ceil(N / PANEL)` panels, the last one padded with
+/// zeros; [`Codec::panel`] says how they lie.
 pub const PANEL: usize = 16;
 
 /// How the elements of a matrix are stored where kernels read them.
@@ -46,9 +46,9 @@ impl std::fmt::Display for Codec {
 impl Codec {
     /// Bytes that a panel of `k` rows and [`PANEL`] columns of weights takes.
     ///
-    /// Plain panels are `[K][PANEL]`, one after another. Grouped panels lie in strips of [`STRIP`], so that a product
-    /// reads one stream; missing panels of the last strip are there, too. A strip holds its groups one after another, and
-    /// a group
+    /// Panels lie in strips of [`Codec::strip`], so that a product reads one stream. A plain strip is
+    /// `[K][panels of the strip][PANEL]`; the last one may have fewer panels. Grouped strips are whole, missing panels are
+    /// there, too; such a strip holds its groups one after another, and a group
     ///
     /// * `[STRIP][PANEL]` scales, f16;
     /// * 8 bits: for each 4 rows a line of 64 bytes for each panel of the strip; byte `4 * j + b` is the code of column `j`
@@ -63,6 +63,16 @@ impl Codec {
             Codec::Grouped { bits, group } => {
                 k * PANEL * usize::from(bits) / 8 + k / group as usize * PANEL * 2
             }
+        }
+    }
+
+    /// Panels of a strip.
+    pub const fn strip(self) -> usize {
+        match self {
+            // A row of a panel is a whole line, and tiles of many rows read one or two panels again and again: those of a
+            // strip of four would meet in a part of the first-level cache.
+            Codec::Plain(DType::F32) => 1,
+            _ => STRIP,
         }
     }
 
@@ -88,7 +98,7 @@ impl Codec {
     }
 }
 
-/// Panels of a strip of grouped weights; see [`Codec::panel`].
+/// Panels of a strip of weights narrower than f32; see [`Codec::panel`].
 pub const STRIP: usize = 4;
 
 /// Rows of a block of a state that attention reads; see [`Layout`].
@@ -150,7 +160,8 @@ pub struct Env {
 /// `c[0..m, 0..panels * PANEL] = a[0..m, 0..k] * b`, f32 accumulation.
 ///
 /// * `a`: f32 rows, `lda` elements apart; `c`: f32 rows, `ldc` elements apart; both unaligned.
-/// * `b`: `panels` consecutive packed panels, each `k * PANEL` elements of the codec's dtype, 64-byte aligned.
+/// * `b`: `panels` consecutive packed panels from the first of a strip ([`Codec::panel`]), 64-byte aligned; either whole
+///   strips or all that the weight has from there.
 /// * `m` is any number from 1, `panels` from 1, `k` from 0 (then `c` is zeroed).
 ///
 /// **Every implementation produces the same bits:** each `c[i, j]` is one chain of fused multiply-adds over

@@ -1,27 +1,26 @@
 //! The machine's ceilings, measured: how fast it reads as much memory as a model has, and how fast it multiplies. A
 //! model's speed means something beside them ("Roofline", Williams, Waterman and Patterson 2009).
 
-use super::Work;
+use super::{Work, latency::Latency};
 use memmap2::MmapMut;
 use runtime::{
     kernels::probe::{self, Product},
     pool::Pool,
 };
 use std::{
+    convert::Infallible,
     hint::black_box,
     io,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-/// Time given to each ceiling. The fastest run counts: others on the machine only ever slow one down.
-const BUDGET: Duration = Duration::from_millis(250);
+/// Time given to each ceiling. The middle run counts, as it does for what is held against them: on a machine that others
+/// use the fastest is luck, of which a buffer as large as the last cache has the most.
+const BUDGET: Duration = Duration::from_millis(300);
 
-/// Runs in a row that are no faster than those before, after which the fastest is believed.
-const SETTLED: usize = 40;
-
-/// Time after which it is believed anyway.
-const MOST: Duration = Duration::from_millis(1500);
+/// Runs of each at least.
+const RUNS: usize = 5;
 
 /// Bytes that a thread reads at once: large enough that starting costs nothing, small enough to share evenly.
 const BLOCK: usize = 1 << 17;
@@ -71,7 +70,7 @@ impl Ceilings {
 }
 
 /// Bytes read a second from a buffer of `bytes` bytes, a gigabyte at most, in large pages where the system has them:
-/// the best of several strides.
+/// the fastest of several strides.
 ///
 /// # Errors
 /// No memory.
@@ -86,7 +85,7 @@ pub fn read(pool: &Pool, bytes: u64) -> io::Result<f64> {
     data.fill(1);
     let sink = AtomicU64::new(0);
     let seconds = |(block, streams): (usize, usize)| {
-        fastest(|| {
+        typical(|| {
             pool.run(bytes.div_ceil(block) as u64, 1, &|_, begin, end| {
                 let end = (end as usize * block).min(bytes);
                 let found = probe::read(&data[begin as usize * block..end], streams);
@@ -108,7 +107,7 @@ pub fn read(pool: &Pool, bytes: u64) -> io::Result<f64> {
 pub fn product(pool: &Pool, product: Product) -> Option<f64> {
     product.run(1)?;
     let operations = AtomicU64::new(0);
-    let seconds = fastest(|| {
+    let seconds = typical(|| {
         operations.store(0, Relaxed);
         pool.run(pool.threads() as u64 * 16, 1, &|_, begin, end| {
             let done = product.run(TILES * (end - begin) as usize).unwrap_or(0);
@@ -118,19 +117,14 @@ pub fn product(pool: &Pool, product: Product) -> Option<f64> {
     Some(operations.load(Relaxed) as f64 / seconds)
 }
 
-/// Seconds of the fastest run: as many as the budget allows, and more while they still become faster, as they do on a
-/// machine that others use.
-fn fastest(mut run: impl FnMut()) -> f64 {
-    run();
-    let (start, mut best, mut since) = (Instant::now(), f64::INFINITY, 0);
-    while start.elapsed() < BUDGET || (since < SETTLED && start.elapsed() < MOST) {
-        let once = Instant::now();
+/// Seconds of the middle run.
+fn typical(mut run: impl FnMut()) -> f64 {
+    let run = || {
         run();
-        let seconds = once.elapsed().as_secs_f64();
-        since = if seconds < 0.99 * best { 0 } else { since + 1 };
-        best = best.min(seconds);
-    }
-    best
+        Ok::<(), Infallible>(())
+    };
+    let Ok(latency) = Latency::measure(BUDGET, RUNS, run);
+    latency.median()
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ pub(crate) const WEIGHT_ALIGNMENT: usize = 64;
 
 /// Bytes of weights from which it pays to copy them to large pages: every step reads them all, and a processor's tables
 /// of addresses cover far fewer pages of 4 KB.
-const LARGE: usize = 256 << 20;
+const LARGE: usize = 32 << 20;
 
 /// A large page.
 const LARGE_PAGE: usize = 2 << 20;

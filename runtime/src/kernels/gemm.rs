@@ -7,7 +7,10 @@ use super::Isa;
 use super::lanes::Lanes;
 use super::scratch::scratch;
 use half::{bf16, f16};
-use ir::abi::PANEL;
+use ir::{
+    DType,
+    abi::{Codec, PANEL},
+};
 use std::ops::Range;
 
 /// Most rows of a panel block: with [`Isa::PANELS`] panels it should stay in the first-level cache.
@@ -28,6 +31,8 @@ const LINE_ROWS: usize = 8;
 pub(super) trait Weight: Copy {
     /// Whether a block of panels is worth widening once when several row tiles read it.
     const NARROW: bool;
+    /// [`Codec::strip`].
+    const STRIP: usize;
     /// Widens [`PANEL`] elements.
     ///
     /// # Safety
@@ -36,9 +41,10 @@ pub(super) trait Weight: Copy {
 }
 
 macro_rules! weight {
-    ($ty:ty, $narrow:literal, $load:ident) => {
+    ($ty:ty, $dtype:ident, $load:ident) => {
         impl Weight for $ty {
-            const NARROW: bool = $narrow;
+            const NARROW: bool = size_of::<$ty>() < size_of::<f32>();
+            const STRIP: usize = Codec::Plain(DType::$dtype).strip();
             #[inline(always)]
             unsafe fn load<V: Lanes>(p: *const Self) -> V {
                 // SAFETY: the caller's.
@@ -47,9 +53,9 @@ macro_rules! weight {
         }
     };
 }
-weight!(f32, false, load);
-weight!(bf16, true, load_bf16);
-weight!(f16, true, load_f16);
+weight!(f32, F32, load);
+weight!(bf16, BF16, load_bf16);
+weight!(f16, F16, load_f16);
 
 /// One product of a few rows with a run of panels. Strides are in elements.
 #[derive(Clone, Copy)]
@@ -121,15 +127,46 @@ pub(super) unsafe fn tile<V: Lanes, W: Weight, const M: usize, const P: usize>(t
     }
 }
 
-/// Widens `rows` rows of a panel.
+/// Widens `rows` rows of a panel, `ld` elements apart.
 ///
 /// # Safety
-/// Both sides are valid for `rows * PANEL` elements, and the CPU has the features of `V`.
+/// Both sides are valid for the rows, and the CPU has the features of `V`.
 #[inline(always)]
-pub(super) unsafe fn widen<V: Lanes, W: Weight>(from: *const W, to: *mut f32, rows: usize) {
+pub(super) unsafe fn widen<V: Lanes, W: Weight>(
+    from: *const W,
+    ld: usize,
+    to: *mut f32,
+    rows: usize,
+) {
     for i in 0..rows {
         // SAFETY: `i < rows`.
-        unsafe { W::load::<V>(from.add(i * PANEL)).store(to.add(i * PANEL)) }
+        unsafe { W::load::<V>(from.add(i * ld)).store(to.add(i * PANEL)) }
+    }
+}
+
+/// Panels of plain weights where they lie.
+#[derive(Clone, Copy)]
+struct Panels<W> {
+    b: *const W,
+    k: usize,
+    count: usize,
+}
+
+impl<W: Weight> Panels<W> {
+    /// Row `row` of panel `p`, and elements between rows.
+    fn at(&self, p: usize, row: usize) -> (*const W, usize) {
+        let first = p / W::STRIP * W::STRIP;
+        let ld = W::STRIP.min(self.count - first) * PANEL;
+        let start = first * self.k * PANEL + row * ld;
+        (self.b.wrapping_add(start + (p - first) * PANEL), ld)
+    }
+
+    /// Elements between panels that lie side by side, and how many do.
+    fn run(&self) -> (usize, usize) {
+        match W::STRIP {
+            1 => (self.k * PANEL, self.count),
+            strip => (PANEL, strip),
+        }
     }
 }
 
@@ -184,14 +221,14 @@ pub(super) struct Block {
 }
 
 impl Block {
-    /// The part, with its panels at `b`, `panel` elements apart.
-    fn tile<W>(&self, b: *const W, panel: usize) -> Tile<W> {
+    /// The part, with its panels at `b`, `panel` elements apart, and their rows `ldb`.
+    fn tile<W>(&self, (b, ldb): (*const W, usize), panel: usize) -> Tile<W> {
         Tile {
             k: self.k.len(),
             a: self.part.a,
             lda: self.part.lda,
             b,
-            ldb: PANEL,
+            ldb,
             panel,
             c: self.part.c,
             ldc: self.part.ldc,
@@ -208,7 +245,7 @@ impl Block {
         for p in 0..self.wide {
             widen(self.first + p, self.widened.wrapping_add(p * panel));
         }
-        let tile = self.tile(self.widened.cast_const(), panel);
+        let tile = self.tile((self.widened.cast_const(), PANEL), panel);
         // SAFETY: the scratch memory holds PANELS panels of BLOCK_K rows, just written; the rest is the caller's.
         unsafe { rows::<I, f32>(self.part.m, self.wide, tile) }
     }
@@ -288,7 +325,12 @@ pub(super) unsafe extern "C" fn gemm<I: Isa, W: Weight>(
     c: *mut f32,
     ldc: usize,
 ) {
-    let b = b.cast::<W>();
+    let b = Panels {
+        b: b.cast::<W>(),
+        k,
+        count: panels,
+    };
+    let (panel, run) = b.run();
     let whole = Product {
         m,
         k,
@@ -299,33 +341,37 @@ pub(super) unsafe extern "C" fn gemm<I: Isa, W: Weight>(
         ldc,
     };
     if m <= I::ROWS && !whole.conflicts(I::ROWS) {
-        let tile = Tile {
-            k,
-            a,
-            lda,
-            b,
-            ldb: PANEL,
-            panel: k * PANEL,
-            c,
-            ldc,
-            resume: false,
-        };
-        // SAFETY: the caller's extents.
-        return unsafe { I::tiles(m, panels, tile) };
+        for first in (0..panels).step_by(run.max(1)) {
+            let (b, ldb) = b.at(first, 0);
+            let tile = Tile {
+                k,
+                a,
+                lda,
+                b,
+                ldb,
+                panel,
+                c: c.wrapping_add(first * PANEL),
+                ldc,
+                resume: false,
+            };
+            // SAFETY: the caller's extents.
+            unsafe { I::tiles(m, run.min(panels - first), tile) }
+        }
+        return;
     }
+    const { assert!(W::STRIP % I::PANELS == 0 || W::STRIP == 1) };
     let widens = W::NARROW && m.div_ceil(I::ROWS) >= WIDEN_FROM;
     // SAFETY: blocks lie within the caller's extents.
     unsafe {
         blocks::<I>(&whole, |block| {
-            let panel = |p: usize| b.add((p * k + block.k.start) * PANEL);
             if widens {
-                block.widened::<I>(|p, to| I::widen(panel(p), to, block.k.len()));
+                block.widened::<I>(|p, to| {
+                    let (from, ld) = b.at(p, block.k.start);
+                    I::widen(from, ld, to, block.k.len());
+                });
             } else {
-                rows::<I, W>(
-                    block.part.m,
-                    block.wide,
-                    block.tile(panel(block.first), k * PANEL),
-                );
+                let tile = block.tile(b.at(block.first, block.k.start), panel);
+                rows::<I, W>(block.part.m, block.wide, tile);
             }
         })
     }

@@ -41,7 +41,7 @@ trait Isa {
     /// [`gemm::tile`] over `rows <= ROWS` and all of `panels`, by the widest tiles that fit the registers.
     unsafe fn tiles<W: Weight>(rows: usize, panels: usize, t: Tile<W>);
     /// [`gemm::widen`].
-    unsafe fn widen<W: Weight>(from: *const W, to: *mut f32, panel_rows: usize);
+    unsafe fn widen<W: Weight>(from: *const W, ld: usize, to: *mut f32, panel_rows: usize);
     /// [`attention::attend`].
     unsafe fn attend(args: &AttentionArgs);
 }
@@ -80,9 +80,9 @@ macro_rules! isa {
             }
 
             isa!(@feature $features
-                unsafe fn widen<W: Weight>(from: *const W, to: *mut f32, panel_rows: usize) {
+                unsafe fn widen<W: Weight>(from: *const W, ld: usize, to: *mut f32, panel_rows: usize) {
                     // SAFETY: the caller's.
-                    unsafe { gemm::widen::<$lanes, W>(from, to, panel_rows) }
+                    unsafe { gemm::widen::<$lanes, W>(from, ld, to, panel_rows) }
                 });
 
             isa!(@feature $features

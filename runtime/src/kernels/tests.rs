@@ -71,6 +71,14 @@ fn product(gemm: GemmFn, case: Case, a: &[f32], b: *const u8) -> Vec<f32> {
 }
 
 /// Checks every table's `entry` on `case` against f64 and against the last, portable, table.
+/// Where element `[row, column]` of a weight lies in panels of `k` rows, `strip` side by side.
+fn index(strip: usize, [k, panels]: [usize; 2], [row, column]: [usize; 2]) -> usize {
+    let (panel, within) = (column / PANEL, column % PANEL);
+    let first = panel / strip * strip;
+    let wide = strip.min(panels - first);
+    (first * k + row * wide + panel - first) * PANEL + within
+}
+
 fn check_gemm<T: Copy + Default>(
     case: Case,
     entry: impl Fn(&KernelTable) -> GemmFn,
@@ -91,6 +99,7 @@ fn check_gemm<T: Copy + Default>(
         .map(narrow)
         .collect();
     let packed = Aligned::new(&b);
+    let strip = if size_of::<T>() == 4 { 1 } else { 4 };
     let tables = tables();
     let (_, portable) = tables.last().expect("portable is always listed");
     let twin = product(entry(portable), case, &a, packed.bytes());
@@ -103,7 +112,7 @@ fn check_gemm<T: Copy + Default>(
                 twin.to_bits(),
                 "{name} {case:?} at {i},{j}: {got} against portable {twin}"
             );
-            let weight = |l: usize| f64::from(wide(b[(j / PANEL * k + l) * PANEL + j % PANEL]));
+            let weight = |l: usize| f64::from(wide(b[index(strip, [k, panels], [l, j])]));
             let exact: f64 = (0..k).map(|l| f64::from(a[i * lda + l]) * weight(l)).sum();
             let size: f64 = (0..k)
                 .map(|l| (f64::from(a[i * lda + l]) * weight(l)).abs())
