@@ -253,6 +253,9 @@ pub type AttentionFn = unsafe extern "C" fn(args: *const AttentionArgs);
 /// A scalar function that generated code calls where Cranelift has no instruction for it.
 pub type ScalarFn = extern "C" fn(f32) -> f32;
 
+/// `x[0..n] = f(x[0..n])`, with the same bits in every implementation and whatever `n`.
+pub type ElementsFn = unsafe extern "C" fn(n: usize, x: *mut f32);
+
 /// The versioned function table. Generated code loads function pointers from it at these offsets.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -283,6 +286,12 @@ pub struct KernelTable {
     pub quantize_q8: QuantizeFn,
     /// Values that few bits can say.
     pub fake_quantize: FakeQuantizeFn,
+    /// `e^x`.
+    pub exp: ElementsFn,
+    /// Hyperbolic tangent.
+    pub tanh: ElementsFn,
+    /// The error function.
+    pub erf: ElementsFn,
 }
 
 /// What generated GPU code and the runtime that launches it must agree on.

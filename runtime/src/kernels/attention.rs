@@ -6,8 +6,9 @@
 //! start at the same key. Knows no instruction set.
 
 use super::Isa;
+use super::functions::{exp2, tanh};
 use super::gemm::{Tile, part, rows};
-use super::lanes::{Lanes, exp2, tanh};
+use super::lanes::Lanes;
 use super::scratch::scratch;
 use ir::abi::{AttentionArgs, BLOCK, PANEL};
 use std::f32::consts::LOG2_E;

@@ -14,13 +14,15 @@ use ir::{
 use std::ops::Range;
 
 /// Most rows of a panel block: with [`Isa::PANELS`] panels it should stay in the first-level cache.
-const BLOCK_K: usize = 256;
+const BLOCK_K: usize = 128;
 /// Most rows of `a` that one panel block meets before the next is fetched: `BLOCK_ROWS * BLOCK_K` stays in the second.
 const BLOCK_ROWS: usize = 168;
 /// Elements after which addresses fall into the same set of the first-level cache, and how many lines a set holds: more
 /// rows than that at such a stride evict each other, so they are copied.
 const SET_PERIOD: usize = 1024;
 const WAYS: usize = 8;
+/// Rows from which on a tile fetches the panels after its own: with fewer it waits for memory anyway.
+const AHEAD_FROM: usize = 6;
 /// Row tiles from which on widening a block of narrow weights once beats widening it in each tile.
 const WIDEN_FROM: usize = 4;
 
@@ -109,6 +111,9 @@ pub(super) unsafe fn tile<V: Lanes, W: Weight, const M: usize, const P: usize>(t
             let mut w = [V::splat(0.0); P];
             for (p, w) in w.iter_mut().enumerate() {
                 *w = W::load(b.add(p * t.panel));
+                if M >= AHEAD_FROM {
+                    V::prefetch(b.wrapping_add((P + p) * t.panel));
+                }
             }
             for (i, row) in acc.iter_mut().enumerate() {
                 let x = V::splat(*a.add(i * t.lda));

@@ -39,86 +39,26 @@ pub(super) unsafe trait Lanes: Copy {
     unsafe fn maximum(self) -> f32;
     /// `dst[j * PANEL + i] = src[i * stride + j]` for `i, j` in `0..8`.
     unsafe fn transpose8(src: *const f32, stride: usize, dst: *mut f32);
+    /// A hint that the line at `p`, which need not be valid, will be read.
+    #[inline(always)]
+    fn prefetch<T>(p: *const T) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch of any address does nothing else, and every x86-64 has it.
+        unsafe {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            _mm_prefetch::<_MM_HINT_T1>(p.cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = p;
+    }
 }
 
 /// `1.5 * 2^23`: adding it rounds a small f32 to an integer, ties to even, and leaves that integer in the lowest bits.
 pub(super) const ROUNDER: f32 = 12_582_912.0;
 
-/// `2^x` for `x <= 126`; below -125, `2^-125`.
-///
-/// `x = n + f` with `n` an integer, and the minimax polynomial of degree 5 for `2^f` on `-0.5..=0.5` that is exact at
-/// zero with its slope: relative error below 2e-7.
-///
-/// # Safety
-/// As [`Lanes`].
-#[inline(always)]
-pub(super) unsafe fn exp2<V: Lanes>(x: V) -> V {
-    const POLYNOMIAL: [f32; 6] = [
-        1.330_060_5e-3,
-        9.669_691e-3,
-        5.550_558_5e-2,
-        2.402_228_2e-1,
-        std::f32::consts::LN_2,
-        1.0,
-    ];
-    // SAFETY: the caller vouches for the CPU features; there are no pointers.
-    unsafe {
-        // In this order NaN stays NaN.
-        let x = V::splat(-125.0).max(x);
-        let n = x.add(V::splat(ROUNDER));
-        let f = x.sub(n.sub(V::splat(ROUNDER)));
-        horner(&POLYNOMIAL, f).shift_exponent(n)
-    }
-}
-
-/// The polynomial with these coefficients, highest degree first.
-///
-/// # Safety
-/// As [`Lanes`].
-#[inline(always)]
-unsafe fn horner<V: Lanes, const N: usize>(coefficients: &[f32; N], x: V) -> V {
-    // SAFETY: the caller vouches for the CPU features; there are no pointers.
-    unsafe {
-        let mut p = V::splat(coefficients[0]);
-        let mut i = 1;
-        while i < N {
-            p = p.fma(x, V::splat(coefficients[i]));
-            i += 1;
-        }
-        p
-    }
-}
-
-/// `tanh x`: the odd 13/6 rational minimax approximation of Eigen (`generic_fast_tanh_float`), error of a few ulp.
-///
-/// # Safety
-/// As [`Lanes`].
-#[inline(always)]
-pub(super) unsafe fn tanh<V: Lanes>(x: V) -> V {
-    // Beyond this the f32 result of the rational form is +-1.
-    const SATURATES: f32 = 7.905_311;
-    const ALPHA: [f32; 7] = [
-        -2.760_768_4e-16,
-        2.000_188e-13,
-        -8.604_672e-11,
-        5.122_297_3e-8,
-        1.485_722_36e-5,
-        6.372_619_4e-4,
-        4.893_524_6e-3,
-    ];
-    const BETA: [f32; 4] = [1.198_258_4e-6, 1.185_347_1e-4, 2.268_434_7e-3, 4.893_525e-3];
-    // SAFETY: the caller vouches for the CPU features; there are no pointers.
-    unsafe {
-        // In this order NaN stays NaN.
-        let x = V::splat(-SATURATES).max(V::splat(SATURATES).min(x));
-        let x2 = x.mul(x);
-        x.mul(horner(&ALPHA, x2)).div(horner(&BETA, x2))
-    }
-}
-
 /// [`Lanes`] in plain Rust: runs anywhere, and is what the others are tested against.
 #[derive(Clone, Copy)]
-pub(super) struct Array([f32; PANEL]);
+pub(super) struct Array(pub(super) [f32; PANEL]);
 
 impl Array {
     #[inline(always)]
@@ -230,51 +170,5 @@ unsafe impl Lanes for Array {
                 unsafe { *dst.add(j * PANEL + i) = *src.add(i * stride + j) }
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Checks `f` against `exact` where both are defined, over `from..to`.
-    fn check(
-        f: impl Fn(Array) -> Array,
-        exact: impl Fn(f64) -> f64,
-        range: std::ops::Range<f32>,
-        tolerance: f64,
-    ) {
-        for i in 0..100_000 {
-            let x = range.start + (range.end - range.start) * (i as f32 / 1e5);
-            let (got, exact) = (f(Array([x; PANEL])).0[i % PANEL], exact(f64::from(x)));
-            assert!(
-                (f64::from(got) - exact).abs() <= tolerance * exact.abs(),
-                "{x}: {got}, not {exact}"
-            );
-        }
-    }
-
-    #[test]
-    fn elementary_functions_are_accurate() {
-        // SAFETY: `Array` needs no CPU feature.
-        check(|x| unsafe { exp2(x) }, f64::exp2, -125.0..126.0, 2e-7);
-        // SAFETY: as above.
-        check(|x| unsafe { tanh(x) }, f64::tanh, -12.0..12.0, 4e-7);
-    }
-
-    #[test]
-    fn elementary_functions_at_the_edges() {
-        // SAFETY: `Array` needs no CPU feature.
-        let (exp2, tanh) = (
-            |x| unsafe { exp2(Array([x; PANEL])).0[0] },
-            |x| unsafe { tanh(Array([x; PANEL])).0[0] },
-        );
-        assert_eq!(exp2(0.0), 1.0);
-        assert_eq!(exp2(f32::NEG_INFINITY), 2f32.powi(-125));
-        assert_eq!(
-            (tanh(0.0), tanh(f32::INFINITY), tanh(f32::NEG_INFINITY)),
-            (0.0, tanh(9.0), tanh(-9.0))
-        );
-        assert!(exp2(f32::NAN).is_nan() && tanh(f32::NAN).is_nan());
     }
 }

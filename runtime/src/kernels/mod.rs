@@ -9,6 +9,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod dots;
+mod functions;
 mod gemm;
 mod grouped;
 mod lanes;
@@ -19,6 +20,7 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 
+use functions::Function;
 use gemm::{Tile, Weight};
 use grouped::{GroupedIsa, Panel};
 use half::{bf16, f16};
@@ -44,6 +46,8 @@ trait Isa {
     unsafe fn widen<W: Weight>(from: *const W, ld: usize, to: *mut f32, panel_rows: usize);
     /// [`attention::attend`].
     unsafe fn attend(args: &AttentionArgs);
+    /// [`functions::apply`].
+    unsafe fn apply<F: Function>(n: usize, x: *mut f32);
 }
 
 /// Implements [`Isa`]: `rows: panels` lists, for each number of rows, the tile widths to use, widest first, ending
@@ -89,6 +93,12 @@ macro_rules! isa {
                 unsafe fn attend(args: &AttentionArgs) {
                     // SAFETY: the caller's.
                     unsafe { attention::attend::<Self>(args) }
+                });
+
+            isa!(@feature $features
+                unsafe fn apply<F: Function>(n: usize, x: *mut f32) {
+                    // SAFETY: the caller's.
+                    unsafe { functions::apply::<$lanes, F>(n, x) }
                 });
         }
     };
@@ -190,6 +200,12 @@ unsafe extern "C" fn quantize<G: GroupedIsa>(k: usize, group: usize, x: *const f
     unsafe { G::quantize(k, group, x, to) }
 }
 
+/// [`ir::abi::ElementsFn`].
+unsafe extern "C" fn elements<I: Isa, F: Function>(n: usize, x: *mut f32) {
+    // SAFETY: the caller's; the features are the table's.
+    unsafe { I::apply::<F>(n, x) }
+}
+
 extern "C" fn cos(x: f32) -> f32 {
     // In f64, so that the f32 result is correctly rounded but for rare ties, and large angles keep their meaning.
     f64::from(x).cos() as f32
@@ -214,6 +230,9 @@ const fn table_of<I: Isa, G: GroupedIsa>() -> KernelTable {
         gemm_q8_q4: grouped::integer_gemm::<G, 4>,
         quantize_q8: quantize::<G>,
         fake_quantize: grouped::fake_quantize,
+        exp: elements::<I, functions::Exp>,
+        tanh: elements::<I, functions::Tanh>,
+        erf: elements::<I, functions::Erf>,
     }
 }
 

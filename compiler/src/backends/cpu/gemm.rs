@@ -3,6 +3,7 @@
 
 use super::{
     function::Function,
+    functions::Spare,
     rows::{Columns, Row, RowBody},
 };
 use crate::schedule::View;
@@ -18,6 +19,8 @@ use std::{collections::HashMap, mem::offset_of};
 const ROWS: i64 = 64;
 /// Panels of a task: several are in flight at once when there are few rows. Grouped ones lie in strips of as many.
 const PANELS: i64 = STRIP as i64;
+/// Scratch memory for rows of functions.
+const SPARE_BYTES: i64 = 64 << 10;
 /// Bytes of weights below which a task is not worth another thread.
 const GRAIN_BYTES: i64 = 16 << 10;
 
@@ -76,9 +79,10 @@ pub fn emit(
         return Err(format!("reads rows of {}", x.dtype));
     }
     let tile_bytes = ROWS * PANELS * PANEL as i64 * 4;
-    if weights as i64 * tile_bytes > SCRATCH_BYTES as i64 {
+    let tiles_bytes = SCRATCH_BYTES as i64 - SPARE_BYTES;
+    if weights as i64 * tile_bytes > tiles_bytes {
         return Err(format!(
-            "{weights} weights need more than {SCRATCH_BYTES} bytes of scratch memory"
+            "{weights} weights need more than {tiles_bytes} bytes of scratch memory"
         ));
     }
     let depth = x.shape[1].known().ok_or("symbolic inner axis")?;
@@ -188,7 +192,14 @@ pub fn emit(
                 dtype: out.dtype,
                 stride: 1,
             };
-            RowBody::new(body, sources, false).store(f, target, width)?;
+            let spare = Spare {
+                address: f.add(scratch, tiles_bytes),
+                bytes: SPARE_BYTES,
+                most: tile_stride,
+                columns: width,
+            };
+            let mut row = RowBody::new(body, sources, false).with(spare);
+            row.store(f, target, width)?;
             Ok(vec![])
         })?;
         Ok(vec![])

@@ -2,6 +2,7 @@
 
 use super::{
     function::Function,
+    functions::Spare,
     rows::{Columns, Row, RowBody},
 };
 use crate::schedule::{Round, View};
@@ -176,17 +177,25 @@ impl Nest<'_> {
         }
         let out = self.at(f, self.reads.len(), self.out, &target, self.rank);
         let columns = Columns::Known(self.columns);
+        // A row that is rounded comes first.
+        let half = SCRATCH_BYTES as i64 / 2;
+        let scratch = f.scratch();
+        let spare = Spare {
+            address: f.add(scratch, half),
+            bytes: half,
+            most: self.columns,
+            columns,
+        };
+        let body = |rows| RowBody::new(self.body, rows, self.pointwise).with(spare);
         let (slot, codec) = match self.round {
-            Round::None => {
-                return RowBody::new(self.body, rows, self.pointwise).store(f, out, columns);
-            }
+            Round::None => return body(rows).store(f, out, columns),
             Round::Codes(codec) => (offset_of!(KernelTable, quantize_q8), codec),
             Round::Values(codec) => (offset_of!(KernelTable, fake_quantize), codec),
         };
         let Codec::Grouped { bits, group } = codec else {
             return Err(format!("rounds rows to {codec:?}"));
         };
-        if self.columns * 4 > SCRATCH_BYTES as i64 {
+        if self.columns * 4 > half {
             return Err(format!(
                 "a row of {} columns outgrows scratch memory",
                 self.columns
@@ -200,11 +209,11 @@ impl Nest<'_> {
             Some(row) => row.address,
             None => {
                 let scratch = Row {
-                    address: f.scratch(),
+                    address: scratch,
                     dtype: DType::F32,
                     stride: 1,
                 };
-                RowBody::new(self.body, rows, self.pointwise).store(f, scratch, columns)?;
+                body(rows).store(f, scratch, columns)?;
                 scratch.address
             }
         };

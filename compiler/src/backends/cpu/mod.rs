@@ -5,10 +5,12 @@
 mod attention;
 mod elements;
 mod function;
+mod functions;
 mod gemm;
 mod lanes;
 mod map;
 mod rows;
+mod segments;
 
 use super::{Backend, Code, EmitError};
 use crate::schedule::{Kernel, Template};

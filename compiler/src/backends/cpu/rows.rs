@@ -3,7 +3,7 @@
 //!
 //! Columns are walked in segments within which every `concat` picks one argument, so that indices stay linear.
 
-use super::{function::Function, lanes::WIDTH};
+use super::{function::Function, functions::Spare, lanes::WIDTH};
 use cranelift_codegen::ir::{InstBuilder, Value, types::I8};
 use ir::{DType, Graph, Node, Op, OpKind, Value as Term};
 use std::collections::{BTreeSet, HashMap};
@@ -30,9 +30,12 @@ pub enum Columns {
 
 /// A body being applied to one row.
 pub struct RowBody<'a> {
-    graph: &'a Graph,
-    /// Rows of the inputs, and of gathers (whose row the index gives).
-    rows: HashMap<Term, Row>,
+    pub(super) graph: &'a Graph,
+    /// Rows of the inputs, of gathers (whose row the index gives), and of what was computed into memory.
+    pub(super) rows: HashMap<Term, Row>,
+    /// Where rows may be computed, and bytes used of it.
+    pub(super) spare: Option<Spare>,
+    pub(super) used: i64,
     /// Values that are the same in every column.
     scalars: HashMap<Term, Value>,
     /// The same in every lane, made before the loop that uses them.
@@ -47,10 +50,18 @@ impl<'a> RowBody<'a> {
         RowBody {
             graph,
             rows,
+            spare: None,
+            used: 0,
             scalars: HashMap::new(),
             splats: HashMap::new(),
             pointwise,
         }
+    }
+
+    /// With memory for rows of functions.
+    pub fn with(mut self, spare: Spare) -> RowBody<'a> {
+        self.spare = Some(spare);
+        self
     }
 
     /// Computes the body's output and stores it at `out`.
@@ -60,6 +71,18 @@ impl<'a> RowBody<'a> {
             let x = self.scalar(f, root)?;
             return f.store(out.dtype, x, out.address, 0, 1, 1);
         }
+        self.call_functions(f, root)?;
+        self.write(f, root, out, columns)
+    }
+
+    /// Computes a value that differs between columns and stores it at `out`.
+    pub(super) fn write(
+        &mut self,
+        f: &mut Function,
+        root: Term,
+        out: Row,
+        columns: Columns,
+    ) -> Result<(), String> {
         let bytes = out.dtype.bytes() as i64 * out.stride;
         self.prepare(f, root)?;
         let segments = match columns {
@@ -93,7 +116,7 @@ impl<'a> RowBody<'a> {
     }
 
     /// Whether the value is the same in every column.
-    fn is_scalar(&self, v: Term) -> bool {
+    pub(super) fn is_scalar(&self, v: Term) -> bool {
         self.pointwise || self.graph.ty(v).last().known() == Some(1)
     }
 
@@ -108,7 +131,7 @@ impl<'a> RowBody<'a> {
             if self.is_scalar(v) {
                 let x = self.scalar(f, v)?;
                 self.splats.entry(v).or_insert_with(|| f.broadcast(x, 4));
-            } else if self.graph.op(v).is_none_or(|o| o.kind() != OpKind::Gather) {
+            } else if !self.rows.contains_key(&v) {
                 stack.extend(self.graph.args(v));
             }
         }
@@ -218,9 +241,11 @@ impl<'a> RowBody<'a> {
         let Node::Op { op, args } = self.graph.node(v) else {
             return self.load(f, v, base, Some(i), lanes);
         };
+        if self.rows.contains_key(&v) {
+            return self.load(f, v, base, Some(i), lanes);
+        }
         let last = self.graph.ty(v).shape.len() as i64 - 1;
         match op {
-            Op::Gather(_) => self.load(f, v, base, Some(i), lanes),
             Op::Slice(s) if s.axis == last => {
                 self.value(f, args[0], base + s.start, i, lanes, memo)
             }
@@ -272,7 +297,7 @@ impl<'a> RowBody<'a> {
         Ok(f.join(columns))
     }
 
-    fn width(&self, v: Term) -> Result<i64, String> {
+    pub(super) fn width(&self, v: Term) -> Result<i64, String> {
         let ty = self.graph.ty(v);
         ty.last()
             .known()
@@ -281,6 +306,7 @@ impl<'a> RowBody<'a> {
 
     /// Sum or maximum over the columns, in an order that depends on their number alone.
     fn reduce(&mut self, f: &mut Function, max: bool, arg: Term) -> Result<Value, String> {
+        self.call_functions(f, arg)?;
         self.prepare(f, arg)?;
         let n = self.width(arg)?;
         let dtype = self.compute_dtype(arg);
@@ -338,47 +364,5 @@ impl<'a> RowBody<'a> {
             }
         }
         Ok(f.round(self.graph.ty(arg).dtype, total, 1))
-    }
-
-    /// Columns `start..start + len` as `(start, len)` parts within which each concat picks one argument.
-    fn segments(&self, v: Term, start: i64, len: i64) -> Result<Vec<(i64, i64)>, String> {
-        let mut cuts = BTreeSet::from([0, len]);
-        self.cuts(v, start, len, &mut cuts)?;
-        let cuts: Vec<i64> = cuts.into_iter().collect();
-        Ok(cuts
-            .windows(2)
-            .map(|w| (start + w[0], w[1] - w[0]))
-            .collect())
-    }
-
-    /// Cuts relative to `start`.
-    fn cuts(&self, v: Term, start: i64, len: i64, cuts: &mut BTreeSet<i64>) -> Result<(), String> {
-        let Node::Op { op, args } = self.graph.node(v) else {
-            return Ok(());
-        };
-        if self.is_scalar(v) || op.kind() == OpKind::Gather {
-            return Ok(());
-        }
-        match op {
-            Op::Slice(s) => self.cuts(args[0], start + s.start, len, cuts),
-            Op::Concat(_) => {
-                let mut first = 0;
-                for a in args {
-                    let width = self.width(*a)?;
-                    let (from, to) = (start.max(first), (start + len).min(first + width));
-                    if from < to {
-                        let mut inner = BTreeSet::new();
-                        self.cuts(*a, from - first, to - from, &mut inner)?;
-                        cuts.extend(inner.iter().map(|c| c + from - start));
-                        cuts.extend([from - start, to - start]);
-                    }
-                    first += width;
-                }
-                Ok(())
-            }
-            _ => args
-                .iter()
-                .try_for_each(|a| self.cuts(*a, start, len, cuts)),
-        }
     }
 }
