@@ -41,7 +41,7 @@ from work import Decode, Encode, Prefill
 PRECISION = {
     "q8": ["--weights", "q8", "--activations", "q8", "--group", "32"],
     "q4": ["--weights", "q4", "--activations", "q8", "--group", "32"],
-    "int8": ["--weights", "q8", "--activations", "q8"],
+    "int8": ["--weights", "q8", "--activations", "q8", "--group", "384"],
     "f32": ["--weights", "f32"],
 }
 
