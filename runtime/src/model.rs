@@ -108,6 +108,11 @@ impl Model {
         &self.manifest.images[self.image].target
     }
 
+    /// The weights as kernels read them; `None` where they are in a GPU's memory.
+    pub fn weights(&self) -> Option<&[u8]> {
+        self.loaded.weights()
+    }
+
     /// See [`Loaded::engine`].
     pub(crate) fn engine(&self, room: Room<'_>) -> Result<Box<dyn Engine>, Error> {
         let image = &self.manifest.images[self.image];

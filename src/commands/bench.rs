@@ -59,7 +59,7 @@ pub struct Args {
     #[arg(long, value_name = "T", default_value_t = 2.0)]
     seconds: f64,
 
-    /// What the machine can do: besides the model, which takes a second and as much memory as the weights; alone, which
+    /// What the machine can do: besides the model, which takes two seconds; alone, which
     /// is what --roofline says without a value; or not at all
     #[arg(
         long,
@@ -107,8 +107,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let speed = workload.measure(&mut session, budget)?;
         let mut report = opening(&opened, session.threads());
         tell(&speed, &mut report);
-        if let Some(program) = &program {
-            tell_roofline(&speed, program, session.threads(), &mut report)?;
+        if let (Some(program), Some(weights)) = (&program, opened.model.weights()) {
+            tell_roofline(&speed, program, weights, session.threads(), &mut report);
         } else if args.roofline == Roofline::Model {
             report.say("roofline", "give the model's directory to see it");
         }
@@ -241,12 +241,13 @@ fn tell(speed: &Speed, report: &mut Report) {
 fn tell_roofline(
     speed: &Speed,
     program: &Program,
+    weights: &[u8],
     threads: usize,
     report: &mut Report,
-) -> anyhow::Result<()> {
+) {
     let (step, seconds) = speed.step();
     let work = Work::of(program, step);
-    let ceilings = Ceilings::measure(&Pool::new(threads), work.bytes as u64).context(UNREAD)?;
+    let ceilings = Ceilings::measure(&Pool::new(threads), weights);
     let (least, bound) = ceilings.least(&work);
     let fraction = least / seconds;
     let (binding, achieved) = match bound {
@@ -276,11 +277,7 @@ fn tell_roofline(
             ceilings.flops * 1e-9
         ),
     );
-    Ok(())
 }
-
-/// Bytes to read where no model says how many: more than caches hold.
-const FAR: u64 = 1 << 30;
 
 /// Why the machine's ceilings are not known.
 const UNREAD: &str = "no memory to measure the speed of reading with; --roofline=none does without";
@@ -293,7 +290,7 @@ fn machine(threads: Option<usize>) -> anyhow::Result<Report> {
         lines: vec![],
     };
     report.say("threads", pool.threads().to_string());
-    let read = roofline::read(&pool, FAR).context(UNREAD)? * 1e-9;
+    let read = roofline::read(&pool, &roofline::far().context(UNREAD)?) * 1e-9;
     report.json["read_gb_per_s"] = json!(read);
     report.say("read", format!("{read:.1} GB/s"));
     for product in Product::ALL {

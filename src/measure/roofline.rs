@@ -22,6 +22,9 @@ const BUDGET: Duration = Duration::from_millis(300);
 /// Runs of each at least.
 const RUNS: usize = 5;
 
+/// More bytes than caches hold.
+const FAR: usize = 1 << 30;
+
 /// Bytes that a thread reads at once: large enough that starting costs nothing, small enough to share evenly.
 const BLOCK: usize = 1 << 17;
 
@@ -47,15 +50,12 @@ pub enum Bound {
 }
 
 impl Ceilings {
-    /// Measures them with a buffer of `bytes` bytes.
-    ///
-    /// # Errors
-    /// No memory.
-    pub fn measure(pool: &Pool, bytes: u64) -> io::Result<Ceilings> {
-        Ok(Ceilings {
-            read: read(pool, bytes)?,
+    /// Measures them, reading `data`: a model's weights, which lie in this memory and in these pages and no others.
+    pub fn measure(pool: &Pool, data: &[u8]) -> Ceilings {
+        Ceilings {
+            read: read(pool, data),
             flops: product(pool, Product::F32).expect("every processor multiplies f32"),
-        })
+        }
     }
 
     /// Least seconds that `work` can take, and what holds it back.
@@ -69,20 +69,23 @@ impl Ceilings {
     }
 }
 
-/// Bytes read a second from a buffer of `bytes` bytes, a gigabyte at most, in large pages where the system has them:
-/// the fastest of several strides.
+/// Memory that caches do not hold, in large pages where the system has them.
 ///
 /// # Errors
-/// No memory.
-pub fn read(pool: &Pool, bytes: u64) -> io::Result<f64> {
-    let bytes = usize::try_from(bytes)
-        .unwrap_or(usize::MAX)
-        .clamp(1 << 13, 1 << 30);
-    let mut data = MmapMut::map_anon(bytes)?;
+/// There is none.
+pub fn far() -> io::Result<MmapMut> {
+    let mut data = MmapMut::map_anon(FAR)?;
     #[cfg(target_os = "linux")]
     let _ = data.advise(memmap2::Advice::HugePage);
     // Zeros could all be one page.
     data.fill(1);
+    Ok(data)
+}
+
+/// Bytes of `data` read a second, of the first gigabyte: the fastest of several strides.
+pub fn read(pool: &Pool, data: &[u8]) -> f64 {
+    let data = &data[..data.len().min(FAR)];
+    let bytes = data.len();
     let sink = AtomicU64::new(0);
     let seconds = |(block, streams): (usize, usize)| {
         typical(|| {
@@ -100,7 +103,7 @@ pub fn read(pool: &Pool, bytes: u64) -> io::Result<f64> {
         .map(seconds)
         .fold(f64::INFINITY, f64::min);
     black_box(&sink);
-    Ok(bytes as f64 / best)
+    bytes as f64 / best
 }
 
 /// Operations a second of a kind of product, a multiply-add counting two; `None` where the processor has none.

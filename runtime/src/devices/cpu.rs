@@ -88,11 +88,12 @@ pub(crate) struct Cpu {
     weights: Weights,
 }
 
-/// Weights start at `offset`.
+/// Weights are `len` of the bytes, from `offset`.
 #[derive(Debug)]
 struct Weights {
     bytes: Bytes,
     offset: usize,
+    len: usize,
 }
 
 impl Cpu {
@@ -110,9 +111,10 @@ impl Cpu {
         weights.of("weights", &bytes).map_err(damaged)?;
         let range = weights.offset as usize..(weights.offset + weights.len) as usize;
         let (bytes, offset) = bytes.weights(range)?;
-        let there = &bytes[offset..][..weights.len as usize];
+        let len = weights.len as usize;
+        let there = &bytes[offset..][..len];
         weights.check("weights", there).map_err(damaged)?;
-        let weights = Weights { bytes, offset };
+        let weights = Weights { bytes, offset, len };
         Ok(Cpu { code, weights })
     }
 
@@ -123,6 +125,11 @@ impl Cpu {
 }
 
 impl Loaded for Cpu {
+    fn weights(&self) -> Option<&[u8]> {
+        let Weights { bytes, offset, len } = &self.weights;
+        Some(&bytes[*offset..][..*len])
+    }
+
     fn engine(
         self: Arc<Self>,
         plan: &Plan,

@@ -68,6 +68,9 @@ pub(crate) struct Stop {
 
 /// A model's code and weights where they can run: immutable, shared by any number of engines.
 pub(crate) trait Loaded: Debug + Send + Sync {
+    /// The weights, where the processor reads them itself.
+    fn weights(&self) -> Option<&[u8]>;
+
     /// Memory for a step in which symbol `i` of the plan is at most `room.capacity[i]`, and the addresses of
     /// everything.
     ///

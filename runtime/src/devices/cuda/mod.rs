@@ -109,6 +109,10 @@ impl Cuda {
 }
 
 impl Loaded for Cuda {
+    fn weights(&self) -> Option<&[u8]> {
+        None
+    }
+
     fn engine(
         self: Arc<Self>,
         plan: &Plan,
