@@ -38,8 +38,17 @@ impl Storage {
                     bits: q.bits as u8,
                     group: q.group as u32,
                 },
-                axis: ty.shape.len() - 1,
+                axis: ty.shape.len().saturating_sub(1),
                 scale: q.scale,
+            },
+            // The last argument is the scales.
+            Op::Dequantize(d) => Storage {
+                codec: Codec::Grouped {
+                    bits: d.bits as u8,
+                    group: d.group as u32,
+                },
+                axis: ty.shape.len().saturating_sub(1),
+                scale: args.last().and_then(|s| s.dtype()).unwrap_or(DType::F32),
             },
             Op::Map(_) if matches!(args[1].codec, Codec::Grouped { .. }) => args[1],
             Op::Transpose(t) => {

@@ -479,7 +479,7 @@ fn indices(graph: &Graph, v: Value) -> Option<Indices> {
 
 /// Inputs for a graph with each symbol at `at` of it: floats in `-1..1` that their type holds exactly; row numbers and
 /// non-empty intervals where an op takes an i32 input as such, or where it has the name [`feed::LO`] or
-/// [`feed::HI`]; other integers in `0..8`. Ask for the tensors of a graph before it is lowered, which hides those
+/// [`feed::HI`]; other integers in `0..8`, codes of weights in `-7..=7`. Ask for the tensors of a graph before it is lowered, which hides those
 /// ops.
 pub fn tensors(graph: &Graph, seed: u64, at: &dyn Fn(&Sym) -> i64) -> Vec<Tensor> {
     let mut random = Source::new(seed ^ 0x5EED);
@@ -511,6 +511,7 @@ pub fn tensors(graph: &Graph, seed: u64, at: &dyn Fn(&Sym) -> i64) -> Vec<Tensor
                     rows.iter().cycle().take(n).map(|r| *r as f64).collect()
                 }
                 (DType::I32, None) => draw(&mut |r| r.below(8) as f64),
+                (DType::I8, _) => draw(&mut |r| r.below(15) as f64 - 7.0),
                 (float, _) => draw(&mut |r| float.round(r.unit())),
             };
             Tensor::new(shape, data)

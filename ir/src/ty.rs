@@ -17,11 +17,21 @@ pub enum DType {
     I32,
     /// Truth value, one byte.
     Bool,
+    /// Signed 8-bit integer: codes of rounded weights. Only ops that move elements and
+    /// [`Dequantize`](crate::ops::Dequantize) take it; kernels never see it.
+    I8,
 }
 
 impl DType {
     /// Every element type.
-    pub const ALL: [DType; 5] = [DType::F32, DType::F16, DType::BF16, DType::I32, DType::Bool];
+    pub const ALL: [DType; 6] = [
+        DType::F32,
+        DType::F16,
+        DType::BF16,
+        DType::I32,
+        DType::Bool,
+        DType::I8,
+    ];
 
     /// As printed.
     pub fn name(self) -> &'static str {
@@ -31,6 +41,7 @@ impl DType {
             DType::BF16 => "bf16",
             DType::I32 => "i32",
             DType::Bool => "bool",
+            DType::I8 => "i8",
         }
     }
 
@@ -39,8 +50,13 @@ impl DType {
         match self {
             DType::F32 | DType::I32 => 4,
             DType::F16 | DType::BF16 => 2,
-            DType::Bool => 1,
+            DType::Bool | DType::I8 => 1,
         }
+    }
+
+    /// Whether elements are numbers that ops compute with.
+    pub fn is_number(self) -> bool {
+        self.is_float() || self == DType::I32
     }
 
     /// Whether elements are real numbers.
@@ -56,6 +72,7 @@ impl DType {
             DType::BF16 => half::bf16::from_f64(x).to_f64(),
             DType::I32 => f64::from(x as i32),
             DType::Bool => f64::from(u8::from(x != 0.0)),
+            DType::I8 => f64::from(x as i8),
         }
     }
 }

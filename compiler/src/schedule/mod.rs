@@ -13,6 +13,7 @@ mod view;
 
 pub use check::{Access, Accesses, Conflict, check};
 pub use kernel::{Kernel, Order, Packing, Round, Step, Temp, Template, WeightTerm};
+pub(crate) use known::{storage, weights_only};
 pub use memory::{ALIGNMENT, Lifetime, place};
 pub use view::View;
 

@@ -223,7 +223,7 @@ ops! {
     softmax::Softmax, rms_norm::RmsNorm, layer_norm::LayerNorm,
     linear::Linear, rope::Rope, attention::Attention, mean_rows::MeanRows,
     fake_quantize::FakeQuantize, max_rows::MaxRows, top_k_ids::TopKIds, top_k_values::TopKValues,
-    experts::Experts,
+    experts::Experts, dequantize::Dequantize,
     acc::Acc, map::Map, gemm::Gemm,
 }
 
@@ -272,11 +272,11 @@ pub(crate) fn broadcast(op: &'static str, args: &[Type], n: usize) -> Result<Typ
     })
 }
 
-/// [`broadcast`] of anything but truth values.
+/// [`broadcast`] of numbers.
 pub(crate) fn numbers(op: &'static str, args: &[Type], n: usize) -> Result<Type, TypeError> {
     match broadcast(op, args, n)? {
-        ty if ty.dtype == DType::Bool => Err(refuse(op, "wants numbers", args)),
-        ty => Ok(ty),
+        ty if ty.dtype.is_number() => Ok(ty),
+        _ => Err(refuse(op, "wants numbers", args)),
     }
 }
 

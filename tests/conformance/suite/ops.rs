@@ -57,6 +57,8 @@ const ARGUMENTS: &[&str] = &[
     "f32[T,4,5]; f32[R,2,5]; f32[R,2,5]; i32[T]; i32[T]",
     "f32[R,7]; i32[L]; i32[L]",
     "f32[T,5]; i32[T,2]; f32[T,2]; weight f32[3,4,5]; weight f32[3,4,5]; weight f32[3,5,4]",
+    "weight i8[3,64]; weight f16[3,2]",
+    "weight i8[64]; weight f32[2]",
 ];
 
 /// Values of which attributes are tried.

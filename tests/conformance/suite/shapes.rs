@@ -195,6 +195,39 @@ fn products_of_few_bits_of_all_shapes() {
     }
 }
 
+/// Weights whose integers and scales are given: joined, and beside ones that are rounded where they are packed.
+#[test]
+fn products_of_given_integers() {
+    for target in targets().into_iter().filter(|_| crate::FEW_BITS) {
+        for bits in [8, 4] {
+            for (k, n) in [(64, 70), (96, 1), (320, 128)] {
+                let given = |i: u8| format!("dequantize(c{i}, s{i}) {{bits={bits}, group=32}}");
+                let (a, b) = (given(0), given(1));
+                for body in [
+                    format!("linear(x, {a})"),
+                    format!("swiglu(linear(x, {a}), linear(x, {b}))"),
+                    format!("linear(x, concat({a}, {b}) {{axis=0}})"),
+                    format!(
+                        "linear(fake_quantize(x) {{bits=8, group=32, scale=f32}}, concat({a}, \
+                         fake_quantize(w) {{bits={bits}, group=32, scale=f16}}) {{axis=0}})"
+                    ),
+                    format!("linear(linear(x, {a}), transpose({b}) {{perm=[1,0]}})"),
+                ] {
+                    let groups = k / 32;
+                    let text = format!(
+                        "sym T <= 256
+                        graph(x: f32[T,{k}], weight c0: i8[{n},{k}], weight s0: f16[{n},{groups}],
+                            weight c1: i8[{n},{k}], weight s1: f16[{n},{groups}], weight w: f32[{n},{k}]) {{
+                            return {body}
+                        }}"
+                    );
+                    check_rows(&text, [1, 2, 7, 33], &target);
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn states_are_kept_however_they_are_read() {
     let attention = "attention(q, %k, %v, lo, hi) {scale=0.5, softcap=0.0}";

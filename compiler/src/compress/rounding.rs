@@ -1,4 +1,4 @@
-//! Weights and activations of few bits. A substitution rewrites the program as its family built it; what kernels store
+//! One rounding for all weights and activations of a program, decided without looking at them. What kernels store
 //! follows from the ops that say it ([`ir::ops::FakeQuantize`]).
 
 use crate::models::ModelError;

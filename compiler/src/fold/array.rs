@@ -1,15 +1,14 @@
-//! Computes weights-only terms at compile time and lays them out as kernels read them. Layout ops are followed as
-//! strides over the mapped checkpoint, so that a weight which is only cast, transposed or joined is read once and
-//! never held as f32. Arithmetic is done in f64 and rounded once.
+//! Strided arrays over the mapped checkpoint: layout ops are followed as strides, and an array is laid out as kernels
+//! read it without being held in between. Computes nothing.
 
-use crate::schedule::{Packing, WeightTerm};
+use crate::schedule::Packing;
 use half::{bf16, f16};
 use ir::{
-    DType, EvalError, Graph, Node, Op, Tensor, Type, TypeError, Value,
-    abi::{Codec, PANEL, STRIP, cuda::DEPTH},
+    DType, Op, Tensor,
+    abi::{Codec, PANEL, cuda::DEPTH},
 };
 use rayon::prelude::*;
-use std::{borrow::Cow, collections::HashMap};
+use std::{borrow::Cow, sync::Arc};
 
 /// A strided array over the bytes of a checkpoint, or over bytes made here.
 #[derive(Clone, Debug)]
@@ -20,21 +19,7 @@ pub struct Array<'a> {
     pub shape: Vec<usize>,
     strides: Vec<usize>,
     offset: usize,
-    bytes: Cow<'a, [u8]>,
-}
-
-/// Why a weight cannot be computed.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum FoldError {
-    /// An expansion does not type-check.
-    #[error(transparent)]
-    Type(#[from] TypeError),
-    /// A term has no value.
-    #[error(transparent)]
-    Eval(#[from] EvalError),
-    /// A term whose size is not known at compile time.
-    #[error("weight of type {0} has no size at compile time")]
-    Symbolic(Type),
+    bytes: Arc<Cow<'a, [u8]>>,
 }
 
 impl<'a> Array<'a> {
@@ -45,11 +30,11 @@ impl<'a> Array<'a> {
             shape: shape.to_vec(),
             strides: contiguous(shape),
             offset: 0,
-            bytes: bytes.into(),
+            bytes: Arc::new(bytes.into()),
         }
     }
 
-    fn from_tensor(t: &Tensor) -> Array<'static> {
+    pub(super) fn from_tensor(t: &Tensor) -> Array<'static> {
         let bytes: Vec<u8> = t
             .data
             .iter()
@@ -67,7 +52,13 @@ impl<'a> Array<'a> {
         flat * self.dtype.bytes()
     }
 
-    fn get(&self, index: &[usize]) -> f32 {
+    /// The bytes of an element.
+    pub(super) fn bytes_at<const N: usize>(&self, index: &[usize]) -> [u8; N] {
+        let at = &self.bytes[self.at(index)..];
+        std::array::from_fn(|i| at[i])
+    }
+
+    pub(super) fn get(&self, index: &[usize]) -> f32 {
         let at = &self.bytes[self.at(index)..];
         match self.dtype {
             DType::BF16 => bf16::from_le_bytes([at[0], at[1]]).to_f32(),
@@ -75,10 +66,12 @@ impl<'a> Array<'a> {
             DType::I32 => i32::from_le_bytes([at[0], at[1], at[2], at[3]]) as f32,
             DType::F32 => f32::from_le_bytes([at[0], at[1], at[2], at[3]]),
             DType::Bool => f32::from(at[0]),
+            DType::I8 => f32::from(at[0] as i8),
         }
     }
 
-    fn to_tensor(&self) -> Tensor {
+    /// Its elements as the interpreter holds them.
+    pub fn to_tensor(&self) -> Tensor {
         Tensor::from_fn(&self.shape, |i| f64::from(self.get(i)))
     }
 
@@ -103,6 +96,9 @@ impl<'a> Array<'a> {
             }),
             (DType::F16, DType::BF16) => self.lay_out(packing, strip, |x| {
                 bf16::from_f32(f16::from_le_bytes(x).to_f32()).to_le_bytes()
+            }),
+            (DType::F32, DType::I8) => self.lay_out(packing, strip, |x| {
+                (f32::from_le_bytes(x) as i8).to_le_bytes()
             }),
             (from, _) => match from.bytes() {
                 1 => self.lay_out(packing, strip, |x: [u8; 1]| x),
@@ -183,54 +179,8 @@ impl<'a> Array<'a> {
         }
     }
 
-    /// A matrix `[K, N]` rounded to integers in groups along `K`, in panels as [`Codec::panel`] says.
-    fn pack_groups(&self, codec: Codec) -> Vec<u8> {
-        let Codec::Grouped { bits, group } = codec else {
-            return vec![];
-        };
-        let wide = self.pack(DType::F32, Packing::Panels);
-        let (k, n, group) = (self.shape[0], self.shape[1], group as usize);
-        let (bits, most) = (usize::from(bits), if bits == 8 { 127.0f32 } else { 7.0 });
-        let (strip, rows) = (STRIP * codec.panel(k), 32 / bits);
-        let mut out = vec![0u8; codec.panels(n) * codec.panel(k)];
-        let strips = out.par_chunks_mut(strip.max(1));
-        strips.enumerate().for_each(|(s, strip)| {
-            let groups = strip.chunks_mut(STRIP * PANEL * (2 + group * bits / 8));
-            for (g, bytes) in groups.enumerate() {
-                let (scales, codes) = bytes.split_at_mut(STRIP * PANEL * 2);
-                let columns = (0..STRIP * PANEL).filter(|c| s * STRIP * PANEL + c < n);
-                for column in columns {
-                    let (p, j) = (column / PANEL, column % PANEL);
-                    let at = |row: usize| {
-                        let at = (((s * STRIP + p) * k + row) * PANEL + j) * 4;
-                        f32::from_le_bytes([wide[at], wide[at + 1], wide[at + 2], wide[at + 3]])
-                    };
-                    let members = g * group..(g + 1) * group;
-                    let peak = members.clone().map(|r| at(r).abs()).fold(0.0, f32::max);
-                    // The scale is stored as f16, and codes are of what is stored.
-                    let scale = f16::from_f32(peak / most);
-                    scales[column * 2..][..2].copy_from_slice(&scale.to_le_bytes());
-                    let scale = scale.to_f32();
-                    for (i, row) in members.enumerate() {
-                        let code = match scale > 0.0 {
-                            true => (at(row) / scale).round_ties_even().clamp(-most, most),
-                            false => 0.0,
-                        };
-                        let byte = &mut codes[(i / rows * STRIP + p) * 64 + 4 * j + i % 4];
-                        *byte |= match (bits, i % rows) {
-                            (8, _) => (code + 128.0) as u8,
-                            (_, 0..4) => (code + 8.0) as u8,
-                            _ => ((code + 8.0) as u8) << 4,
-                        };
-                    }
-                }
-            }
-        });
-        out
-    }
-
     /// The array after a layout op, where strides can say it; otherwise a row-major copy is made first.
-    fn relayout(&self, op: &Op, out: &[usize]) -> Option<Array<'a>> {
+    pub(super) fn relayout(&self, op: &Op, out: &[usize]) -> Option<Array<'a>> {
         let mut view = self.clone();
         match op {
             Op::Cast(c) if c.to == DType::F32 && self.dtype.is_float() => {}
@@ -256,7 +206,7 @@ impl<'a> Array<'a> {
     }
 
     /// Arrays of one type, one after another along an axis.
-    fn join(parts: &[Array<'a>], axis: usize, out: &[usize]) -> Array<'a> {
+    pub(super) fn join(parts: &[Array<'a>], axis: usize, out: &[usize]) -> Array<'a> {
         let same = parts.iter().all(|p| p.dtype == parts[0].dtype);
         let dtype = if same { parts[0].dtype } else { DType::F32 };
         let outer: usize = out[..axis].iter().product();
@@ -285,167 +235,9 @@ fn contiguous(shape: &[usize]) -> Vec<usize> {
     strides
 }
 
-/// The weights-only part of a graph, lowered once and evaluated for each call.
-pub struct Fold {
-    graph: Graph,
-    terms: Vec<WeightTerm>,
-}
-
-impl Fold {
-    /// Prepares a graph's terms.
-    ///
-    /// # Errors
-    /// When an expansion does not type-check.
-    pub fn new(graph: &Graph, terms: &[WeightTerm]) -> Result<Fold, FoldError> {
-        let mut part = graph.clone();
-        part.outputs = terms.iter().map(|t| t.value).collect();
-        Ok(Fold {
-            graph: part.lower(|_| false)?,
-            terms: terms.to_vec(),
-        })
-    }
-
-    /// Positions of the graph inputs that a term depends on.
-    pub fn depends(&self, term: usize) -> Vec<usize> {
-        let cone = self.graph.cone(&[self.graph.outputs[term]]);
-        let position = |v: &Value| self.graph.inputs().iter().position(|i| i == v);
-        cone.iter().filter_map(position).collect()
-    }
-
-    /// A term's bytes, as kernels read them. `input` gives the array of a graph input, by position.
-    ///
-    /// # Errors
-    /// See [`FoldError`].
-    pub fn term<'a>(
-        &self,
-        term: usize,
-        input: &dyn Fn(usize) -> Array<'a>,
-    ) -> Result<Vec<u8>, FoldError> {
-        let root = self.graph.outputs[term];
-        let grouped = matches!(self.terms[term].codec, Codec::Grouped { .. });
-        let mut arrays: HashMap<Value, Array<'a>> = HashMap::new();
-        for v in self.graph.cone(&[root]) {
-            let array = match self.graph.node(v) {
-                Node::Input { .. } => {
-                    let position = self.graph.inputs().iter().position(|i| *i == v);
-                    input(position.expect("an input is among the inputs"))
-                }
-                // What rounds to groups does so as it is packed.
-                Node::Op {
-                    op: Op::FakeQuantize(_),
-                    args,
-                } if grouped => arrays[&args[0]].clone(),
-                Node::Op { op, args } => {
-                    let args: Vec<Array> = args.iter().map(|a| arrays[a].clone()).collect();
-                    self.evaluate(v, op, &args)?
-                }
-            };
-            arrays.insert(v, array);
-        }
-        let WeightTerm { codec, packing, .. } = self.terms[term];
-        match codec {
-            Codec::Plain(dtype) => Ok(arrays[&root].pack(dtype, packing)),
-            Codec::Grouped { .. } => Ok(arrays[&root].pack_groups(codec)),
-        }
-    }
-
-    fn evaluate<'a>(&self, v: Value, op: &Op, args: &[Array<'a>]) -> Result<Array<'a>, FoldError> {
-        let ty = self.graph.ty(v);
-        let shape: Option<Vec<usize>> = ty.shape.iter().map(ir::Dim::size).collect();
-        let shape = shape.ok_or_else(|| FoldError::Symbolic(ty.clone()))?;
-        if let [x] = args
-            && let Some(view) = x.relayout(op, &shape)
-        {
-            return Ok(view);
-        }
-        if let Op::Concat(c) = op {
-            return Ok(Array::join(
-                args,
-                usize::try_from(c.axis).unwrap_or(0),
-                &shape,
-            ));
-        }
-        let tensors: Vec<Tensor> = args.iter().map(Array::to_tensor).collect();
-        Ok(Array::from_tensor(&op.eval(&tensors, &shape)?))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ir::{Role, ops};
-
-    /// A term evaluated in a few ways must agree with the reference interpreter.
-    #[test]
-    fn terms_equal_the_interpreter() {
-        let mut g = Graph::new();
-        let ty = |shape: [usize; 2]| Type::new(DType::BF16, shape);
-        let a = g.input("a", Role::Weight, ty([20, 3]));
-        let b = g.input("b", Role::Weight, ty([5, 3]));
-        let gain = g.input("gain", Role::Weight, Type::new(DType::F32, [3usize]));
-        let mut add = |op: Op, args: &[Value]| g.add(op, args).expect("types check");
-        let both = add(ops::Concat { axis: 0 }.into(), &[a, b]);
-        let wide = add(ops::Cast { to: DType::F32 }.into(), &[both]);
-        let scaled = add(ops::Mul.into(), &[wide, gain]);
-        let turned = add(
-            ops::Transpose {
-                perm: vec![1.into(), 0.into()],
-            }
-            .into(),
-            &[scaled],
-        );
-        let flat = add(
-            ops::Reshape {
-                shape: vec![75.into()],
-            }
-            .into(),
-            &[turned],
-        );
-        let part = add(
-            ops::Slice {
-                axis: 1,
-                start: 2,
-                end: 21,
-            }
-            .into(),
-            &[turned],
-        );
-        g.outputs = vec![both, turned, flat, part];
-        let values = |n: usize| (0..n).map(|i| (i as f64) * 0.25 - 3.0).collect::<Vec<_>>();
-        let inputs = [
-            Tensor::new([20, 3], values(60)),
-            Tensor::new([5, 3], values(15)),
-            Tensor::new([3], values(3)),
-        ];
-        let wanted = g.eval(&inputs, &|_| 1).expect("evaluates");
-        let terms: Vec<WeightTerm> = g
-            .outputs
-            .iter()
-            .map(|v| WeightTerm {
-                value: *v,
-                codec: Codec::Plain(DType::F32),
-                packing: Packing::Rows,
-            })
-            .collect();
-        let fold = Fold::new(&g, &terms).expect("lowers");
-        let input = |i: usize| {
-            let t = &inputs[i];
-            let dtype = if i < 2 { DType::BF16 } else { DType::F32 };
-            let mut bytes = Array::from_tensor(t).pack(dtype, Packing::Rows);
-            bytes.shrink_to_fit();
-            Array::new(dtype, &t.shape, bytes)
-        };
-        for (i, want) in wanted.iter().enumerate() {
-            let bytes = fold.term(i, &input).expect("folds");
-            let got: Vec<f64> = bytes
-                .as_chunks()
-                .0
-                .iter()
-                .map(|b| f64::from(f32::from_le_bytes(*b)))
-                .collect();
-            assert_eq!(got, want.data, "term {i}");
-        }
-    }
 
     #[test]
     fn columns_are_rows_padded_with_zeros() {

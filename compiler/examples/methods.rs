@@ -1,0 +1,62 @@
+//! What each compression method takes and gives for a random weight: `cargo run --release --example methods -- N K`.
+//! Inputs are correlated, and some are large.
+
+use compiler::compress::{METHODS, Matrix, Moments, Problem};
+use ir::DType;
+use std::time::Instant;
+
+/// Numbers in -1..1, the same every time.
+fn random(rows: usize, columns: usize, seed: u64) -> Matrix {
+    let mut state = seed;
+    let mut next = || {
+        state = state
+            .wrapping_mul(6364136223846793005)
+            .wrapping_add(1442695040888963407);
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    Matrix::new(rows, columns, (0..rows * columns).map(|_| next()).collect())
+}
+
+fn main() {
+    let sizes: Vec<usize> = std::env::args().skip(1).flat_map(|a| a.parse()).collect();
+    let [n, k] = sizes[..] else {
+        eprintln!("usage: methods N K");
+        std::process::exit(2);
+    };
+    let weight = random(n, k, 1);
+    let thin = random(2 * k, 64, 2).times(&random(64, k, 3));
+    let mut inputs = random(2 * k, k, 4);
+    for (i, (x, t)) in inputs.data.iter_mut().zip(&thin.data).enumerate() {
+        let large = if i % k % 97 == 0 { 8.0 } else { 1.0 };
+        *x = (*x + 0.3 * t) * large;
+    }
+    let start = Instant::now();
+    let moments = Moments::of(&inputs);
+    println!("moments of {} tokens: {:.2?}", inputs.rows, start.elapsed());
+    let problem = Problem {
+        weight: &weight,
+        stored: DType::BF16,
+        moments: &moments,
+        fisher: None,
+    };
+    let nothing = problem.error(&Matrix::zeros(n, k));
+    for method in METHODS {
+        let start = Instant::now();
+        let offered = method.alternatives(&problem);
+        println!("{}: {:.2?}", method.name(), start.elapsed());
+        match offered {
+            Err(e) => println!("  {e}"),
+            Ok(offered) => {
+                for a in offered {
+                    let bits = a.bytes as f64 * 8.0 / (n * k) as f64;
+                    println!(
+                        "  {:>5.2} bits  {:.2e}  {}",
+                        bits,
+                        a.error / nothing,
+                        a.form
+                    );
+                }
+            }
+        }
+    }
+}

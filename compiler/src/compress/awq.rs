@@ -1,0 +1,70 @@
+//! Activation-aware scales (AWQ, Lin et al. 2023, arXiv 2306.00978): columns that large inputs meet are made larger before
+//! they are rounded, so that they lose less, and those inputs smaller by as much. The division goes into the gain of a norm
+//! in front, where there is one, by the rules of the optimizer. Scales follow from the inputs alone, so that weights which
+//! multiply the same inputs share the division.
+
+use super::{Alternative, CompressError, Encoded, Form, Matrix, Method, Problem, clip, nearest};
+
+/// See the module's text.
+pub struct Awq;
+
+/// Powers that are offered, in hundredths.
+const POWERS: [u8; 2] = [25, 50];
+
+/// Root mean squares of the inputs to a power, their geometric middle at one. Inputs that were (nearly) always zero are
+/// treated as a ten thousandth of the largest.
+fn scales(problem: &Problem, power: u8) -> Vec<f32> {
+    let squares: Vec<f32> = problem.moments.second().diagonal().collect();
+    let most = squares.iter().fold(0.0f32, |most, x| most.max(*x));
+    let least = most * 1e-8;
+    let power = f32::from(power) / 200.0;
+    let raw = squares.iter().map(|x| match most > 0.0 {
+        true => x.max(least).powf(power),
+        false => 1.0,
+    });
+    let raw: Vec<f32> = raw.collect();
+    let (low, high) = raw.iter().fold((f32::INFINITY, 0.0f32), |(low, high), x| {
+        (low.min(*x), high.max(*x))
+    });
+    let middle = (low * high).sqrt();
+    raw.into_iter().map(|x| x / middle).collect()
+}
+
+fn encode(problem: &Problem, power: u8, form: &Form) -> Result<Encoded, CompressError> {
+    let (bits, group) = nearest::grid("awq", form, problem.weight.columns)?;
+    let scale = scales(problem, power);
+    let [n, k] = problem.shape();
+    let scaled = Matrix::from_fn(n, k, |i, j| problem.weight.row(i)[j] * scale[j]);
+    let squares = problem.moments.second().diagonal().zip(&scale);
+    let importance: Vec<f32> = squares.map(|(h, s)| h / (s * s)).collect();
+    let integers = clip::round(&scaled, &importance, bits, group);
+    Ok(Encoded::Scaled {
+        power,
+        scale,
+        weight: Box::new(Encoded::Integers(integers)),
+    })
+}
+
+impl Method for Awq {
+    fn name(&self) -> &'static str {
+        "awq"
+    }
+
+    fn alternatives(&self, problem: &Problem) -> Result<Vec<Alternative>, CompressError> {
+        let forms = nearest::integers(problem.weight.columns);
+        let forms = forms.filter(|f| matches!(f, Form::Integers { bits, .. } if *bits < 8));
+        let each = forms.flat_map(|form| POWERS.map(|power| encode(problem, power, &form)));
+        let each = each.map(|e| Ok(Alternative::of(self.name(), problem, &e?)));
+        each.collect()
+    }
+
+    fn encode(&self, problem: &Problem, form: &Form) -> Result<Encoded, CompressError> {
+        match form {
+            Form::Scaled { power, weight } => encode(problem, *power, weight),
+            _ => Err(CompressError::Form {
+                method: self.name(),
+                form: form.clone(),
+            }),
+        }
+    }
+}

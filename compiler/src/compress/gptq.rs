@@ -1,0 +1,179 @@
+//! Rounding with second-moment error feedback: GPTQ (Frantar, Ashkboos, Hoefler & Alistarh 2023, arXiv 2210.17323), with
+//! its activation order and static groups. Columns are rounded one after another, those of large inputs first, and what
+//! each lost is taken over by the columns that are still to come.
+
+use super::{
+    Alternative, CompressError, Encoded, Form, Integers, Matrix, Method, Problem, clip, nearest,
+};
+use crate::fold;
+use faer::{Accum, Mat, Par, linalg::matmul::matmul};
+use half::f16;
+use rayon::prelude::*;
+
+/// See the module's text.
+pub struct Gptq;
+
+/// Of the mean of the second moments' diagonal, added to it: the paper's damping.
+const DAMPING: f64 = 0.01;
+/// Columns that are rounded before the rest is updated at once.
+const BLOCK: usize = 128;
+
+impl Method for Gptq {
+    fn name(&self) -> &'static str {
+        "gptq"
+    }
+
+    fn alternatives(&self, problem: &Problem) -> Result<Vec<Alternative>, CompressError> {
+        let feedback = problem.moments.feedback()?;
+        let forms = nearest::integers(problem.weight.columns);
+        let each = forms.map(|form| {
+            let encoded = Encoded::Integers(feedback.integers(problem, &form)?);
+            Ok(Alternative::of(self.name(), problem, &encoded))
+        });
+        each.collect()
+    }
+
+    fn encode(&self, problem: &Problem, form: &Form) -> Result<Encoded, CompressError> {
+        let feedback = problem.moments.feedback()?;
+        Ok(Encoded::Integers(feedback.integers(problem, form)?))
+    }
+}
+
+/// How an error in one input's weight is best made up for by the others': depends on the inputs alone.
+#[derive(Clone, Debug)]
+pub struct Feedback {
+    /// Inputs in the order in which their weights are rounded.
+    order: Vec<usize>,
+    /// `[K, K]`, upper triangular, in that order: `U^T U` is the inverse of the damped second moments.
+    factor: Matrix,
+}
+
+impl Feedback {
+    /// From second moments `[K, K]`. Inputs that were always zero get moments as large as others have: their weights are
+    /// rounded to nearest, and others do not depend on them.
+    ///
+    /// # Errors
+    /// Moments that have no Cholesky factor even when damped: they are not those of any inputs.
+    pub fn of(second: &Matrix) -> Result<Feedback, CompressError> {
+        let k = second.rows;
+        let mut diagonal: Vec<f64> = second.diagonal().map(f64::from).collect();
+        let dead: Vec<bool> = diagonal.iter().map(|d| *d <= 0.0).collect();
+        let live: Vec<f64> = diagonal.iter().copied().filter(|d| *d > 0.0).collect();
+        let mean = match live.is_empty() {
+            true => 1.0,
+            false => live.iter().sum::<f64>() / live.len() as f64,
+        };
+        for (d, dead) in diagonal.iter_mut().zip(&dead) {
+            if *dead {
+                *d = mean;
+            }
+        }
+        let damping = DAMPING * mean;
+        let mut order: Vec<usize> = (0..k).collect();
+        order.sort_by(|a, b| diagonal[*b].total_cmp(&diagonal[*a]).then(a.cmp(b)));
+        // In reversed order, H = L L^T gives U = L^-1 in this order: one factorisation where the paper inverts and
+        // factors again.
+        let reversed: Vec<usize> = order.iter().rev().copied().collect();
+        let at = |i: usize, j: usize| {
+            let (i, j) = (reversed[i], reversed[j]);
+            match i == j {
+                true => diagonal[i] + damping,
+                false if dead[i] || dead[j] => 0.0,
+                false => f64::from(second.data[i * k + j]),
+            }
+        };
+        let damped = Mat::from_fn(k, k, at);
+        let lower = damped
+            .llt(faer::Side::Lower)
+            .map_err(|_| CompressError::Indefinite)?;
+        let mut inverse = Mat::<f64>::zeros(k, k);
+        faer::linalg::triangular_inverse::invert_lower_triangular(
+            inverse.as_mut(),
+            lower.L(),
+            Par::rayon(0),
+        );
+        let factor = Matrix::from_fn(k, k, |i, j| match i <= j {
+            true => inverse[(k - 1 - i, k - 1 - j)] as f32,
+            false => 0.0,
+        });
+        Ok(Feedback { order, factor })
+    }
+
+    /// The problem's weight in integers, with clipped scales.
+    ///
+    /// # Errors
+    /// A form that is no integers.
+    pub(super) fn integers(
+        &self,
+        problem: &Problem,
+        form: &Form,
+    ) -> Result<Integers, CompressError> {
+        let grid = clip::integers("gptq", problem, form)?;
+        Ok(self.round(problem.weight, grid))
+    }
+
+    /// Chooses the codes anew, for the scales that are there.
+    pub fn round(&self, weight: &Matrix, grid: Integers) -> Integers {
+        let Integers {
+            bits,
+            group,
+            shape: [n, k],
+            scales,
+            ..
+        } = grid;
+        let most = fold::most(bits);
+        let mut w = Matrix::zeros(n, k);
+        w.data
+            .par_chunks_mut(k.max(1))
+            .enumerate()
+            .for_each(|(i, row)| {
+                let from = weight.row(i);
+                for (to, column) in row.iter_mut().zip(&self.order) {
+                    *to = from[*column];
+                }
+            });
+        let mut codes = vec![0i8; n * k];
+        for start in (0..k).step_by(BLOCK) {
+            let end = (start + BLOCK).min(k);
+            let mut errors = Matrix::zeros(n, end - start);
+            let rows = w.data.par_chunks_mut(k).zip(codes.par_chunks_mut(k));
+            let rows = rows
+                .zip(errors.data.par_chunks_mut(end - start))
+                .enumerate();
+            rows.for_each(|(row, ((w, codes), errors))| {
+                let scales = &scales[row * (k / group)..][..k / group];
+                for i in start..end {
+                    let column = self.order[i];
+                    let scale = f16::to_f32(scales[column / group]);
+                    let code = fold::code(w[i], scale, most);
+                    codes[column] = code;
+                    let feedback = &self.factor.row(i)[i..end];
+                    let error = (w[i] - scale * f32::from(code)) / feedback[0];
+                    errors[i - start] = error;
+                    for (w, u) in w[i..end].iter_mut().zip(feedback) {
+                        *w -= error * u;
+                    }
+                }
+            });
+            if end < k {
+                matmul(
+                    w.view_mut().subcols_mut(end, k - end),
+                    Accum::Add,
+                    errors.view(),
+                    self.factor
+                        .view()
+                        .submatrix(start, end, end - start, k - end),
+                    -1.0f32,
+                    Par::rayon(0),
+                );
+            }
+        }
+        Integers {
+            bits,
+            group,
+            shape: [n, k],
+            codes,
+            scales,
+        }
+    }
+}

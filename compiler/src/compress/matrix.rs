@@ -1,0 +1,95 @@
+//! A dense matrix of f32, row-major: weights and moments as methods see them. Linear algebra is `faer`'s.
+
+use faer::{MatMut, MatRef};
+use rayon::prelude::*;
+
+/// `rows` times `columns` numbers, row-major.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Matrix {
+    /// Number of rows.
+    pub rows: usize,
+    /// Number of columns.
+    pub columns: usize,
+    /// Row after row.
+    pub data: Vec<f32>,
+}
+
+impl Matrix {
+    /// From its numbers, row after row.
+    ///
+    /// # Panics
+    /// When there are not `rows * columns` of them.
+    pub fn new(rows: usize, columns: usize, data: Vec<f32>) -> Matrix {
+        assert_eq!(data.len(), rows * columns, "a {rows} x {columns} matrix");
+        Matrix {
+            rows,
+            columns,
+            data,
+        }
+    }
+
+    /// All zero.
+    pub fn zeros(rows: usize, columns: usize) -> Matrix {
+        Matrix::new(rows, columns, vec![0.0; rows * columns])
+    }
+
+    /// The numbers of `f` at each row and column.
+    pub fn from_fn(rows: usize, columns: usize, f: impl Fn(usize, usize) -> f32) -> Matrix {
+        let data = (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j)));
+        Matrix::new(rows, columns, data.map(|(i, j)| f(i, j)).collect())
+    }
+
+    /// A row.
+    pub fn row(&self, i: usize) -> &[f32] {
+        &self.data[i * self.columns..][..self.columns]
+    }
+
+    /// The numbers on the diagonal.
+    pub fn diagonal(&self) -> impl Iterator<Item = f32> + '_ {
+        self.data.iter().step_by(self.columns + 1).copied()
+    }
+
+    /// As `faer` sees it.
+    pub fn view(&self) -> MatRef<'_, f32> {
+        MatRef::from_row_major_slice(&self.data, self.rows, self.columns)
+    }
+
+    /// As `faer` writes it.
+    pub fn view_mut(&mut self) -> MatMut<'_, f32> {
+        MatMut::from_row_major_slice_mut(&mut self.data, self.rows, self.columns)
+    }
+
+    /// A copy of what `faer` computed.
+    pub fn of(m: MatRef<'_, f32>) -> Matrix {
+        let mut out = Matrix::zeros(m.nrows(), m.ncols());
+        out.view_mut().copy_from(m);
+        out
+    }
+
+    /// Rows as columns.
+    pub fn transposed(&self) -> Matrix {
+        let mut out = Matrix::zeros(self.columns, self.rows);
+        out.view_mut().copy_from(self.view().transpose());
+        out
+    }
+
+    /// `self * other`, on all cores.
+    pub fn times(&self, other: &Matrix) -> Matrix {
+        let mut out = Matrix::zeros(self.rows, other.columns);
+        faer::linalg::matmul::matmul(
+            out.view_mut(),
+            faer::Accum::Replace,
+            self.view(),
+            other.view(),
+            1.0,
+            faer::Par::rayon(0),
+        );
+        out
+    }
+
+    /// `self - other`.
+    pub fn minus(&self, other: &Matrix) -> Matrix {
+        let pairs = self.data.par_iter().zip(&other.data);
+        Matrix::new(self.rows, self.columns, pairs.map(|(a, b)| a - b).collect())
+    }
+}

@@ -1,0 +1,209 @@
+//! What a method is given: a weight and statistics of its inputs. Knows how far another weight is from it in the outputs
+//! that it gives (the layer-wise problem of Optimal Brain Compression, Frantar & Alistarh 2022, arXiv 2208.11580).
+
+use super::{CompressError, Encoded, Matrix, gptq::Feedback};
+use ir::DType;
+use std::sync::OnceLock;
+
+/// Statistics of the inputs `x [K]` of products, over the tokens of a calibration text. Weights that multiply the same
+/// inputs share them, and what methods derive from them.
+#[derive(Clone, Debug)]
+pub struct Moments {
+    rows: u64,
+    second: Matrix,
+    mean: Vec<f32>,
+    max: Vec<f32>,
+    feedback: OnceLock<Result<Feedback, CompressError>>,
+}
+
+impl Moments {
+    /// Of `rows` tokens: the mean of `x x^T`, `[K, K]`; the mean of `x` and the largest `|x|`, `[K]`.
+    pub fn new(rows: u64, second: Matrix, mean: Vec<f32>, max: Vec<f32>) -> Moments {
+        Moments {
+            rows,
+            second,
+            mean,
+            max,
+            feedback: OnceLock::new(),
+        }
+    }
+
+    /// Tokens seen.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// `[K, K]`: mean of `x x^T`.
+    pub fn second(&self) -> &Matrix {
+        &self.second
+    }
+
+    /// `[K]`: mean of `x`.
+    pub fn mean(&self) -> &[f32] {
+        &self.mean
+    }
+
+    /// `[K]`: largest `|x|`.
+    pub fn max(&self) -> &[f32] {
+        &self.max
+    }
+
+    /// See [`Feedback`]; computed once.
+    ///
+    /// # Errors
+    /// As [`Feedback::of`].
+    pub fn feedback(&self) -> Result<&Feedback, CompressError> {
+        let feedback = self.feedback.get_or_init(|| Feedback::of(&self.second));
+        feedback.as_ref().map_err(Clone::clone)
+    }
+
+    /// Of inputs that are all there, one a row.
+    pub fn of(inputs: &Matrix) -> Moments {
+        let rows = inputs.rows;
+        let turned = inputs.transposed();
+        let mut second = turned.times(inputs);
+        let count = rows.max(1) as f32;
+        for x in &mut second.data {
+            *x /= count;
+        }
+        let columns = turned.data.chunks(rows.max(1));
+        let mean = columns.clone().map(|c| c.iter().sum::<f32>() / count);
+        let max = columns.map(|c| c.iter().fold(0.0f32, |m, x| m.max(x.abs())));
+        Moments::new(rows as u64, second, mean.collect(), max.collect())
+    }
+}
+
+/// A weight of a product, and what says how much each of its errors matters.
+#[derive(Clone, Copy, Debug)]
+pub struct Problem<'a> {
+    /// `[N, K]`.
+    pub weight: &'a Matrix,
+    /// The element type in which the checkpoint stores it.
+    pub stored: DType,
+    /// Of its inputs.
+    pub moments: &'a Moments,
+    /// `[N]`: how much the square of an error of each output matters (the Fisher information: the mean square of the
+    /// loss's derivative by it); 1 where not given.
+    pub fisher: Option<&'a [f32]>,
+}
+
+/// Multiply-adds up to which an error is computed from all rows of a weight.
+const EXACT: usize = 1 << 33;
+/// Rows from which it is estimated beyond.
+const SAMPLE: usize = 256;
+
+impl Problem<'_> {
+    /// N and K.
+    pub fn shape(&self) -> [usize; 2] {
+        [self.weight.rows, self.weight.columns]
+    }
+
+    /// Checks what users can get wrong: sizes, numbers that are none, statistics of nothing.
+    ///
+    /// # Errors
+    /// Says which.
+    pub fn check(&self) -> Result<(), CompressError> {
+        let [n, k] = self.shape();
+        let m = self.moments;
+        let sizes = [m.second.rows, m.second.columns, m.mean.len(), m.max.len()];
+        if sizes.iter().any(|size| *size != k) {
+            return Err(CompressError::Sizes {
+                what: "moments",
+                found: sizes[0],
+                wanted: k,
+            });
+        }
+        if let Some(fisher) = self.fisher.filter(|f| f.len() != n) {
+            return Err(CompressError::Sizes {
+                what: "Fisher weights",
+                found: fisher.len(),
+                wanted: n,
+            });
+        }
+        if m.rows == 0 {
+            return Err(CompressError::NoRows);
+        }
+        let bad = |xs: &[f32]| xs.iter().any(|x| !x.is_finite());
+        let fisher = self.fisher.unwrap_or_default();
+        let negative = fisher.iter().any(|f| *f < 0.0);
+        let named = [
+            ("the weight", bad(&self.weight.data)),
+            ("the inputs' second moments", bad(&m.second.data)),
+            ("the inputs' means", bad(&m.mean)),
+            ("the inputs' largest values", bad(&m.max)),
+            ("the Fisher weights", bad(fisher) || negative),
+        ];
+        match named.into_iter().find(|(_, bad)| *bad) {
+            Some((what, _)) => Err(CompressError::NotFinite { what }),
+            None => Ok(()),
+        }
+    }
+
+    /// The error of a weight said in some way: [`Problem::error`] of what it decodes to, and what its inputs' rounding adds.
+    pub fn error_of(&self, encoded: &Encoded) -> f64 {
+        let decoded = encoded.decode(self.weight);
+        let inputs = match encoded {
+            Encoded::Dynamic(integers) => self.error_of_inputs(&decoded, integers.group),
+            _ => 0.0,
+        };
+        self.error(&decoded) + inputs
+    }
+
+    /// What rounding the inputs to 8 bits adds: uniform errors of a step `max |x| / 127` of the group. The mean square of
+    /// the largest of a group is taken to be the norm of the group's mean squares: right for one large input, and within
+    /// a seventh for 32 or 64 of one size (normal ones).
+    fn error_of_inputs(&self, weight: &Matrix, group: usize) -> f64 {
+        let squares: Vec<f32> = self.moments.second.diagonal().collect();
+        let steps = squares.chunks(group).map(|group| {
+            let norm = group.iter().map(|h| f64::from(*h).powi(2)).sum::<f64>();
+            norm.sqrt() / (127.0 * 127.0 * 12.0)
+        });
+        let steps: Vec<f64> = steps.collect();
+        let row = |i: usize| -> f64 {
+            let groups = weight.row(i).chunks(group).zip(&steps);
+            let each = groups.map(|(w, step)| {
+                let squares = w.iter().map(|w| f64::from(*w) * f64::from(*w));
+                squares.sum::<f64>() * step
+            });
+            each.sum::<f64>() * self.fisher.map_or(1.0, |f| f64::from(f[i]))
+        };
+        (0..weight.rows).map(row).sum()
+    }
+
+    /// `tr(D H D^T)` of `D = weight - other`, each output's part weighted by its Fisher weight: the mean square by which
+    /// the outputs differ. Exact for weights up to about 2000 x 2000; beyond, the part beside H's diagonal is estimated
+    /// from 256 rows, evenly spread.
+    pub fn error(&self, other: &Matrix) -> f64 {
+        let difference = self.weight.minus(other);
+        let [n, k] = self.shape();
+        let fisher = |i: usize| self.fisher.map_or(1.0, |f| f64::from(f[i]));
+        let step = match n.saturating_mul(k).saturating_mul(k) > EXACT {
+            true => n.div_ceil(SAMPLE),
+            false => 1,
+        };
+        let sampled: Vec<usize> = (0..n).step_by(step).collect();
+        let rows = sampled.iter().flat_map(|i| difference.row(*i)).copied();
+        let rows = Matrix::new(sampled.len(), k, rows.collect());
+        let spread = rows.times(&self.moments.second);
+        let dot = |a: &[f32], b: &[f32]| -> f64 {
+            let products = a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b));
+            products.sum()
+        };
+        let full = |r: usize| dot(rows.row(r), spread.row(r)).max(0.0);
+        let exact: f64 = (0..rows.rows).map(|r| fisher(sampled[r]) * full(r)).sum();
+        if step == 1 {
+            return exact;
+        }
+        let diagonal: Vec<f32> = self.moments.second.diagonal().collect();
+        let own = |i: usize| {
+            let squares = difference.row(i).iter().zip(&diagonal);
+            let squares = squares.map(|(d, h)| f64::from(*d) * f64::from(*d) * f64::from(*h));
+            fisher(i) * squares.sum::<f64>()
+        };
+        let whole: f64 = (0..n).map(own).sum();
+        match sampled.iter().map(|i| own(*i)).sum::<f64>() {
+            0.0 => exact * step as f64,
+            part => whole * exact / part,
+        }
+    }
+}
