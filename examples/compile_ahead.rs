@@ -2,13 +2,17 @@
 //! `cargo run --release --example compile_ahead -- [MODEL]`.
 
 use satura::{
-    Output, Source, compiler,
+    Hub, Output, Source, compiler,
     runtime::{Chunk, Model, Options, Select, Session, devices::cpu},
 };
 use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let source = Source::parse(std::env::args().nth(1).as_deref())?;
+    let (source, _) = Source::find(
+        std::env::args().nth(1).as_deref(),
+        &Hub::of_user(),
+        &|_, _| {},
+    )?;
     let file = std::env::temp_dir().join("compile_ahead.satura");
 
     // Ahead of time: `"x86-64-v3".parse()?` instead of this machine gives a file for any with AVX2.

@@ -1,7 +1,7 @@
 //! Generates text: `cargo run --release --example generate -- [MODEL] [PROMPT]`.
 
 use satura::{
-    Opening, Source,
+    Hub, Opening, Source,
     runtime::{
         Options, Session,
         sample::{Sampler, SamplerOptions},
@@ -14,7 +14,7 @@ use std::{
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
-    let source = Source::parse(args.next().as_deref())?;
+    let (source, _) = Source::find(args.next().as_deref(), &Hub::of_user(), &|_, _| {})?;
     let prompt = args
         .next()
         .unwrap_or_else(|| "The socket module provides".into());

@@ -1,7 +1,7 @@
 //! Tags entities with a token classifier: `cargo run --release --example tag -- MODEL TEXT...`.
 
 use satura::{
-    Opening, Source,
+    Hub, Opening, Source,
     ir::Task,
     runtime::{EncoderInput, Options, Session},
 };
@@ -12,7 +12,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [name, texts @ ..] = &args[..] else {
         return Err("usage: tag MODEL TEXT...".into());
     };
-    let model = satura::open(&Source::parse(Some(name))?, &Opening::default())?.model;
+    let (source, _) = Source::find(Some(name), &Hub::of_user(), &|_, _| {})?;
+    let model = satura::open(&source, &Opening::default())?.model;
     let Task::TokenClassification { labels } = &model.description().task else {
         return Err(format!(
             "{name} is a {}, no tagger",

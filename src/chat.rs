@@ -4,7 +4,7 @@
 
 use ir::Chat;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value, value::Kwargs};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Instructions that a template may take: some hundred times what long conversations need.
 const FUEL: u64 = 5_000_000;
@@ -13,7 +13,7 @@ const FUEL: u64 = 5_000_000;
 const MAX_BYTES: usize = 16 << 20;
 
 /// One turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     /// `system`, `user` or `assistant`.
     pub role: String,

@@ -3,7 +3,8 @@
 //! Knows neither how a model is compiled nor how it is run.
 //!
 //! ```no_run
-//! let opened = satura::open(&satura::Source::parse(Some("models/my-llama"))?, &satura::Opening::default())?;
+//! let source = satura::Source::Directory("models/my-llama".into());
+//! let opened = satura::open(&source, &satura::Opening::default())?;
 //! println!("{} parameters", opened.model.description().parameters);
 //! # Ok::<(), satura::Error>(())
 //! ```
@@ -18,6 +19,7 @@ mod cache;
 pub mod chat;
 mod embedded;
 mod entities;
+pub mod hub;
 pub mod measure;
 pub mod nvrtc;
 mod open;
@@ -27,6 +29,7 @@ mod staged;
 pub use cache::{Cache, Key};
 pub use embedded::embedded;
 pub use entities::{Entity, entities, probabilities};
+pub use hub::Hub;
 pub use open::{Error, Opened, Opening, Output, Source, open, tokenizer};
 pub use picture::{PictureError, picture};
 

@@ -6,7 +6,7 @@ mod commands;
 mod signals;
 
 use clap::{Parser, Subcommand};
-use commands::{bench, compile, doctor, eval, explain, inspect, run, verify};
+use commands::{bench, compile, doctor, eval, explain, inspect, run, template, verify};
 use std::process::ExitCode;
 
 /// Compiles and runs transformer models.
@@ -30,6 +30,12 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|first| first == template::COMMAND)
+    {
+        return template::run();
+    }
     signals::install();
     let done = match Cli::parse().command {
         Command::Run(args) => run::run(args),

@@ -1,8 +1,9 @@
-//! From what a user names to a model that runs: a directory is compiled, or found compiled in the cache; an artifact is
-//! loaded. Knows where models come from; neither what they are nor what is done with them.
+//! From what a user names to a model that runs: a model of the hub is fetched, a directory is compiled, or found compiled
+//! in the cache; an artifact is loaded. Knows where models come from; neither what they are nor what is done with them.
 
 use crate::{
     cache::{Cache, Key},
+    hub::{Arrival, Hub, HubError},
     nvrtc::{self, NoNvrtc},
     staged::{self, Staged},
 };
@@ -47,6 +48,9 @@ pub enum Error {
         /// What it is instead, and what to do.
         why: String,
     },
+    /// The hub does not have it, or does not give it.
+    #[error(transparent)]
+    Hub(#[from] HubError),
     /// The model's files are at fault.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -78,35 +82,39 @@ pub enum Error {
 }
 
 impl Source {
-    /// What `name` means: a directory, an artifact, or without a name the default model.
+    /// What `name` means: a directory, an artifact, an id of the hub, or without a name the default model. What is there
+    /// as a file or directory is that, whatever the hub has.
+    ///
+    /// A model of the hub is fetched where the cache does not hold it; a warning says where that did not go as it
+    /// should.
     ///
     /// # Errors
-    /// There is nothing of that name; a hub id (`org/name`) is answered with how to get the files.
-    pub fn parse(name: Option<&str>) -> Result<Source, Error> {
+    /// There is nothing of that name, here or on the hub.
+    pub fn find(
+        name: Option<&str>,
+        hub: &Hub,
+        arrival: Arrival<'_>,
+    ) -> Result<(Source, Option<String>), Error> {
         let Some(name) = name else {
-            return Ok(Source::Embedded);
+            return Ok((Source::Embedded, None));
         };
         let path = Path::new(name);
         if path.is_dir() {
-            return Ok(Source::Directory(path.into()));
+            return Ok((Source::Directory(path.into()), None));
         }
         if path.exists() {
-            return Ok(Source::Artifact(path.into()));
+            return Ok((Source::Artifact(path.into()), None));
         }
-        let why = if is_hub_id(name) {
-            format!(
-                "there is no such file or directory, and models of the Hugging Face hub are not fetched yet; \
-                 download it (`hf download {name} --local-dir DIR`) and give the directory"
-            )
-        } else {
-            "there is no such file or directory; give a model directory (config.json, *.safetensors) or a file that \
-             `satura compile` wrote"
-                .into()
-        };
-        Err(Error::Source {
-            name: name.into(),
-            why,
-        })
+        if !Hub::is_id(name) {
+            let why = "there is no such file or directory; give a model directory (config.json, *.safetensors), a file \
+                       that `satura compile` wrote, or an id of the Hugging Face hub (org/name)";
+            return Err(Error::Source {
+                name: name.into(),
+                why: why.into(),
+            });
+        }
+        let fetched = hub.fetch(name, arrival)?;
+        Ok((Source::Directory(fetched.directory), fetched.warning))
     }
 
     /// The checkpoint behind it.
@@ -156,19 +164,6 @@ impl std::fmt::Display for Source {
             Source::Directory(path) | Source::Artifact(path) => path.display().fmt(f),
         }
     }
-}
-
-/// `org/name`, as the hub allows it.
-fn is_hub_id(name: &str) -> bool {
-    let word = |part: &str| {
-        !part.is_empty()
-            && !part.starts_with('.')
-            && part
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-    };
-    name.split_once('/')
-        .is_some_and(|(org, name)| word(org) && word(name))
 }
 
 /// How a model is opened.

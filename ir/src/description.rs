@@ -22,6 +22,8 @@ pub enum Task {
     SequenceClassification {
         /// Names of the classes.
         labels: Vec<String>,
+        /// What the logits say of them.
+        classes: Classes,
     },
     /// `last_hidden_state: f32[T, hidden]`, `pooler_output: f32[B, hidden]` where the model has a pooler, and
     /// `embedding: f32[B, hidden]` where a pooling is configured.
@@ -29,6 +31,17 @@ pub enum Task {
         /// Whether embeddings are scaled to unit length.
         normalize: bool,
     },
+}
+
+/// What logits say of classes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Classes {
+    /// One of them holds: their probabilities add up to one.
+    Exclusive,
+    /// Any number of them hold: each has a probability of its own.
+    Independent,
+    /// They are numbers, and the logits are these.
+    Numbers,
 }
 
 /// How positions are numbered where the caller gives none.

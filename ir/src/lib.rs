@@ -19,7 +19,7 @@ mod ty;
 mod verify;
 
 pub use attr::{Attr, Float};
-pub use description::{Chat, Description, Filter, Generation, Image, Positions, Task};
+pub use description::{Chat, Classes, Description, Filter, Generation, Image, Positions, Task};
 pub use dim::{Dim, Name, Sym};
 pub use eval::EvalError;
 pub use graph::{Graph, Node, Role, Value};

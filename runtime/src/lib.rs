@@ -19,7 +19,7 @@ mod trace;
 
 pub use encode::{EncoderInput, Outputs, Rows};
 pub use error::Error;
-pub use generate::{Finish, Generation};
+pub use generate::{Continuation, Finish, Generation};
 pub use model::Model;
 pub use session::{Chunk, Logits, Options, Select, Session};
 pub use trace::Trace;

@@ -250,8 +250,17 @@ impl Session {
     /// A batch or chunk without tokens, an unknown sequence or token, a full context, a position out of range, or a
     /// model that is no decoder. Then nothing has been appended.
     pub fn step(&mut self, batch: &[Chunk<'_>], select: Select) -> Result<Logits<'_>, Error> {
+        self.step_of(batch.iter().copied(), select)
+    }
+
+    /// [`Session::step`] of chunks that lie anywhere.
+    pub(crate) fn step_of<'c>(
+        &mut self,
+        batch: impl Iterator<Item = Chunk<'c>> + Clone,
+        select: Select,
+    ) -> Result<Logits<'_>, Error> {
         let logits = self.decoder("a step of generation")?;
-        self.check(batch)?;
+        self.check(batch.clone())?;
         self.staged.copy_from_slice(&self.lengths);
         self.gathered.clear();
         self.begin();
@@ -331,13 +340,8 @@ impl Session {
     }
 
     /// Refuses a batch that cannot run, before any of it does.
-    fn check(&mut self, batch: &[Chunk<'_>]) -> Result<(), Error> {
-        if batch.is_empty() {
-            return Err(Error::Input {
-                sequence: 0,
-                why: "the batch is empty".into(),
-            });
-        }
+    fn check<'c>(&mut self, batch: impl Iterator<Item = Chunk<'c>>) -> Result<(), Error> {
+        let mut empty = true;
         self.staged.copy_from_slice(&self.lengths);
         for chunk in batch {
             let sequence = chunk.sequence;
@@ -364,8 +368,15 @@ impl Session {
             for position in chunk.positions.unwrap_or_default() {
                 self.check_position(sequence, *position)?;
             }
+            empty = false;
         }
-        Ok(())
+        match empty {
+            false => Ok(()),
+            true => Err(Error::Input {
+                sequence: 0,
+                why: "the batch is empty".into(),
+            }),
+        }
     }
 
     pub(crate) fn check_token(

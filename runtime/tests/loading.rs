@@ -99,7 +99,7 @@ fn flipped_bits_are_found_wherever_they_are() {
         8,
         &[
             "format version",
-            "this build reads 2",
+            &format!("this build reads {}", ir::artifact::FORMAT_VERSION),
             "compile the model again",
         ],
     );

@@ -8,7 +8,7 @@ mod common;
 use common::{CONTEXT, EOS, STEP, VOCABULARY, WIDTH, artifact, decoder, encoder, row};
 use ir::Positions;
 use proptest::prelude::*;
-use runtime::{Chunk, EncoderInput, Error, Finish, Model, Options, Select, Session};
+use runtime::{Chunk, Continuation, EncoderInput, Error, Finish, Model, Options, Select, Session};
 
 const SEQUENCES: usize = 3;
 
@@ -325,6 +325,46 @@ fn generations_choose_from_the_logits_of_all_before() {
     assert_eq!(generated(&mut session, &[8, 8]), [8, 12, 18]);
     // The sequence goes on from the token that the session has not seen.
     assert_eq!(generated(&mut session, &[18]), [27, 40, 60]);
+}
+
+#[test]
+fn sequences_that_grow_together_become_what_they_become_alone() {
+    let prompts: [&[u32]; 3] = [&[8, 8], &[3], &[1, 2, 3, 4, 5]];
+    let most = [3, 0, 5];
+    let half = |logits: &[f32]| Ok(logits[0] as u32 / 2);
+    let alone = |i: usize| -> (Vec<u32>, Option<Finish>) {
+        let mut session = decoder_session(1);
+        let mut generation = session.generate(i, prompts[i], most[i], half);
+        let tokens = generation.by_ref().map(Result::unwrap).collect();
+        (tokens, generation.finish())
+    };
+    let mut session = decoder_session(2);
+    let mut together: Vec<Continuation<_>> = (0..3)
+        .map(|i| Continuation::new(i, prompts[i], most[i], half))
+        .collect();
+    let mut found = vec![vec![]; 3];
+    let mut took_part = vec![];
+    loop {
+        let count = session.advance(&mut together).unwrap();
+        if count == 0 {
+            break;
+        }
+        took_part.push(count);
+        for (c, tokens) in together.iter().zip(&mut found) {
+            tokens.extend(c.token().filter(|_| c.finish().is_none()));
+        }
+    }
+    for (i, (c, tokens)) in together.iter().zip(found).enumerate() {
+        assert_eq!((tokens, c.finish()), alone(i), "sequence {i}");
+    }
+    assert!(took_part.is_sorted_by(|a, b| a >= b), "{took_part:?}");
+    // One that fails fails the step.
+    let mut together = [
+        Continuation::new(0, &[1], 5, half),
+        Continuation::new(1, &[1000], 5, half),
+    ];
+    assert!(session.advance(&mut together).is_err());
+    assert!(together.iter().all(|c| c.finish() == Some(Finish::Error)));
 }
 
 #[test]

@@ -95,12 +95,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         machine(args.model.threads)?.print(args.json)?;
         return Ok(ExitCode::SUCCESS);
     }
-    let opened = args.model.open()?;
+    let source = args.model.source()?;
+    let opened = args.model.open(&source)?;
     let workload = workload(&args, &opened.model.description().task)?;
     let budget = Duration::try_from_secs_f64(args.seconds)?;
     let mut session = workload.session(&opened.model, args.model.threads)?;
     let program = match args.roofline {
-        Roofline::Model => program(&args)?,
+        Roofline::Model => program(&source)?,
         _ => None,
     };
     let mut measure = || -> anyhow::Result<Report> {
@@ -308,8 +309,7 @@ fn machine(threads: Option<usize>) -> anyhow::Result<Report> {
 }
 
 /// The program of the model, which counts the work; an artifact does not hold it.
-fn program(args: &Args) -> anyhow::Result<Option<Program>> {
-    let source = Source::parse(args.model.model.as_deref())?;
+fn program(source: &Source) -> anyhow::Result<Option<Program>> {
     if let Source::Artifact(_) = source {
         return Ok(None);
     }

@@ -1,8 +1,8 @@
 //! `satura compile`: from a model directory to one file that runs without it.
 
-use super::{Precision, Progress, bytes, count, ms, print_json, target, time};
+use super::{HubArgs, Precision, Progress, bytes, count, ms, print_json, target, time};
 use crate::signals;
-use satura::{Output, Source, compiler::Options, ir::Target, nvrtc};
+use satura::{Output, compiler::Options, ir::Target, nvrtc};
 use serde_json::json;
 use std::{
     io::{self, Write},
@@ -22,7 +22,7 @@ Examples:
 
 The file appears when it is complete; a compilation that is interrupted leaves nothing behind.")]
 pub struct Args {
-    /// A model directory: config.json, tokenizer.json, *.safetensors
+    /// A model directory (config.json, tokenizer.json, *.safetensors), or an id of the Hugging Face hub (org/name)
     #[arg(value_name = "MODEL")]
     model: String,
 
@@ -38,9 +38,8 @@ pub struct Args {
     #[command(flatten)]
     precision: Precision,
 
-    /// Never use the network (nothing does so far)
-    #[arg(long)]
-    offline: bool,
+    #[command(flatten)]
+    hub: HubArgs,
 
     /// Print one JSON object instead of text
     #[arg(long)]
@@ -49,7 +48,7 @@ pub struct Args {
 
 /// Does it.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let source = Source::parse(Some(&args.model))?;
+    let source = args.hub.source(Some(&args.model))?;
     signals::reading(&args.model);
     let checkpoint = source.checkpoint()?;
     let output = Output::new(&args.output)?;

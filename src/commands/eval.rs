@@ -47,7 +47,7 @@ pub struct Args {
 
 /// Does it.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let model = args.model.open()?.model;
+    let model = args.model.open(&args.model.source()?)?.model;
     match model.description().task {
         Task::CausalLm => decoder(&args, &model)?,
         Task::TokenClassification { .. } => tagger(&args, &model)?,
@@ -83,7 +83,8 @@ fn decoder(args: &Args, model: &Arc<Model>) -> anyhow::Result<()> {
                 model: Some(name.clone()),
                 ..args.model.clone()
             };
-            Some(Session::new(&against.open()?.model, options)?)
+            let opened = against.open(&against.source()?)?;
+            Some(Session::new(&opened.model, options)?)
         }
         None => None,
     };

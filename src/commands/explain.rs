@@ -1,7 +1,7 @@
 //! `satura explain`: the plan in an artifact, and how it came about. Reads the artifact, so that one for another
 //! machine can be explained too; runs nothing.
 
-use super::{bytes, count, print_json};
+use super::{HubArgs, bytes, count, print_json};
 use anyhow::Context;
 use satura::{
     Cache, Opening, Source,
@@ -26,9 +26,12 @@ Examples:
   satura explain llama.satura
   satura explain models/llama           compiles it first, where it is not in the cache")]
 pub struct Args {
-    /// A file that `satura compile` wrote, or a model directory
+    /// A file that `satura compile` wrote, a model directory, or an id of the Hugging Face hub (org/name)
     #[arg(value_name = "ARTIFACT")]
     artifact: String,
+
+    #[command(flatten)]
+    hub: HubArgs,
 
     /// Print one JSON object instead of text
     #[arg(long)]
@@ -37,7 +40,7 @@ pub struct Args {
 
 /// Does it.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let source = Source::parse(Some(&args.artifact))?;
+    let source = args.hub.source(Some(&args.artifact))?;
     let (manifest, sections) = match &source {
         Source::Artifact(path) => {
             let (manifest, sections) = read(path)?;

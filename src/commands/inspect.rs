@@ -1,9 +1,8 @@
 //! `satura inspect`: a model at a stage of its compilation, whether it is supported, and what memory it needs. Reads
 //! headers, no weights.
 
-use super::{Precision, bytes, count, print_json, target};
+use super::{HubArgs, Precision, bytes, count, print_json, target};
 use satura::{
-    Source,
     compiler::{Compilation, Options, schedule},
     ir::{Target, Type, artifact::Plan, feed},
 };
@@ -21,7 +20,7 @@ Examples:
   satura inspect models/llama                      is it supported, how large, how much memory
   satura inspect models/llama --stage optimized    the program after rewriting")]
 pub struct Args {
-    /// A model directory; by default the small model built into satura
+    /// A model directory, or an id of the Hugging Face hub (org/name); by default the small model built into satura
     #[arg(value_name = "MODEL")]
     model: Option<String>,
 
@@ -39,6 +38,9 @@ pub struct Args {
 
     #[command(flatten)]
     precision: Precision,
+
+    #[command(flatten)]
+    hub: HubArgs,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -53,22 +55,24 @@ enum Stage {
 
 /// Does it.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let source = Source::parse(args.model.as_deref())?;
     let options = Options {
         weights: args.precision.weights()?,
         ..Options::new(args.target)
     };
-    let found = source
-        .checkpoint()
-        .map_err(anyhow::Error::from)
-        .and_then(|checkpoint| {
-            let compilation = Compilation::new(&checkpoint, &options, &|_, _, _| {})?;
-            Ok((checkpoint.weight_bytes() as u64, compilation))
-        });
+    let source = args.hub.source(args.model.as_deref());
+    let name = match (&args.model, &source) {
+        (None, Ok(source)) => source.to_string(),
+        (name, _) => name.clone().unwrap_or_default(),
+    };
+    let found = source.and_then(|source| {
+        let checkpoint = source.checkpoint()?;
+        let compilation = Compilation::new(&checkpoint, &options, &|_, _, _| {})?;
+        Ok((checkpoint.weight_bytes() as u64, compilation))
+    });
     let (weights, compilation) = match found {
         Ok(found) => found,
         Err(error) if args.json => {
-            let object = json!({ "model": source.to_string(), "supported": false, "why": format!("{error:#}") });
+            let object = json!({ "model": name, "supported": false, "why": format!("{error:#}") });
             print_json(&object)?;
             return Ok(ExitCode::FAILURE);
         }
@@ -81,7 +85,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let at_context = per_token * description.context as u64;
     if args.json {
         print_json(&json!({
-            "model": source.to_string(),
+            "model": name,
             "supported": true,
             "architecture": description.architecture,
             "parameters": description.parameters,
@@ -102,7 +106,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut out = io::stdout().lock();
-    writeln!(out, "{source}: {}, supported", description.architecture)?;
+    writeln!(out, "{name}: {}, supported", description.architecture)?;
     writeln!(
         out,
         "{} parameters, {} layers of {}, vocabulary {}, context {}",

@@ -8,13 +8,14 @@ pub mod eval;
 pub mod explain;
 pub mod inspect;
 pub mod run;
+pub mod template;
 pub mod verify;
 
 use crate::signals;
 use compiler::{Stage, compress::Rounding};
 use indicatif::{ProgressBar, ProgressStyle};
 use satura::{
-    Cache, Opened, Opening, Source, compiler,
+    Cache, Hub, Opened, Opening, Source, compiler,
     ir::{Target, UnknownTarget},
     runtime::devices::{self, cpu},
 };
@@ -28,8 +29,8 @@ use std::{
 /// A model to run, and how.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ModelArgs {
-    /// A model directory (config.json, tokenizer.json, *.safetensors) or a file that `satura compile` wrote;
-    /// by default the small model built into satura
+    /// A model directory (config.json, tokenizer.json, *.safetensors), a file that `satura compile` wrote, or an id of the
+    /// Hugging Face hub (org/name); by default the small model built into satura
     #[arg(value_name = "MODEL")]
     pub model: Option<String>,
 
@@ -48,20 +49,46 @@ pub struct ModelArgs {
     #[arg(long)]
     pub no_cache: bool,
 
-    /// Never use the network (nothing does so far)
+    #[command(flatten)]
+    pub hub: HubArgs,
+}
+
+/// How models of the hub are found.
+#[derive(Clone, Debug, clap::Args)]
+pub struct HubArgs {
+    /// Which version of a model of the hub: a branch, a tag or a commit
+    #[arg(long, value_name = "REVISION", default_value = "main")]
+    revision: String,
+
+    /// Never use the network: a model of the hub is as it was when it was last fetched
     #[arg(long)]
-    pub offline: bool,
+    offline: bool,
+}
+
+impl HubArgs {
+    /// What MODEL names; fetches it where it is on the hub, showing progress on a terminal. Warnings go to stderr.
+    pub fn source(&self, model: Option<&str>) -> anyhow::Result<Source> {
+        let mut hub = Hub::of_user();
+        hub.revision.clone_from(&self.revision);
+        hub.offline |= self.offline;
+        let bar = Progress::new();
+        let (source, warning) = Source::find(model, &hub, &|here, of| bar.bytes(here, of))?;
+        drop(bar);
+        if let Some(warning) = warning {
+            eprintln!("warning: {warning}");
+        }
+        Ok(source)
+    }
 }
 
 impl ModelArgs {
-    /// What MODEL names.
+    /// What MODEL names; see [`HubArgs::source`].
     pub fn source(&self) -> anyhow::Result<Source> {
-        Ok(Source::parse(self.model.as_deref())?)
+        self.hub.source(self.model.as_deref())
     }
 
-    /// Opens the model; compiles it first where need be, showing progress on a terminal. Warnings go to stderr.
-    pub fn open(&self) -> anyhow::Result<Opened> {
-        let source = self.source()?;
+    /// Opens the model `source`; compiles it first where need be, showing progress on a terminal. Warnings go to stderr.
+    pub fn open(&self, source: &Source) -> anyhow::Result<Opened> {
         anyhow::ensure!(
             !matches!(source, Source::Artifact(_)) || self.precision == Precision::default(),
             "{source}: is compiled already; --weights and --activations are for model directories"
@@ -69,7 +96,7 @@ impl ModelArgs {
         signals::reading(&source.to_string());
         let bar = Progress::new();
         let opened = satura::open(
-            &source,
+            source,
             &Opening {
                 weights: self.precision.weights()?,
                 device: self.device.map(Into::into),
@@ -217,6 +244,20 @@ impl Progress {
             Stage::Pack => "packing",
         };
         self.step(what, done as usize, of as usize);
+    }
+
+    /// Shows how much of a download is there.
+    pub fn bytes(&self, here: u64, of: u64) {
+        let style = ProgressStyle::with_template(
+            "{msg:12} {bar:32} {decimal_bytes}/{decimal_total_bytes}, {decimal_bytes_per_sec}",
+        );
+        if self.0.length() != Some(of) {
+            self.0
+                .set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            self.0.set_message("downloading");
+            self.0.set_length(of);
+        }
+        self.0.set_position(here);
     }
 
     /// Shows how far any work is.

@@ -54,7 +54,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         !(args.layers && is_artifact),
         "{source}: is compiled, and holds no program to compare layers with; give --layers the model's directory"
     );
-    let opened = args.model.open()?;
+    let opened = args.model.open(&source)?;
     let bar = Progress::new();
     let progress = |done, of| bar.step("comparing", done, of);
     let found = compare(&opened.model, &reference, args.model.threads, &progress)?;

@@ -7,6 +7,8 @@
 mod disks;
 mod files;
 mod gpu;
+mod hub;
+mod inputs;
 mod measure;
 mod refusals;
 mod verify;
@@ -352,6 +354,20 @@ fn classes_are_the_references() {
         "{found}"
     );
     close(&labels[0]["score"], best(&scores).1);
+
+    // Classes that do not exclude each other have probabilities of their own.
+    let logits = case.first("logits").remove(0);
+    let file = "config.json";
+    edit(
+        case.dir.path(),
+        file,
+        "{",
+        r#"{"problem_type": "multi_label_classification","#,
+    );
+    let found = satura(&["run", case.path(), "-p", &input, "--json"]).json();
+    let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let expected = 1.0 / (1.0 + f64::from(-highest).exp());
+    close(&found["results"][0]["labels"][0]["score"], expected);
 }
 
 #[test]

@@ -239,8 +239,8 @@ fn bad_requests_are_refused() {
     );
     check(
         1,
-        &["run", "org/model", "-p", "w1"],
-        &["org/model", "not fetched yet", "hf download org/model"],
+        &["run", "org/model", "-p", "w1", "--offline"],
+        &["org/model", "never fetched", "without --offline"],
     );
     check(
         1,

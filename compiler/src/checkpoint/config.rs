@@ -151,6 +151,11 @@ impl Config {
         }
     }
 
+    /// Whether `key` is there, `null` included.
+    pub fn mentions(&self, key: &str) -> bool {
+        self.entries.contains_key(key)
+    }
+
     fn get<'a, T>(
         &'a self,
         key: &str,
@@ -205,7 +210,7 @@ impl Config {
 
     /// The number at `key`, or `default` where absent; none where it is `null`.
     pub fn f64_unless_null(&self, key: &str, default: f64) -> Result<Option<f64>, CheckpointError> {
-        match self.entries.contains_key(key) {
+        match self.mentions(key) {
             true => self.opt_f64(key),
             false => Ok(Some(default)),
         }
@@ -217,7 +222,7 @@ impl Config {
         key: &str,
         default: usize,
     ) -> Result<Option<usize>, CheckpointError> {
-        match self.entries.contains_key(key) {
+        match self.mentions(key) {
             true => self.opt_usize(key),
             false => Ok(Some(default)),
         }

@@ -7,8 +7,8 @@ use super::source::Source;
 use super::stamp::Record;
 use super::{Checkpoint, CheckpointError, Config};
 
-/// Files beside the weights that determine what a model computes; hashed where present.
-const METADATA: [&str; 8] = [
+/// Files beside the weights that determine what a model computes, and all that are read of them; hashed where present.
+pub const METADATA: [&str; 11] = [
     Config::FILE,
     "generation_config.json",
     "tokenizer.json",
@@ -17,6 +17,9 @@ const METADATA: [&str; 8] = [
     "chat_template.jinja",
     "modules.json",
     "1_Pooling/config.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "preprocessor_config.json",
 ];
 
 /// Bytes that one task hashes. Part of the definition of the digest.

@@ -25,9 +25,10 @@ use std::time::Duration;
 use rayon::prelude::*;
 
 pub use config::Config;
+pub use digest::METADATA;
 pub use error::CheckpointError;
 pub use rope::Rope;
-pub use weights::TensorView;
+pub use weights::{INDEX, SINGLE, TensorView, shards};
 
 use shard::{Extent, Shard};
 use source::Source;

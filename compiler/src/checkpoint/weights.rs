@@ -12,8 +12,11 @@ use super::CheckpointError;
 use super::json::Entries;
 use super::source::Source;
 
-const SINGLE: &str = "model.safetensors";
-pub(super) const INDEX: &str = "model.safetensors.index.json";
+/// The file of all weights.
+pub const SINGLE: &str = "model.safetensors";
+
+/// The file that says which weights lie where, of a checkpoint without [`SINGLE`].
+pub const INDEX: &str = "model.safetensors.index.json";
 
 /// Longest index that is read, in bytes: room for about a million tensors.
 const MAX_INDEX: u64 = 128 << 20;
@@ -93,6 +96,34 @@ pub(super) fn files(source: &Source) -> Result<Files, CheckpointError> {
     if !source.has(INDEX) {
         return Err(no_weights(source)?);
     }
+    let files = index(source)?;
+    for shard in &files.shards {
+        match source.check(shard) {
+            Err(CheckpointError::Io { source: e, .. })
+                if e.kind() == std::io::ErrorKind::NotFound =>
+            {
+                let of = files.shards.len();
+                let problem = format!(
+                    "names the shard {shard}, one of {of}, which is missing; download it too"
+                );
+                return Err(CheckpointError::malformed(&source.path(INDEX), problem));
+            }
+            checked => checked?,
+        }
+    }
+    Ok(files)
+}
+
+/// Names of the files that the [`INDEX`] of `dir` sends to, sorted; they need not be there.
+///
+/// # Errors
+/// There is no such index, or it names what is no plain safetensors file.
+pub fn shards(dir: &Path) -> Result<Vec<String>, CheckpointError> {
+    Ok(index(&Source::Directory(dir.to_path_buf()))?.shards)
+}
+
+/// Reads [`INDEX`].
+fn index(source: &Source) -> Result<Files, CheckpointError> {
     let path = source.path(INDEX);
     let Index {
         weight_map: Entries(promised),
@@ -119,18 +150,6 @@ pub(super) fn files(source: &Source) -> Result<Files, CheckpointError> {
                 &path,
                 format!("it names {shard:?}, which is no safetensors file"),
             ));
-        }
-        match source.check(shard) {
-            Err(CheckpointError::Io { source: e, .. })
-                if e.kind() == std::io::ErrorKind::NotFound =>
-            {
-                let of = shards.len();
-                let problem = format!(
-                    "names the shard {shard}, one of {of}, which is missing; download it too"
-                );
-                return Err(CheckpointError::malformed(&path, problem));
-            }
-            checked => checked?,
         }
     }
     Ok(Files { shards, promised })

@@ -10,7 +10,7 @@ use super::{
     layer::{self, Layer, Norms},
     rope::Frequencies,
 };
-use crate::checkpoint::{Checkpoint, Config};
+use crate::checkpoint::{Checkpoint, CheckpointError, Config};
 use ir::{
     Operand, Positions, Program, Task, Value, feed,
     ops::{Gather, Linear, Tanh},
@@ -92,9 +92,14 @@ pub(super) struct Own {
 impl Decoder {
     /// What the keys that Llama and its descendants share say; no biases but the feed-forward layer's, no windows.
     pub(super) fn read(config: &Config) -> Result<Decoder, ModelError> {
+        Decoder::turning(config, 1e4)
+    }
+
+    /// The same, with `theta` as the rotation's base where the config is silent.
+    pub(super) fn turning(config: &Config, theta: f64) -> Result<Decoder, ModelError> {
         let mut decoder = Decoder::read_without_rope(config)?;
         let dim = decoder.layer.attention.heads.dim;
-        let rope = Frequencies::read(config, "full_attention", (1e4, 1.0), dim)?;
+        let rope = Frequencies::read(config, "full_attention", (theta, 1.0), dim)?;
         decoder.context = rope.context(decoder.context);
         decoder.ropes = vec![rope];
         Ok(decoder)
@@ -315,6 +320,16 @@ impl Architecture for Decoder {
             image: None,
         };
         Ok((draft.finish()?, outline))
+    }
+}
+
+/// Refuses a config that is silent about the number of key/value heads, where the reference then takes that of one model
+/// of the family; `null` is as many as there are heads.
+pub(super) fn asked(config: &Config) -> Result<(), CheckpointError> {
+    const KEY: &str = "num_key_value_heads";
+    match config.mentions(KEY) {
+        true => Ok(()),
+        false => Err(config.invalid(KEY, "an integer or null, which no other key implies")),
     }
 }
 

@@ -5,11 +5,12 @@ use super::{
     Architecture, Family, ModelError,
     attention::{HeadNorm, Over},
     blocks::{Activation, Gain, positive},
-    decoder::{Decoder, slides},
+    decoder::{Decoder, asked, slides},
     layer::Norms,
     rope::Frequencies,
 };
 use crate::checkpoint::Config;
+use ir::ops::GeluTanh;
 
 /// The first Gemma.
 pub(super) const GEMMA: Family = Family {
@@ -62,10 +63,17 @@ pub(super) const GEMMA3: Family = Family {
 
 /// What all have in common.
 fn gemma(config: &Config) -> Result<Decoder, ModelError> {
+    // Where absent they are those of one model.
+    config.usize("head_dim")?;
+    asked(config)?;
     let bias = config.bool_or("attention_bias", false)?;
     let mut decoder = Decoder::read(config)?.attention_bias(bias);
     let key = config.any(&["hidden_activation", "hidden_act"]);
-    decoder.layer.mlp.activation = Activation::read(config, key, "gelu_pytorch_tanh")?;
+    decoder.layer.mlp.activation = match config.opt_str(key)? {
+        // What the first checkpoints say and do not mean.
+        Some("gelu") if key == "hidden_act" => GeluTanh.into(),
+        _ => Activation::read(config, key, "gelu_pytorch_tanh")?,
+    };
     decoder.layer.norm.gain = Gain::OnePlusWeight;
     decoder.tied = config.bool_or("tie_word_embeddings", true)?;
     decoder.embedding_scale = (decoder.hidden.n as f64).sqrt();

@@ -7,7 +7,7 @@ use super::{
     pooling::Pooling,
 };
 use ir::{
-    Operand, Task, Value, feed,
+    Classes, Operand, Task, Value, feed,
     ops::{Gather, Linear, MeanRows, Tanh},
 };
 
@@ -154,7 +154,10 @@ impl Head {
                         let labels = labels.clone();
                         let task = match rows {
                             Rows::Each => Task::TokenClassification { labels },
-                            _ => Task::SequenceClassification { labels },
+                            _ => Task::SequenceClassification {
+                                labels,
+                                classes: Classes::Exclusive,
+                            },
                         };
                         (b.linear(out, x, &classes, true)?, task)
                     }

@@ -14,7 +14,7 @@ fn read(config: &Config) -> Result<Box<dyn Architecture>, ModelError> {
     if config.str_or("hidden_act", "silu")? != "silu" {
         return Err(config.invalid("hidden_act", "silu").into());
     }
-    let mut decoder = mistral::read(config, None)?;
+    let mut decoder = mistral::read(config, None, 1e6)?;
     let (count, chosen) = Experts::counts(config, &["num_local_experts", "num_experts"])?;
     decoder.experts = Some(Experts {
         router: "block_sparse_moe.gate",

@@ -168,6 +168,7 @@ pub fn supported(config: &Config) -> Result<&'static Family, ModelError> {
         let expected = "nothing: weights are read as f32, f16 or bf16 only";
         return Err(config.invalid("quantization_config", expected).into());
     }
+    usage::classes(config)?;
     (family.read)(config)?;
     Ok(family)
 }
@@ -182,7 +183,10 @@ pub fn build(
     checkpoint: &Checkpoint,
 ) -> Result<(Program, Description), ModelError> {
     let family = supported(config)?;
-    let (program, outline) = (family.read)(config)?.build(checkpoint)?;
+    let (program, mut outline) = (family.read)(config)?.build(checkpoint)?;
+    if let Task::SequenceClassification { classes, .. } = &mut outline.task {
+        *classes = usage::classes(config)?;
+    }
     let sizes = program
         .weights
         .values()

@@ -91,6 +91,19 @@ impl Pooling {
             return Ok(None);
         }
         let limits = checkpoint.settings("sentence_bert_config.json")?;
+        if let Some(limits) = &limits
+            && limits.bool_or("do_lower_case", false)?
+        {
+            let expected = "false: texts are given to the tokenizer as they are";
+            return Err(limits.invalid("do_lower_case", expected).into());
+        }
+        const PROMPT: &str = "default_prompt_name";
+        if let Some(prompts) = checkpoint.settings("config_sentence_transformers.json")?
+            && prompts.has(PROMPT)
+        {
+            let expected = "null: no prompt is put in front of texts; do that yourself";
+            return Err(prompts.invalid(PROMPT, expected).into());
+        }
         let context = limits.map(|c| c.opt_usize("max_seq_length")).transpose()?;
         Ok(Some(Pooling {
             mode: mode(checkpoint, &file)?,

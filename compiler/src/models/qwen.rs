@@ -4,11 +4,11 @@
 use super::{
     Architecture, Family, ModelError,
     attention::{HeadNorm, Over},
-    decoder::{Decoder, slides},
+    decoder::{Decoder, asked, slides},
     draft::Size,
     experts::Experts,
 };
-use crate::checkpoint::Config;
+use crate::checkpoint::{CheckpointError, Config};
 
 /// See the module's text; also what Qwen 2.5 is.
 pub(super) const QWEN2: Family = Family {
@@ -51,11 +51,7 @@ pub(super) const QWEN3_MOE: Family = Family {
             return Err(config.invalid("hidden_act", "silu").into());
         }
         let mut decoder = qwen3(config)?;
-        let window = match config.bool_or("use_sliding_window", false)? {
-            true => config.usize_unless_null("sliding_window", 4096)?,
-            false => None,
-        };
-        decoder = decoder.windowed(window, std::iter::repeat(true));
+        decoder = decoder.windowed(window(config)?, std::iter::repeat(true));
         let (count, chosen) = Experts::counts(config, &["num_experts", "num_local_experts"])?;
         decoder.experts = Some(Experts {
             router: "mlp.gate",
@@ -75,12 +71,18 @@ pub(super) const QWEN3_MOE: Family = Family {
     },
 };
 
+/// How far layers that slide see, where some do.
+fn window(config: &Config) -> Result<Option<usize>, CheckpointError> {
+    match config.bool_or("use_sliding_window", false)? {
+        true => config.usize_unless_null("sliding_window", 4096),
+        false => Ok(None),
+    }
+}
+
 /// The decoder, with a window on the layers that the config lists, or on those from `max_window_layers` on.
 fn read(config: &Config) -> Result<Decoder, ModelError> {
-    let window = match config.bool_or("use_sliding_window", false)? {
-        true => config.opt_usize("sliding_window")?,
-        false => None,
-    };
+    asked(config)?;
+    let window = window(config)?;
     let first = config.usize_or("max_window_layers", 28)?;
     let decoder = Decoder::read(config)?;
     let slides = slides(config, decoder.layers.len(), |i| i >= first)?;

@@ -2,7 +2,7 @@
 
 use super::{
     Architecture, Family, ModelError,
-    decoder::{Decoder, slides},
+    decoder::{Decoder, asked, slides},
 };
 use crate::checkpoint::Config;
 
@@ -15,7 +15,8 @@ pub(super) const FAMILY: Family = Family {
 
 fn read(config: &Config) -> Result<Box<dyn Architecture>, ModelError> {
     let bias = config.bool_or("attention_bias", false)?;
-    let mut decoder = Decoder::read(config)?.attention_bias(bias);
+    asked(config)?;
+    let mut decoder = Decoder::turning(config, 2e6)?.attention_bias(bias);
     decoder.tied = config.bool_or("tie_word_embeddings", true)?;
     let turns = turns(config, decoder.layers.len())?;
     for (own, turns) in decoder.layers.iter_mut().zip(&turns) {

@@ -5,7 +5,7 @@ use super::{
     Architecture, Family, ModelError,
     attention::{HeadNorm, Over},
     blocks::{Norm, positive},
-    decoder::{Decoder, heads},
+    decoder::{Decoder, asked, heads},
     layer::Norms,
     rope::Frequencies,
 };
@@ -19,6 +19,7 @@ pub(super) const FAMILY: Family = Family {
 };
 
 fn read(config: &Config) -> Result<Box<dyn Architecture>, ModelError> {
+    asked(config)?;
     let norm = Norm::layer(positive(config, "layer_norm_eps", 1e-5)?);
     let rope = Frequencies::read(config, "full_attention", (1e4, 0.25), heads(config)?.dim)?;
     let mut decoder = Decoder::read_without_rope(config)?;

@@ -4,7 +4,7 @@
 
 use super::ModelError;
 use crate::checkpoint::{Checkpoint, CheckpointError, Config};
-use ir::{Chat, Filter, Float, Generation, Image};
+use ir::{Chat, Classes, Filter, Float, Generation, Image};
 use serde_json::Value;
 
 const GENERATION: &str = "generation_config.json";
@@ -28,6 +28,20 @@ pub(super) fn eos(config: &Config, checkpoint: &Checkpoint) -> Result<Vec<u32>, 
         None => id(value).map(|id| vec![id]),
     };
     ids.ok_or_else(|| config.invalid(KEY, "a token id or a list of them").into())
+}
+
+/// What the logits of a classifier of texts or images say: as it was trained.
+pub(super) fn classes(config: &Config) -> Result<Classes, CheckpointError> {
+    const KEY: &str = "problem_type";
+    match config.opt_str(KEY)? {
+        None | Some("single_label_classification") => Ok(Classes::Exclusive),
+        Some("multi_label_classification") => Ok(Classes::Independent),
+        Some("regression") => Ok(Classes::Numbers),
+        Some(_) => {
+            let known = "single_label_classification, multi_label_classification or regression";
+            Err(config.invalid(KEY, known))
+        }
+    }
 }
 
 /// How the checkpoint's authors generate: by sampling only where `do_sample` says so.

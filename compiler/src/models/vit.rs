@@ -79,6 +79,9 @@ fn read(config: &Config) -> Result<Box<dyn Architecture>, ModelError> {
             "ViTForImageClassification" => {
                 Head::classes(Rows::First, None, "classifier", config.labels()?)
             }
+            _ if config.str_or("pooler_act", "tanh")? != "tanh" => {
+                return Err(config.invalid("pooler_act", "tanh").into());
+            }
             _ => Head::Bare {
                 pooler: Some("vit.pooler.dense"),
             },

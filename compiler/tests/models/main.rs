@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod refusals;
+mod spellings;
 
 use compiler::{checkpoint::Checkpoint, models};
 use indexmap::IndexMap;

@@ -114,6 +114,17 @@ fn what_is_not_covered_is_refused_from_the_config_alone() {
     for (changes, expected) in llama {
         check("llama_gqa", changes.clone(), expected);
     }
+    check("gemma", json!({"head_dim": null}), &["head_dim", "integer"]);
+    check(
+        "roberta_seqcls",
+        json!({"problem_type": "ranking"}),
+        &["`problem_type` is \"ranking\"", "regression"],
+    );
+    check(
+        "vit",
+        json!({"architectures": ["ViTModel"], "pooler_act": "relu"}),
+        &["`pooler_act` is \"relu\"", "tanh"],
+    );
     let bert: &[(Value, &[&str])] = &[
         (
             json!({"position_embedding_type": "relative_key"}),
@@ -206,6 +217,69 @@ fn weights_that_the_config_does_not_describe_are_refused() {
         "bert_tokcls",
         json!({"num_hidden_layers": 2}),
         &["bert.encoder.layer.2."],
+    );
+}
+
+#[test]
+fn what_the_other_sizes_do_not_imply_is_asked_for() {
+    for name in [
+        "mistral_window",
+        "mixtral",
+        "qwen2",
+        "qwen3",
+        "gemma2",
+        "stablelm",
+        "smollm3",
+    ] {
+        let mut config: Value = serde_json::from_slice(&changed(name, &json!({}))).unwrap();
+        config
+            .as_object_mut()
+            .unwrap()
+            .remove("num_key_value_heads");
+        let config = Config::parse(Path::new("config.json"), config.to_string().as_bytes());
+        let error = models::supported(&config.unwrap()).unwrap_err().to_string();
+        assert!(
+            error.contains("`num_key_value_heads` is missing"),
+            "{name}: {error}"
+        );
+    }
+}
+
+#[test]
+fn the_first_gemma_means_another_gelu_than_it_says() {
+    let program = |changes: Value| {
+        let checkpoint = Checkpoint::from_files(files("gemma", &changes)).unwrap();
+        models::build(checkpoint.config(), &checkpoint).unwrap().0
+    };
+    let tanh = program(json!({"hidden_activation": "gelu_pytorch_tanh"}));
+    assert!(program(json!({"hidden_activation": null, "hidden_act": "gelu"})) == tanh);
+    assert!(program(json!({"hidden_activation": "gelu"})) != tanh);
+}
+
+#[test]
+fn what_sentence_transformers_does_to_texts_is_refused() {
+    let check = |file: &str, content: Value, expected: &str| {
+        let mut files = with_pooling(&json!({"pooling_mode_mean_tokens": true}), &[]);
+        files.retain(|(name, _)| name != file);
+        files.push((file.into(), content.to_string().into_bytes().into()));
+        let checkpoint = Checkpoint::from_files(files).unwrap();
+        let error = models::build(checkpoint.config(), &checkpoint)
+            .err()
+            .unwrap()
+            .to_string();
+        assert!(error.contains(file) && error.contains(expected), "{error}");
+    };
+    let limits = "sentence_bert_config.json";
+    check(
+        limits,
+        json!({"max_seq_length": 8, "do_lower_case": true}),
+        "do_lower_case",
+    );
+    let prompts = "config_sentence_transformers.json";
+    check(
+        prompts,
+        json!({"default_prompt_name": "query"}),
+        "default_prompt_name",
     );
 }
 

@@ -6,7 +6,11 @@ use runtime::{
     EncoderInput, Outputs, Rows, Session,
     tokenizer::{Encoding, Tokenizer},
 };
-use satura::{Opened, entities, ir::Task, probabilities, runtime};
+use satura::{
+    Opened, entities,
+    ir::{Classes, Task},
+    probabilities, runtime,
+};
 use serde_json::{Value, json};
 use std::{
     fmt::Write as _,
@@ -14,8 +18,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Texts that share a step.
+/// Texts that are run at once, at most.
 const BATCH: usize = 16;
+
+/// Tokens that are run at once, unless one text has more: outputs of all of them are in memory together.
+const TOKENS: usize = 2048;
 
 /// Candidates shown for a mask.
 const CANDIDATES: usize = 5;
@@ -38,15 +45,15 @@ struct Finding {
 pub(super) fn run(
     args: &Args,
     opened: &Opened,
-    session: &mut Session,
     tokenizer: &Tokenizer,
     texts: &[String],
 ) -> anyhow::Result<()> {
     let task = opened.model.description().task.clone();
     let (mut tokens, mut time) = (0, Duration::ZERO);
     let mut results = vec![];
-    for batch in texts.chunks(BATCH) {
-        let encodings = batch.iter().map(|text| match (&task, &args.passage) {
+    let mut session = Session::new(&opened.model, args.options())?;
+    let encoded = |text: &'_ String| -> anyhow::Result<Encoding> {
+        match (&task, &args.passage) {
             (Task::QuestionAnswering, Some(passage)) => {
                 Ok(tokenizer.encode_pair(text, passage, true)?)
             }
@@ -54,8 +61,22 @@ pub(super) fn run(
                 "this model answers questions from a text; give that with --passage TEXT"
             )),
             _ => Ok(tokenizer.encode(text, true)?),
-        });
-        let encodings: Vec<Encoding> = encodings.collect::<anyhow::Result<_>>()?;
+        }
+    };
+    let mut waiting = texts.iter().map(|text| (text, encoded(text))).peekable();
+    while waiting.peek().is_some() {
+        let (mut batch, mut encodings) = (vec![], vec![]);
+        let mut room = TOKENS;
+        // The first goes whatever its length.
+        while let Some((text, encoding)) = waiting.next_if(|(_, encoding)| {
+            let length = encoding.as_ref().map_or(0, Encoding::len);
+            batch.is_empty() || batch.len() < BATCH && length <= room
+        }) {
+            let encoding = encoding?;
+            room = room.saturating_sub(encoding.len());
+            batch.push(text);
+            encodings.push(encoding);
+        }
         let types = opened.model.description().token_types > 0;
         let inputs: Vec<EncoderInput<'_>> = encodings
             .iter()
@@ -69,7 +90,7 @@ pub(super) fn run(
         let outputs = session.encode(&inputs)?;
         time += start.elapsed();
         tokens += encodings.iter().map(Encoding::len).sum::<usize>();
-        for ((text, encoding), outputs) in batch.iter().zip(&encodings).zip(&outputs) {
+        for ((text, encoding), outputs) in batch.into_iter().zip(&encodings).zip(&outputs) {
             let finding = match (&task, &args.passage) {
                 (Task::QuestionAnswering, Some(passage)) => {
                     answered(text, passage, encoding, outputs)?
@@ -84,7 +105,7 @@ pub(super) fn run(
         }
     }
     if args.json {
-        let mut object = about(opened, session);
+        let mut object = about(opened, &session);
         let speed = tokens as f64 / time.as_secs_f64();
         object.insert("tokens".into(), json!(tokens));
         object.insert("tokens_per_s".into(), json!((speed * 10.0).round() / 10.0));
@@ -102,7 +123,7 @@ pub(super) fn run(
 }
 
 /// Runs images through a model that sees them.
-pub(super) fn see(args: &Args, opened: &Opened, session: &mut Session) -> anyhow::Result<()> {
+pub(super) fn see(args: &Args, opened: &Opened) -> anyhow::Result<()> {
     let description = opened.model.description();
     let form = description.image.as_ref();
     let form = form.ok_or_else(|| anyhow::anyhow!("the model sees no images"))?;
@@ -110,6 +131,7 @@ pub(super) fn see(args: &Args, opened: &Opened, session: &mut Session) -> anyhow
         !args.image.is_empty(),
         "this model sees images; give one with --image FILE"
     );
+    let mut session = Session::new(&opened.model, args.options())?;
     let mut time = Duration::ZERO;
     let mut results = vec![];
     for file in &args.image {
@@ -119,7 +141,9 @@ pub(super) fn see(args: &Args, opened: &Opened, session: &mut Session) -> anyhow
         time += start.elapsed();
         let name = file.display().to_string();
         let finding = match &description.task {
-            Task::SequenceClassification { labels } => classified(labels, &name, logits(&outputs)?),
+            Task::SequenceClassification { labels, classes } => {
+                classified(labels, *classes, &name, logits(&outputs)?)
+            }
             _ => embedded(&name, &outputs),
         };
         if args.json {
@@ -129,7 +153,7 @@ pub(super) fn see(args: &Args, opened: &Opened, session: &mut Session) -> anyhow
         }
     }
     if args.json {
-        let mut object = about(opened, session);
+        let mut object = about(opened, &session);
         object.insert("results".into(), json!(results));
         return print_json(&Value::Object(object));
     }
@@ -153,7 +177,9 @@ fn find(
     let logits = || logits(outputs);
     match task {
         Task::TokenClassification { labels } => Ok(tagged(labels, text, encoding, logits()?)),
-        Task::SequenceClassification { labels } => Ok(classified(labels, text, logits()?)),
+        Task::SequenceClassification { labels, classes } => {
+            Ok(classified(labels, *classes, text, logits()?))
+        }
         Task::MaskedLm => filled(tokenizer, text, encoding, logits()?),
         Task::Embedding { .. } | Task::CausalLm | Task::QuestionAnswering => {
             Ok(embedded(text, outputs))
@@ -243,7 +269,7 @@ fn tagged(labels: &[String], text: &str, encoding: &Encoding, logits: &Rows) -> 
 }
 
 /// The labels and their probabilities, the most probable first. A model of one label gives a number instead.
-fn classified(labels: &[String], text: &str, logits: &Rows) -> Finding {
+fn classified(labels: &[String], classes: Classes, text: &str, logits: &Rows) -> Finding {
     if logits.width == 1 {
         let score = logits.row(0)[0];
         return Finding {
@@ -251,7 +277,14 @@ fn classified(labels: &[String], text: &str, logits: &Rows) -> Finding {
             json: json!({ "text": text, "score": score }),
         };
     }
-    let scores = probabilities(logits.row(0));
+    let scores = match classes {
+        Classes::Exclusive => probabilities(logits.row(0)),
+        Classes::Independent => {
+            let sigmoid = |x: &f32| 1.0 / (1.0 + (-x).exp());
+            logits.row(0).iter().map(sigmoid).collect()
+        }
+        Classes::Numbers => logits.row(0).to_vec(),
+    };
     let mut scores: Vec<(&str, f32)> = labels.iter().map(String::as_str).zip(scores).collect();
     scores.sort_by(|a, b| b.1.total_cmp(&a.1));
     let mut shown = format!("{text}\n");

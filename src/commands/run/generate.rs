@@ -1,59 +1,29 @@
 //! Continuing texts: streams what a decoder says, and tells how fast it was.
 
-use super::{Args, about, origin};
-use crate::commands::{ms, note, print_json};
-use runtime::{
-    Finish, Session,
-    sample::Sampler,
-    tokenizer::{Encoding, Stops, Tokenizer},
-};
-use satura::{
-    Opened,
-    chat::{self, Message},
-    runtime,
-};
+use super::{Args, about, decode::InOrder, origin};
+use crate::commands::{ms, note, print_json, template};
+use runtime::{Session, sample::Sampler, tokenizer::Tokenizer};
+use satura::{Opened, chat::Message, runtime};
 use serde_json::{Value, json};
 use std::{
     io::{self, IsTerminal, Write},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-/// Tokens of the prompt that may have a say in how the first new token is spelled.
-const OVERLAP: usize = 16;
-
-/// Tokens to generate at most, where nobody says.
-const TOKENS: usize = 64;
-
-/// What follows a prompt.
-#[derive(Default)]
-struct Continuation {
-    text: String,
-    tokens: Vec<u32>,
-    finish: Option<Finish>,
-    /// By a text that ends a generation.
-    stopped: bool,
-    speed: Speed,
-}
-
-/// Tokens computed and the time that took.
-#[derive(Clone, Copy, Default)]
-struct Speed {
-    prefill: (usize, Duration),
-    decode: (usize, Duration),
-}
+/// Texts that share a step.
+const BATCH: usize = 16;
 
 /// What a text is continued with.
-struct Means<'a> {
-    args: &'a Args,
-    opened: &'a Opened,
-    tokenizer: &'a Tokenizer,
-    sampler: &'a Sampler,
+pub(super) struct Means<'a> {
+    pub args: &'a Args,
+    pub opened: &'a Opened,
+    pub tokenizer: &'a Tokenizer,
+    pub sampler: &'a Sampler,
 }
 
 pub(super) fn run(
     args: &Args,
     opened: &Opened,
-    session: &mut Session,
     tokenizer: &Tokenizer,
     sampler: &Sampler,
     texts: &[String],
@@ -65,55 +35,80 @@ pub(super) fn run(
         sampler,
     };
     if texts.is_empty() {
-        return means.converse(session);
+        return means.converse();
     }
     let prompts = texts.iter().map(|text| means.prompt(text));
-    let prompts: Vec<Encoding> = prompts.collect::<Result<_, _>>()?;
-    let mut results = vec![];
-    let mut total = Speed::default();
-    for (text, prompt) in texts.iter().zip(&prompts) {
-        session.reset(0)?;
-        // The prompt is shown with what follows it: not at all where the model refuses it, or where it is a question.
-        let mut prefix = (!args.chat).then(|| echo(text));
-        let mut show = |part: &str| -> io::Result<()> {
-            if args.json {
-                return Ok(());
-            }
-            let mut out = io::stdout().lock();
-            out.write_all(prefix.take().unwrap_or_default().as_bytes())?;
-            out.write_all(part.as_bytes())?;
-            out.flush()
-        };
-        let found = means.continuation(session, &prompt.ids, 0, &mut show)?;
-        show("\n")?;
-        total.add(&found.speed);
-        results.push(json!({
-            "prompt": text,
-            "text": found.text,
-            "tokens": found.tokens,
-            "prompt_tokens": prompt.len(),
-            "finish": found.finish(),
-        }));
-        if found.finish == Some(Finish::Context) && !args.json {
-            note(&format!(
-                "the context of {} tokens is full",
-                session.context()
-            ));
+    let prompts: Vec<Vec<u32>> = prompts.collect::<Result<_, _>>()?;
+    let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+    let (mut session, sequences) = means.session(&prompts)?;
+    // A prompt is shown with what follows it: not at all where the model refuses it, or where it is a question.
+    let mut order = InOrder::default();
+    let mut begun = 0;
+    let mut show = |i: usize, part: &str, last: bool| -> io::Result<()> {
+        if args.json {
+            return Ok(());
         }
+        let mut out = io::stdout().lock();
+        for (i, part, last) in order.push(i, part, last) {
+            if begun == i {
+                begun += 1;
+                out.write_all(
+                    if args.chat {
+                        String::new()
+                    } else {
+                        echo(&texts[i])
+                    }
+                    .as_bytes(),
+                )?;
+            }
+            out.write_all(part.as_bytes())?;
+            out.write_all(if last { b"\n" } else { b"" })?;
+        }
+        out.flush()
+    };
+    let (found, speed) = means.continuations(&mut session, sequences, &prompts, 0, &mut show)?;
+    let cut = found
+        .iter()
+        .filter(|found| found.finish() == "context")
+        .count();
+    if cut > 0 && !args.json {
+        note(&format!(
+            "the context of {} tokens is full{}",
+            session.context(),
+            if texts.len() > 1 {
+                format!(", for {cut} of {} texts", texts.len())
+            } else {
+                String::new()
+            }
+        ));
     }
     if args.json {
-        let mut object = about(opened, session);
-        object.insert("first_token_ms".into(), json!(ms(total.prefill.1)));
-        object.insert("prefill_tokens_per_s".into(), per_second(total.prefill));
-        object.insert("decode_tokens_per_s".into(), per_second(total.decode));
+        let results = texts
+            .iter()
+            .zip(&prompts)
+            .zip(found)
+            .map(|((text, prompt), found)| {
+                json!({
+                    "prompt": text,
+                    "finish": found.finish(),
+                    "text": found.text,
+                    "tokens": found.tokens,
+                    "prompt_tokens": prompt.len(),
+                })
+            });
+        let results: Vec<Value> = results.collect();
+        let mut object = about(opened, &session);
+        object.insert("first_token_ms".into(), json!(ms(speed.prefill.1)));
+        object.insert("prefill_tokens_per_s".into(), per_second(speed.prefill));
+        object.insert("decode_tokens_per_s".into(), per_second(speed.decode));
         object.insert("results".into(), json!(results));
         return print_json(&Value::Object(object));
     }
     note(&format!(
         "{}; {}{}; {} threads",
         origin(opened),
-        rate("prefill", total.prefill),
-        rate(", decode", total.decode),
+        rate("prefill", speed.prefill),
+        rate(", decode", speed.decode),
         session.threads()
     ));
     Ok(())
@@ -121,9 +116,9 @@ pub(super) fn run(
 
 impl Means<'_> {
     /// The tokens of a text, or of a conversation that it begins.
-    fn prompt(&self, text: &str) -> anyhow::Result<Encoding> {
+    fn prompt(&self, text: &str) -> anyhow::Result<Vec<u32>> {
         match self.args.chat {
-            false => Ok(self.tokenizer.encode(text, true)?),
+            false => Ok(self.tokenizer.encode(text, true)?.ids),
             true => {
                 let mut messages = self.system();
                 messages.push(Message::new("user", text));
@@ -138,7 +133,7 @@ impl Means<'_> {
     }
 
     /// The tokens of a conversation. The template has the special tokens in it.
-    fn conversation(&self, messages: &[Message]) -> anyhow::Result<Encoding> {
+    fn conversation(&self, messages: &[Message]) -> anyhow::Result<Vec<u32>> {
         let chat = self.opened.model.description().chat.as_ref();
         let chat = chat.ok_or_else(|| {
             anyhow::anyhow!(
@@ -148,15 +143,34 @@ impl Means<'_> {
         })?;
         Ok(self
             .tokenizer
-            .encode(&chat::render(chat, messages)?, false)?)
+            .encode(&template::render(chat, messages)?, false)?
+            .ids)
+    }
+
+    /// A session for these prompts, and how many sequences it keeps: no more memory than they can use.
+    fn session(&self, prompts: &[&[u32]]) -> anyhow::Result<(Session, usize)> {
+        let sequences = prompts.len().clamp(1, BATCH);
+        let longest = prompts.iter().map(|prompt| prompt.len()).max();
+        let needed = longest.map(|longest| longest.saturating_add(self.most()).max(1));
+        let allowed = self.opened.model.description().context;
+        let options = runtime::Options {
+            sequences,
+            context: self
+                .args
+                .context
+                .or(needed.map(|needed| needed.min(allowed))),
+            ..self.args.options()
+        };
+        Ok((Session::new(&self.opened.model, options)?, sequences))
     }
 
     /// A conversation with the standard input, a line a turn.
-    fn converse(&self, session: &mut Session) -> anyhow::Result<()> {
+    fn converse(&self) -> anyhow::Result<()> {
         anyhow::ensure!(
             !self.args.json,
             "--json wants the texts with -p TEXT or --file FILE"
         );
+        let (mut session, _) = self.session(&[])?;
         let mut messages = self.system();
         // What the session has seen: a turn goes on from there.
         let mut seen: Vec<u32> = vec![];
@@ -166,70 +180,23 @@ impl Means<'_> {
                 continue;
             }
             messages.push(Message::new("user", line));
-            let prompt = self.conversation(&messages)?.ids;
+            let prompt = self.conversation(&messages)?;
             let same = seen.iter().zip(&prompt).take_while(|(a, b)| a == b).count();
             let same = same.min(prompt.len().saturating_sub(1));
-            session.truncate(0, same)?;
-            let found = self.continuation(session, &prompt, same, &mut |part| {
+            let mut show = |_, part: &str, _| {
                 let mut out = io::stdout().lock();
                 out.write_all(part.as_bytes())?;
                 out.flush()
-            })?;
+            };
+            let (found, _) = self.continuations(&mut session, 1, &[&prompt], same, &mut show)?;
             writeln!(io::stdout())?;
+            let said = found.into_iter().next().unwrap_or_default();
             seen = prompt;
-            seen.extend(&found.tokens);
+            seen.extend(&said.tokens);
             seen.truncate(session.length(0)?);
-            messages.push(Message::new("assistant", found.text));
+            messages.push(Message::new("assistant", said.text));
         }
         Ok(())
-    }
-
-    /// What follows `prompt`, of which the session has seen the first `seen` tokens.
-    fn continuation(
-        &self,
-        session: &mut Session,
-        prompt: &[u32],
-        seen: usize,
-        show: &mut dyn FnMut(&str) -> io::Result<()>,
-    ) -> anyhow::Result<Continuation> {
-        let mut stream = self.tokenizer.stream(true);
-        for id in &prompt[prompt.len().saturating_sub(OVERLAP)..] {
-            stream.push(*id)?;
-        }
-        let authors = &self.opened.model.description().generation;
-        let mut stops = Stops::new(self.args.stop.iter().chain(&authors.stop).cloned());
-        let most = authors.max_tokens.map_or(TOKENS, |n| n as usize);
-        let most = self.args.max_tokens.unwrap_or(most);
-        let mut sampler = self.sampler.clone();
-        let mut generation = session
-            .generate(0, &prompt[seen..], most, |logits| sampler.sample(logits))
-            .ignore_eos(self.args.ignore_eos);
-        let mut found = Continuation::default();
-        let mut steps = 0;
-        while !stops.found() {
-            let start = Instant::now();
-            let token = generation.next().transpose()?;
-            let took = start.elapsed();
-            // The end of the text took a step to be known; a limit did not.
-            if token.is_some() || generation.finish() == Some(Finish::Eos) {
-                match steps {
-                    0 => found.speed.prefill = (prompt.len() - seen, took),
-                    _ => found.speed.decode = (steps, found.speed.decode.1 + took),
-                }
-                steps += 1;
-            }
-            let Some(token) = token else { break };
-            found.tokens.push(token);
-            let part = stops.push(&stream.push(token)?);
-            show(&part)?;
-            found.text += &part;
-        }
-        let rest = stops.push(&stream.finish()?) + &stops.finish();
-        show(&rest)?;
-        found.text += &rest;
-        found.stopped = stops.found();
-        found.finish = generation.finish();
-        Ok(found)
     }
 }
 
@@ -238,14 +205,6 @@ fn echo(text: &str) -> String {
     match io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() {
         true => format!("\x1b[1m{text}\x1b[0m"),
         false => text.to_string(),
-    }
-}
-
-impl Speed {
-    fn add(&mut self, other: &Speed) {
-        let sum = |a: &mut (usize, Duration), b: (usize, Duration)| *a = (a.0 + b.0, a.1 + b.1);
-        sum(&mut self.prefill, other.prefill);
-        sum(&mut self.decode, other.decode);
     }
 }
 
@@ -263,17 +222,5 @@ fn rate(name: &str, (tokens, time): (usize, Duration)) -> String {
             "{name} {tokens} tokens at {:.0} tokens/s",
             tokens as f64 / time.as_secs_f64()
         ),
-    }
-}
-
-impl Continuation {
-    fn finish(&self) -> &'static str {
-        match self.finish {
-            _ if self.stopped => "stop",
-            Some(Finish::Eos) => "eos",
-            Some(Finish::Context) => "context",
-            Some(Finish::Error) => "error",
-            Some(Finish::Length) | None => "length",
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! `satura run`: runs a model on texts, by what the model is for. Here are its options and its inputs; the decoder's
 //! and the encoder's half lie beside.
 
+mod decode;
 mod encode;
 mod generate;
 
@@ -108,18 +109,12 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     // What needs no model is checked before one is compiled.
     args.sampler(&ir::Generation::default())?;
-    args.model.source()?;
     let texts = args.texts()?;
-    let opened = args.model.open()?;
+    let source = args.model.source()?;
+    let opened = args.model.open(&source)?;
     let sampler = args.sampler(&opened.model.description().generation)?;
-    let options = runtime::Options {
-        threads: args.model.threads,
-        context: args.context,
-        ..runtime::Options::default()
-    };
-    let mut session = Session::new(&opened.model, options)?;
     if opened.model.description().image.is_some() {
-        encode::see(&args, &opened, &mut session)?;
+        encode::see(&args, &opened)?;
         return Ok(ExitCode::SUCCESS);
     }
     anyhow::ensure!(
@@ -130,14 +125,23 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let tokenizer = satura::tokenizer(&opened.model)?;
     match opened.model.description().task {
         Task::CausalLm => {
-            generate::run(&args, &opened, &mut session, &tokenizer, &sampler, &texts)?
+            generate::run(&args, &opened, &tokenizer, &sampler, &texts)?;
         }
-        _ => encode::run(&args, &opened, &mut session, &tokenizer, &texts)?,
+        _ => encode::run(&args, &opened, &tokenizer, &texts)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
 impl Args {
+    /// How a session is made.
+    fn options(&self) -> runtime::Options {
+        runtime::Options {
+            threads: self.model.threads,
+            context: self.context,
+            ..runtime::Options::default()
+        }
+    }
+
     /// Chooses tokens as asked for, else as the model's authors do.
     fn sampler(&self, model: &ir::Generation) -> anyhow::Result<Sampler> {
         let number = |x: Option<ir::Float>| x.map(|x| x.get() as f32);

@@ -1,0 +1,206 @@
+//! The readers of files that may come from anywhere, on damaged ones: the fuzz targets, here on any compiler and with
+//! mutations that a seed fixes. A few hundred each, or as many as FUZZ_SECONDS allow. What was found is kept in
+//! fuzz/found/<target>/ and tried first.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../fuzz/readers.rs"]
+mod readers;
+
+use compiler::{Options, checkpoint::Checkpoint};
+use ir::random::Source;
+use runtime::devices::cpu;
+use satura::{compiler, ir, runtime};
+use std::{
+    env, fs,
+    io::Cursor,
+    ops::Range,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// Mutations of each target where no time is given.
+const RUNS: usize = 300;
+
+/// What numbers in files are confused by.
+const NUMBERS: [&str; 10] = [
+    "0",
+    "-1",
+    "1e308",
+    "18446744073709551615",
+    "9223372036854775807",
+    "4294967296",
+    "16777216",
+    "65536",
+    "0.5",
+    "null",
+];
+
+/// Words that templates and graphs are made of.
+const WORDS: [&str; 16] = [
+    "{% for i in range(9999) %}",
+    "{% endfor %}",
+    "{{ messages | tojson }}",
+    "{% macro f() %}{{ f() }}{% endmacro %}",
+    "{% set ns.x = 1 %}",
+    " * 999999999",
+    "| list",
+    "| join",
+    "| indent(9999)",
+    "[::-1]",
+    "loop",
+    "(",
+    "[",
+    "f32[T,8]",
+    "%0",
+    "graph g() {",
+];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Changes a file in a few places inside `range`.
+fn mutated(file: &[u8], range: Range<usize>, seeds: &[Vec<u8>], random: &mut Source) -> Vec<u8> {
+    let mut out = file.to_vec();
+    for _ in 0..=random.below(4) {
+        let end = range.end.min(out.len()).max(range.start.min(out.len()));
+        let at = range.start.min(end) + random.below((end - range.start.min(end)).max(1));
+        let at = at.min(out.len());
+        let some = (at + random.below(16)).min(out.len());
+        let word = |words: &[&str], random: &mut Source| {
+            words[random.below(words.len())].as_bytes().to_vec()
+        };
+        match random.below(8) {
+            0 if at < out.len() => out[at] ^= 1 << random.below(8),
+            1 if at < out.len() => out[at] = random.bits() as u8,
+            2 => drop(out.splice(at..some, [])),
+            3 => {
+                let part = out[at..some].to_vec();
+                drop(out.splice(at..at, part));
+            }
+            4 => drop(out.splice(at..at, word(&WORDS, random))),
+            // A number becomes another.
+            5 | 6 => {
+                let digit = |b: &u8| b.is_ascii_digit();
+                let Some(first) = out[at..].iter().position(digit).map(|i| at + i) else {
+                    continue;
+                };
+                let len = out[first..].iter().take_while(|b| digit(b)).count();
+                drop(out.splice(first..first + len, word(&NUMBERS, random)));
+            }
+            _ => {
+                let other = &seeds[random.below(seeds.len())];
+                let from = random.below(other.len().max(1));
+                let part = other[from..].iter().take(1 + random.below(64)).copied();
+                let part: Vec<u8> = part.collect();
+                drop(out.splice(at..some, part));
+            }
+        }
+    }
+    out
+}
+
+/// Tries a reader on what was found before, on `seeds`, and on mutations of them inside `range`.
+fn fuzz(name: &str, reader: fn(&[u8]), seeds: &[Vec<u8>], range: Range<usize>) {
+    let found = root().join("fuzz/found").join(name);
+    let mut kept: Vec<PathBuf> = fs::read_dir(found)
+        .map(|files| files.map(|file| file.unwrap().path()).collect())
+        .unwrap_or_default();
+    kept.sort();
+    for file in kept {
+        println!("{}", file.display());
+        reader(&fs::read(file).unwrap());
+    }
+    seeds.iter().for_each(|seed| reader(seed));
+    let seconds = env::var("FUZZ_SECONDS").ok().map(|s| s.parse().unwrap());
+    let start = Instant::now();
+    let last = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("fuzz-{name}"));
+    for run in 0.. {
+        match seconds {
+            Some(seconds) if start.elapsed() > Duration::from_secs(seconds) => {
+                return println!("{name}: {run} runs");
+            }
+            None if run == RUNS => return,
+            _ => {}
+        }
+        let mut random = Source::new(run as u64);
+        let seed = &seeds[random.below(seeds.len())];
+        let input = mutated(seed, range.clone(), seeds, &mut random);
+        // What kills the process can be read there.
+        fs::write(&last, &input).unwrap();
+        let began = Instant::now();
+        reader(&input);
+        // No time is asserted; who fuzzes wants to know.
+        if began.elapsed() > Duration::from_secs(5) {
+            println!("{name}: run {run} took {:?}", began.elapsed());
+        }
+    }
+}
+
+/// Files of this name in all fixtures.
+fn of_fixtures(name: &str) -> Vec<Vec<u8>> {
+    let mut folders: Vec<PathBuf> = fs::read_dir(root().join("tests/fixtures"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    folders.sort();
+    folders
+        .iter()
+        .filter_map(|folder| fs::read(folder.join(name)).ok())
+        .collect()
+}
+
+#[test]
+fn safetensors() {
+    let seeds = [fs::read(root().join("tests/fixtures/llama_odd/model.safetensors")).unwrap()];
+    // The header says its length.
+    let header = u64::from_le_bytes(seeds[0][..8].try_into().unwrap()) as usize;
+    fuzz("safetensors", readers::safetensors, &seeds, 0..8 + header);
+}
+
+#[test]
+fn config() {
+    fuzz(
+        "config",
+        readers::config,
+        &of_fixtures("config.json"),
+        0..usize::MAX,
+    );
+}
+
+#[test]
+fn template() {
+    let seeds = [
+        "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>{{ m.content | trim }}{{ eos_token }}{% endfor %}",
+        "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% if loop.last %}{{ ns.n }}{% endif %}{% endfor %}",
+        "{%- generation -%}{{ messages[0] | tojson(indent=2) }}{%- endgeneration -%}{{ raise_exception('no') }}",
+        "{{ messages[-1].content.split(' ')[0].upper() }}{{ strftime_now('%Y') }}{% macro f(x) %}{{ x }}{% endmacro %}{{ f(2 * 3) }}",
+    ];
+    let seeds = seeds.map(|seed| seed.as_bytes().to_vec());
+    fuzz("template", readers::template, &seeds, 0..usize::MAX);
+}
+
+#[test]
+fn artifact() {
+    let checkpoint = Checkpoint::open(&root().join("tests/fixtures/llama_odd")).unwrap();
+    let options = Options::new(cpu::host());
+    let out = Cursor::new(vec![]);
+    let out = compiler::compile(&checkpoint, &options, out, &|_, _, _| {}).unwrap();
+    let seeds = [out.into_inner()];
+    let header = ir::artifact::Header::decode(&seeds[0], seeds[0].len() as u64).unwrap();
+    let manifest = header.sections.manifest.offset as usize;
+    fuzz("artifact", readers::artifact, &seeds, manifest..usize::MAX);
+}
+
+#[test]
+fn text() {
+    let mut files: Vec<PathBuf> = fs::read_dir(root().join("tests/ir"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    let mut seeds: Vec<Vec<u8>> = files.iter().map(|file| fs::read(file).unwrap()).collect();
+    seeds.extend((0..4).map(|seed| ir::random::graph(seed, 12).to_string().into_bytes()));
+    fuzz("text", readers::text, &seeds, 0..usize::MAX);
+}
