@@ -4,9 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use compiler::{
-    Compilation, Options,
+    Compilation, Options, Weights,
     backends::cuda::{Cubin, Nvrtc, Source, sources},
     checkpoint::Checkpoint,
+    compress::Rounding,
 };
 use ir::Target;
 use rayon::prelude::*;
@@ -34,7 +35,7 @@ fn fixtures() -> &'static BTreeMap<String, Kernels> {
         let folders: Vec<(String, PathBuf)> = folders().into_iter().collect();
         let kernels = folders
             .into_par_iter()
-            .map(|(name, path)| (name, kernels(&path)));
+            .map(|(name, path)| (name, kernels(&path, Weights::Stored)));
         kernels.collect()
     })
 }
@@ -53,9 +54,12 @@ fn folders() -> BTreeMap<String, PathBuf> {
     paths.map(named).collect()
 }
 
-/// The kernels of a model and the sources of each.
-fn kernels(path: &Path) -> Kernels {
-    let options = Options::new("sm_90a".parse().unwrap());
+/// The kernels of a model whose weights are stored so, and the sources of each.
+fn kernels(path: &Path, weights: Weights) -> Kernels {
+    let options = Options {
+        weights,
+        ..Options::new("sm_90a".parse().unwrap())
+    };
     let checkpoint = Checkpoint::open(path).unwrap();
     let compilation = Compilation::new(&checkpoint, &options, &|_, _, _| {}).unwrap();
     let symbols = compilation.symbols();
@@ -216,7 +220,23 @@ fn machine_code() {
     };
     // Kernels of different models are often the same.
     let mut unique: BTreeMap<String, (String, Source)> = BTreeMap::new();
-    for (name, kernels) in fixtures() {
+    let rounded = |bits, activations| {
+        Weights::Rounded(Rounding {
+            bits,
+            group: 32,
+            activations,
+        })
+    };
+    // Of few bits those of a decoder and an encoder: other models differ in bodies and shapes, which weights do not touch.
+    let few = ["llama_gqa", "bert_model"].into_iter().flat_map(|name| {
+        [rounded(8, true), rounded(4, false)].map(|weights| {
+            let kernels = kernels(&folders()[name], weights);
+            (format!("{name} ({weights:?})"), kernels)
+        })
+    });
+    let few: Vec<(String, Kernels)> = few.collect();
+    let stored = fixtures().iter();
+    for (name, kernels) in stored.chain(few.iter().map(|(name, kernels)| (name, kernels))) {
         for (label, sources) in kernels {
             for source in sources.clone() {
                 let what = format!("{name}, {label}: {}", source.name);
@@ -230,8 +250,12 @@ fn machine_code() {
     let unique: BTreeMap<String, (String, Source, bool)> = unique
         .into_iter()
         .map(|(text, (what, source))| {
-            let codec = source.generated.lines().next().unwrap_or_default();
-            let form = (source.name, source.rows, codec.to_string());
+            let codec = source.generated.lines().find(|l| l.contains("Codec"));
+            let form = (
+                source.name,
+                source.rows,
+                codec.unwrap_or_default().to_string(),
+            );
             let first = !source.promises().is_empty() && forms.insert(form);
             (text, (what, source, first))
         })

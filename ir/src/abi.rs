@@ -305,7 +305,61 @@ pub mod cuda {
     /// Name of each kernel's entry point.
     pub const ENTRY: &str = "kernel";
 
-    /// A weight `[K, N]` of a product is stored as `N` rows of `K` elements, each padded with zeros to a multiple of
-    /// so many.
+    use super::Codec;
+    use crate::DType;
+
+    /// A weight `[K, N]` of f32 or f16 is stored as `N` rows of `K` elements, each padded with zeros to a multiple of so
+    /// many. One of bf16 or of few bits lies in cells, see [`Cell`].
     pub const DEPTH: usize = 32;
+
+    /// Columns of a weight that a [`Cell`] holds.
+    pub const TILE: usize = 8;
+
+    /// What tensor cores take at once of a weight `[K, N]`: [`TILE`] columns by `depth` rows, as its registers hold them.
+    /// The weight is `ceil(N / TILE)` tiles of `ceil(K / depth)` cells, padded with zeros.
+    ///
+    /// A cell holds codes, then scales. Lane `4 * j + t` of a warp reads 16 bytes at 16 times its number (bf16: twice, 512
+    /// bytes apart): of column `j` the eight rows `32 * h + 8 * t ..`, for each `h` in turn. As words of 32 bits,
+    ///
+    /// * bf16: rows in order;
+    /// * 8 bits, two's complement: bytes hold rows 0, 2, 1, 3 of each four;
+    /// * 4 bits, plus 8: halves of bytes hold rows 0, 2, 4, 6, 1, 3, 5, 7, the lowest first.
+    ///
+    /// Scales are f16, `[TILE / 2][groups][2]`: of columns `2 * t` and `2 * t + 1`, for each group that the cell meets.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Cell {
+        /// Rows.
+        pub depth: usize,
+        /// Bytes of codes.
+        pub codes: usize,
+        /// Groups that it meets; 0 where elements stand for themselves.
+        pub groups: usize,
+    }
+
+    impl Cell {
+        /// That of weights stored so; `None` for those that lie in rows.
+        pub fn of(codec: Codec) -> Option<Cell> {
+            match codec {
+                Codec::Plain(DType::BF16) => Some(Cell {
+                    depth: 64,
+                    codes: 1024,
+                    groups: 0,
+                }),
+                Codec::Plain(_) => None,
+                Codec::Grouped { bits, group } => {
+                    let depth = if bits == 4 { 128 } else { 64 };
+                    Some(Cell {
+                        depth,
+                        codes: 512,
+                        groups: depth.div_ceil(group as usize),
+                    })
+                }
+            }
+        }
+
+        /// Bytes.
+        pub fn bytes(self) -> usize {
+            self.codes + self.groups * TILE * 2
+        }
+    }
 }

@@ -4,6 +4,7 @@ use super::{ModelArgs, print_json};
 use anyhow::Context;
 use ir::{Program, Task};
 use runtime::{
+    Session,
     kernels::probe::Product,
     pool::{Pool, default_threads},
 };
@@ -19,7 +20,9 @@ use satura::{
 };
 use serde_json::{Value, json};
 use std::{
-    io::{Write, stdin, stdout},
+    fs::File,
+    io::{BufWriter, Write, stdin, stdout},
+    path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
@@ -76,6 +79,11 @@ pub struct Args {
     #[arg(long, requires = "json")]
     turns: bool,
 
+    /// Then run a step launch by launch, and write what each took, named by what it computes, as a trace for Chrome
+    /// (chrome://tracing, Perfetto)
+    #[arg(long, value_name = "FILE", conflicts_with = "turns")]
+    trace: Option<PathBuf>,
+
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -104,8 +112,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Roofline::Model => program(&source)?,
         _ => None,
     };
-    let mut measure = || -> anyhow::Result<Report> {
-        let speed = workload.measure(&mut session, budget)?;
+    let measure = |session: &mut Session| -> anyhow::Result<Report> {
+        let speed = workload.measure(session, budget)?;
         let mut report = opening(&opened, session.threads());
         tell(&speed, &mut report);
         if let (Some(program), Some(weights)) = (&program, opened.model.weights()) {
@@ -118,12 +126,41 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     if args.turns {
         for line in stdin().lines() {
             line?;
-            writeln!(stdout(), "{}", measure()?.json)?;
+            writeln!(stdout(), "{}", measure(&mut session)?.json)?;
         }
     } else {
-        measure()?.print(args.json)?;
+        measure(&mut session)?.print(args.json)?;
+    }
+    if let Some(path) = &args.trace {
+        let launches = workload.launches(&mut session)?;
+        let file = File::create(path).with_context(|| format!("creating {}", path.display()))?;
+        serde_json::to_writer(BufWriter::new(file), &chrome_trace(&launches))
+            .with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Launches one after another in the Trace Event Format: complete events, in microseconds.
+fn chrome_trace(launches: &[(String, Duration)]) -> Value {
+    let mut start = Duration::ZERO;
+    let events = launches.iter().map(|(name, time)| {
+        let (call, kernel) = name.split_once(": ").unwrap_or(("", name));
+        let microseconds = |t: Duration| t.as_secs_f64() * 1e6;
+        let event = json!({
+            "name": kernel,
+            "cat": call,
+            "ph": "X",
+            "ts": microseconds(start),
+            "dur": microseconds(*time),
+            "pid": 0,
+            "tid": 0,
+            "args": { "call": call },
+        });
+        start += *time;
+        event
+    });
+    let events: Vec<Value> = events.collect();
+    json!({ "traceEvents": events, "displayTimeUnit": "ns" })
 }
 
 /// What is printed, in both forms.

@@ -104,6 +104,44 @@ impl Workload {
     }
 }
 
+impl Workload {
+    /// The launches of one step, in order, and the time of each by itself: of a decoder that generates, of a step of one
+    /// token a sequence. `session` is one made for it.
+    ///
+    /// # Errors
+    /// As [`Workload::measure`].
+    pub fn launches(&self, session: &mut Session) -> Result<Vec<(String, Duration)>, Error> {
+        let mut launches = vec![];
+        // The first round touches memory for the first time.
+        for _ in 0..2 {
+            session.measure(false);
+            match self {
+                Workload::Generation(work) => {
+                    let ids = tokens(work.prompt * work.sequences, session);
+                    for sequence in 0..work.sequences {
+                        session.truncate(sequence, work.depth)?;
+                    }
+                    session.measure(work.generate < 2);
+                    let last = next(session, ids.chunks(work.prompt.max(1)))?;
+                    if work.generate > 1 {
+                        session.measure(true);
+                        next(session, last.chunks(1))?;
+                    }
+                }
+                Workload::Encoding(work) => {
+                    let ids = tokens(work.lengths.iter().sum(), session);
+                    session.measure(true);
+                    session.encode(&work.inputs(&ids))?;
+                }
+            }
+            let times = session.times().map(|(name, time)| (name.to_string(), time));
+            launches = times.collect();
+        }
+        session.measure(false);
+        Ok(launches)
+    }
+}
+
 impl Generation {
     fn measure(self, session: &mut Session, budget: Duration) -> Result<Speed, Error> {
         let ids = tokens(self.prompt * self.sequences, session);
@@ -138,14 +176,19 @@ impl Generation {
 }
 
 impl Encoding {
-    fn measure(&self, session: &mut Session, budget: Duration) -> Result<Speed, Error> {
-        let ids = tokens(self.lengths.iter().sum(), session);
-        let mut rest = &ids[..];
+    /// The sequences, of `ids` one after another.
+    fn inputs<'a>(&self, ids: &'a [u32]) -> Vec<EncoderInput<'a>> {
+        let mut rest = ids;
         let input = |length: &usize| EncoderInput {
             ids: rest.split_off(..*length).unwrap_or_default(),
             ..EncoderInput::default()
         };
-        let inputs: Vec<EncoderInput<'_>> = self.lengths.iter().map(input).collect();
+        self.lengths.iter().map(input).collect()
+    }
+
+    fn measure(&self, session: &mut Session, budget: Duration) -> Result<Speed, Error> {
+        let ids = tokens(self.lengths.iter().sum(), session);
+        let inputs = self.inputs(&ids);
         let latency = Latency::measure(budget, 5, || session.encode(&inputs).map(drop))?;
         Ok(Speed::Encoding {
             of: self.clone(),

@@ -98,24 +98,26 @@ fn with_nvrtc_models_are_compiled_for_gpus_that_are_not_here() {
 }
 
 #[test]
-fn what_gpus_cannot_do_yet_is_refused_by_name() {
+fn weights_of_few_bits_compile_for_gpus() {
     if satura::nvrtc::find().is_err() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
     let (model, out) = (fixture("llama_gqa"), folder.path().join("m.satura"));
-    let mut args = vec![
-        "compile",
-        text(&model),
-        "-o",
-        text(&out),
-        "--target",
-        "sm_90a",
-    ];
-    args.extend(["--weights", "q8"]);
-    refused(
-        &args,
-        None,
-        &["on GPUs weights are f32, bf16 or f16 so far"],
-    );
+    for weights in ["q8", "q4"] {
+        let args = [
+            "compile",
+            text(&model),
+            "-o",
+            text(&out),
+            "--target",
+            "sm_90a",
+            "--weights",
+            weights,
+        ];
+        let (done, said) = run(&args, None);
+        assert!(done, "{said}");
+        let (done, said) = run(&["explain", text(&out)], None);
+        assert!(done && said.contains(&format!(": {weights}/")), "{said}");
+    }
 }

@@ -205,6 +205,39 @@ fn bench_reports_what_it_measured() {
 }
 
 #[test]
+fn bench_traces_a_step_launch_by_launch() {
+    let folder = tempfile::tempdir().unwrap();
+    for (model, kernels) in [
+        ("llama_gqa", ["attention", "swiglu"]),
+        ("bert_model", ["attention", "layer_norm"]),
+    ] {
+        let (model, file) = (fixture(model), folder.path().join("trace.json"));
+        let bench = ["bench", text(&model), "--seconds", "0", "--roofline=none"];
+        let lengths = ["--prompt", "5", "--gen", "2", "--seq", "5"];
+        let run = satura(&[&bench[..], &lengths, &["--trace", text(&file)]].concat());
+        assert_eq!(run.code, Some(0), "{run:?}");
+        let trace: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+        let events = trace["traceEvents"].as_array().unwrap();
+        let mut end = 0.0;
+        for event in events {
+            let (start, time) = (
+                event["ts"].as_f64().unwrap(),
+                event["dur"].as_f64().unwrap(),
+            );
+            assert!(
+                event["ph"] == "X" && start >= end - 1e-6 && time >= 0.0,
+                "{event}"
+            );
+            end = start + time;
+        }
+        for kernel in kernels {
+            let named = |e: &&Value| e["name"].as_str().unwrap().contains(kernel);
+            assert!(events.iter().any(|e| named(&e)), "{kernel}: {trace}");
+        }
+    }
+}
+
+#[test]
 fn bench_counts_the_tokens_of_all_sequences() {
     let check = |model: &str, args: &[&str], rate: &str, time: &str, tokens: f64| {
         let model = fixture(model);

@@ -13,7 +13,7 @@ use runtime::devices::cuda;
 use std::sync::LazyLock;
 
 /// Whether products of few bits are covered.
-const FEW_BITS: bool = false;
+const FEW_BITS: bool = true;
 /// Whether a product's sums have one order, however its weights are stored: loads are of 16 bytes, not of elements.
 const ORDERED: bool = false;
 

@@ -2,7 +2,7 @@
 //! batch, or on whether a step runs for the first time.
 
 use crate::{stored, targets};
-use compiler::{Weights, checkpoint::Checkpoint, models};
+use compiler::{Weights, checkpoint::Checkpoint, compress::Rounding, models};
 use ir::{Name, Tensor};
 use runtime::{Chunk, Model, Select, Session};
 use satura::measure::{Reference, compare, compare_layers};
@@ -90,7 +90,9 @@ fn distance(a: &[f32], b: &[f32]) -> (f32, f32) {
 
 #[test]
 fn a_prompt_at_once_and_token_by_token_give_the_same_logits() {
-    for (dir, file) in references() {
+    // Its rotation depends on how long the prompt is, so that keys of earlier steps were rotated otherwise.
+    let depends = |dir: &Path| dir.ends_with("llama_dynamic");
+    for (dir, file) in references().into_iter().filter(|(dir, _)| !depends(dir)) {
         let model = model(&dir, Weights::Stored);
         if model.description().task != ir::Task::CausalLm {
             continue;
@@ -99,9 +101,10 @@ fn a_prompt_at_once_and_token_by_token_give_the_same_logits() {
         let ids = &reference.ids[..reference.length];
         // With a neighbour, which is not to be seen.
         let mut session = session(&model, 2);
-        let whole = session.step(&[chunk(1, &ids[..3]), chunk(0, ids)], Select::All);
+        let neighbour = &ids[..ids.len().min(3)];
+        let whole = session.step(&[chunk(1, neighbour), chunk(0, ids)], Select::All);
         let whole = whole.unwrap();
-        let whole = whole.data[3 * whole.vocabulary..].to_vec();
+        let whole = whole.data[neighbour.len() * whole.vocabulary..].to_vec();
         session.reset(0).unwrap();
         let mut single = vec![];
         for token in ids {
@@ -159,5 +162,40 @@ fn each_layer_is_the_program_s() {
         let outputs = (&reference, &found);
         let layers = compare_layers(&model, &program, &weight, outputs, None, &|_, _| {}).unwrap();
         assert!(layers.first_divergence().is_none(), "{name}: {layers:#?}");
+    }
+}
+
+#[test]
+fn weights_of_few_bits_give_what_the_program_says() {
+    for name in ["llama_gqa", "bert_model"] {
+        for (bits, activations) in [(8, false), (8, true), (4, false)] {
+            let rounding = Rounding {
+                bits,
+                group: 32,
+                activations,
+            };
+            let dir = root().join("tests/fixtures").join(name);
+            let model = model(&dir, Weights::Rounded(rounding));
+            let checkpoint = Checkpoint::open(&dir).unwrap();
+            let (mut program, description) =
+                models::build(checkpoint.config(), &checkpoint).unwrap();
+            rounding
+                .apply(&mut program, description.vocabulary)
+                .unwrap();
+            let weight = |name: &Name| {
+                let view = checkpoint.tensor(name).ok()?;
+                let data = view.to_f32()?.into_iter().map(f64::from).collect();
+                Some(Tensor::new(view.shape, data))
+            };
+            let reference = Reference::open(&dir.join("expected.safetensors")).unwrap();
+            let found = compare(&model, &reference, None, &|_, _| {}).unwrap();
+            let outputs = (&reference, &found);
+            let layers = compare_layers(&model, &program, &weight, outputs, None, &|_, _| {});
+            let layers = layers.unwrap();
+            assert!(
+                layers.first_divergence().is_none(),
+                "{name}, {rounding:?}: {layers:#?}"
+            );
+        }
     }
 }

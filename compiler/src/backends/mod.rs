@@ -49,6 +49,8 @@ pub fn order(target: &Target) -> Order {
             Packing::Panels
         },
         blocks: !gpu,
+        codes: !gpu,
+        inline: gpu,
     }
 }
 

@@ -5,7 +5,10 @@ use crate::schedule::Packing;
 use half::{bf16, f16};
 use ir::{
     DType, Op, Tensor,
-    abi::{Codec, PANEL, cuda::DEPTH},
+    abi::{
+        Codec, PANEL,
+        cuda::{Cell, DEPTH, TILE},
+    },
 };
 use rayon::prelude::*;
 use std::{borrow::Cow, sync::Arc};
@@ -172,6 +175,28 @@ impl<'a> Array<'a> {
                     let column = column.as_chunks_mut::<TO>().0;
                     for (k, to) in column[..rows].iter_mut().enumerate() {
                         *to = element(start(k) + j * stride);
+                    }
+                });
+                out
+            }
+            Packing::Cells => {
+                let cell = Cell::of(Codec::Plain(DType::BF16)).expect("bf16 lies in cells");
+                let cells = rows.max(1).div_ceil(cell.depth);
+                let mut out = vec![0; n.div_ceil(TILE) * cells * cell.bytes()];
+                let tiles = out.par_chunks_mut(cells * cell.bytes()).enumerate();
+                tiles.for_each(|(tile, bytes)| {
+                    let eights = bytes.as_chunks_mut::<TO>().0.chunks_mut(8).enumerate();
+                    for (i, eight) in eights {
+                        let (lane, h) = (i % 32, i / 32);
+                        let (j, k) = (tile * TILE + lane / 4, h * 32 + lane % 4 * 8);
+                        let inside = if j < n {
+                            rows.saturating_sub(k).min(8)
+                        } else {
+                            0
+                        };
+                        for (e, to) in eight[..inside].iter_mut().enumerate() {
+                            *to = element(start(k + e) + j * stride);
+                        }
                     }
                 });
                 out

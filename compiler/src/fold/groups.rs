@@ -2,6 +2,7 @@
 //! read. The integers are never computed twice: what a method chose is what is stored.
 
 use super::{Array, FoldError};
+use crate::schedule::Packing;
 use half::f16;
 use ir::{
     DType, Op,
@@ -60,7 +61,7 @@ impl<'a> Groups<'a> {
         match (op, args) {
             (Op::FakeQuantize(q), [x]) if q.scale == DType::F16 => {
                 let (bits, group) = (u8::try_from(q.bits).ok()?, usize::try_from(q.group).ok()?);
-                let wide = x.pack(DType::F32, crate::schedule::Packing::Rows);
+                let wide = x.pack(DType::F32, Packing::Rows);
                 let wide = wide.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b));
                 let (codes, scales) = round(&wide.collect::<Vec<_>>(), bits, group);
                 let codes: Vec<u8> = codes.into_iter().map(|c| c as u8).collect();
@@ -152,11 +153,11 @@ impl<'a> Groups<'a> {
         Array::new(DType::F32, &self.codes.shape, bytes)
     }
 
-    /// A matrix `[K, N]` with groups along `K` in panels as [`Codec::panel`] says.
+    /// A matrix `[K, N]` with groups along `K`, in cells or in panels ([`Codec::panel`]).
     ///
     /// # Errors
     /// Codes beyond what the bits can say, and groups that are not as the codec says.
-    pub(super) fn pack(&self, codec: Codec) -> Result<Vec<u8>, FoldError> {
+    pub(super) fn pack(&self, codec: Codec, packing: Packing) -> Result<Vec<u8>, FoldError> {
         let held = Codec::Grouped {
             bits: self.bits,
             group: self.group as u32,
@@ -167,8 +168,38 @@ impl<'a> Groups<'a> {
                 wanted: codec,
             });
         }
-        let (k, n, group) = (self.codes.shape[0], self.codes.shape[1], self.group);
-        let (bits, most) = (usize::from(self.bits), most(self.bits) as i8);
+        match packing {
+            Packing::Cells => self.cells(codec),
+            _ => self.panels(codec),
+        }
+    }
+
+    /// The code in row `k` of column `j`.
+    pub(super) fn code(&self, k: usize, j: usize) -> Result<i8, FoldError> {
+        let [code] = self.codes.bytes_at::<1>(&[k, j]);
+        let (code, most) = (code as i8, most(self.bits) as i8);
+        match (-most..=most).contains(&code) {
+            true => Ok(code),
+            false => Err(FoldError::Code {
+                code,
+                bits: self.bits,
+            }),
+        }
+    }
+
+    /// The scale of group `g` of column `j`, f16.
+    pub(super) fn scale(&self, g: usize, j: usize) -> [u8; 2] {
+        self.scales.bytes_at::<2>(&[g, j])
+    }
+
+    /// Rows, columns, and rows of a group.
+    pub(super) fn sizes(&self) -> [usize; 3] {
+        [self.codes.shape[0], self.codes.shape[1], self.group]
+    }
+
+    fn panels(&self, codec: Codec) -> Result<Vec<u8>, FoldError> {
+        let [k, n, group] = self.sizes();
+        let bits = usize::from(self.bits);
         let (strip, rows) = (STRIP * codec.panel(k), 32 / bits);
         let mut out = vec![0u8; codec.panels(n) * codec.panel(k)];
         let strips = out.par_chunks_mut(strip.max(1));
@@ -179,15 +210,9 @@ impl<'a> Groups<'a> {
                 let columns = (0..STRIP * PANEL).filter(|c| s * STRIP * PANEL + c < n);
                 for column in columns {
                     let (p, j, at) = (column / PANEL, column % PANEL, s * STRIP * PANEL + column);
-                    let scale = self.scales.bytes_at::<2>(&[g, at]);
-                    scales[column * 2..][..2].copy_from_slice(&scale);
+                    scales[column * 2..][..2].copy_from_slice(&self.scale(g, at));
                     for i in 0..group {
-                        let [code] = self.codes.bytes_at::<1>(&[g * group + i, at]);
-                        let code = code as i8;
-                        if !(-most..=most).contains(&code) {
-                            let bits = self.bits;
-                            return Err(FoldError::Code { code, bits });
-                        }
+                        let code = self.code(g * group + i, at)?;
                         let byte = &mut codes[(i / rows * STRIP + p) * 64 + 4 * j + i % 4];
                         *byte |= match (bits, i % rows) {
                             (8, _) => (code as u8).wrapping_add(128),
@@ -197,7 +222,7 @@ impl<'a> Groups<'a> {
                     }
                 }
             }
-            Ok(())
+            Ok::<_, FoldError>(())
         })?;
         Ok(out)
     }

@@ -3,6 +3,7 @@
 //! never held as f32. Arithmetic is done in f64 and rounded once; integers that share scales stay integers.
 
 mod array;
+mod cells;
 mod groups;
 
 pub use array::Array;
@@ -97,7 +98,7 @@ impl Fold {
         let WeightTerm { codec, packing, .. } = self.terms[term];
         match (codec, &held[&root]) {
             (Codec::Plain(dtype), value) => Ok(value.clone().plain().pack(dtype, packing)),
-            (Codec::Grouped { .. }, Held::Groups(groups)) => groups.pack(codec),
+            (Codec::Grouped { .. }, Held::Groups(groups)) => groups.pack(codec, packing),
             (Codec::Grouped { .. }, Held::Plain(array)) => Err(FoldError::Groups {
                 found: format!("elements of {}", array.dtype),
                 wanted: codec,

@@ -32,7 +32,10 @@ impl Kernels<'_> {
                 && matches!(codec, Codec::Grouped { group: g, .. } if g == group)
         };
         let users = self.graph.users(v);
-        let all = bits == 8 && users.iter().all(wants) && !self.graph.outputs.contains(&v);
+        let all = self.order.codes
+            && bits == 8
+            && users.iter().all(wants)
+            && !self.graph.outputs.contains(&v);
         let round = if all {
             Round::Codes(codec)
         } else {

@@ -2,7 +2,11 @@
 //! nothing of how either is found.
 
 use super::{Operand, View};
-use ir::{Graph, Type, Value, abi::Codec, ops};
+use ir::{
+    Graph, Type, Value,
+    abi::{Codec, cuda::Cell},
+    ops,
+};
 
 /// Code to be generated: what to compute and how operands are addressed, not where they lie. Equal kernels share
 /// their code.
@@ -12,6 +16,38 @@ pub struct Kernel {
     pub template: Template,
     /// One for each operand, in order; the output is the last.
     pub views: Vec<View>,
+    /// Operands that it computes for itself in steps of one row.
+    pub inlined: Vec<Inlined>,
+    /// Whether its readers do that with what it gives, so that it has nothing to do in such a step.
+    pub elided: bool,
+}
+
+/// A map that a kernel behind it computes for itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Inlined {
+    /// Which operand it would have written.
+    pub operand: usize,
+    /// As [`Template::Map`]'s.
+    pub body: Graph,
+    /// As [`Template::Map`]'s.
+    pub scatter: Option<usize>,
+    /// Where the body's inputs begin among the kernel's operands.
+    pub first: usize,
+}
+
+impl Inlined {
+    /// What a map computes, for a kernel that has its operands from `first` on; `None` for any other kernel.
+    pub fn of(operand: usize, map: &Kernel, first: usize) -> Option<Inlined> {
+        let Template::Map { body, scatter, .. } = &map.template else {
+            return None;
+        };
+        Some(Inlined {
+            operand,
+            body: body.clone(),
+            scatter: *scatter,
+            first,
+        })
+    }
 }
 
 /// The three kinds of kernel.
@@ -104,6 +140,8 @@ pub enum Packing {
     Panels,
     /// `[K, N]` column by column, see [`ir::abi::cuda::DEPTH`].
     Columns,
+    /// `[K, N]` as tensor cores take it, see [`ir::abi::cuda::Cell`].
+    Cells,
 }
 
 /// In which order a backend wants things in memory.
@@ -113,6 +151,21 @@ pub struct Order {
     pub products: Packing,
     /// Whether states that attention alone reads lie in blocks, see [`ir::abi::Layout`].
     pub blocks: bool,
+    /// Whether rows that meet weights of few bits are stored as integers.
+    pub codes: bool,
+    /// Whether kernels compute small maps in front of them for themselves, see [`Inlined`].
+    pub inline: bool,
+}
+
+impl Packing {
+    /// How a weight of that storage lies where products want this.
+    #[must_use]
+    pub fn of(self, codec: Codec) -> Packing {
+        match self {
+            Packing::Columns if Cell::of(codec).is_some() => Packing::Cells,
+            other => other,
+        }
+    }
 }
 
 /// A weights-only term to be computed at compile time.

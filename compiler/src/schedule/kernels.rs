@@ -20,7 +20,7 @@ use std::collections::HashMap;
 /// Builds the kernels of one graph.
 pub(super) struct Kernels<'a> {
     pub(super) graph: &'a Graph,
-    order: Order,
+    pub(super) order: Order,
     pub(super) open: Vec<bool>,
     weights_only: Vec<bool>,
     pub(super) storage: Vec<Storage>,
@@ -281,7 +281,7 @@ impl<'a> Kernels<'a> {
         let mut operands = vec![(x_operand, x_view)];
         let codec = self.common_storage(weights);
         for w in weights {
-            operands.push(self.weight(v, *w, codec, self.order.products)?);
+            operands.push(self.weight(v, *w, codec, self.order.products.of(codec))?);
         }
         let rows_codec = match x_operand.buffer {
             Buffer::Temp(t) => self.temps[t].codec,
@@ -493,7 +493,12 @@ impl<'a> Kernels<'a> {
 
     fn step(&mut self, label: String, template: Template, operands: Vec<(Operand, View)>) {
         let (operands, views) = operands.into_iter().unzip();
-        let kernel = Kernel { template, views };
+        let kernel = Kernel {
+            template,
+            views,
+            inlined: vec![],
+            elided: false,
+        };
         let index = self
             .kernels
             .iter()

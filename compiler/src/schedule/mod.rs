@@ -4,6 +4,7 @@
 mod body;
 mod check;
 mod groups;
+mod inline;
 mod kernel;
 mod kernels;
 mod known;
@@ -12,7 +13,7 @@ mod memory;
 mod view;
 
 pub use check::{Access, Accesses, Conflict, check};
-pub use kernel::{Kernel, Order, Packing, Round, Step, Temp, Template, WeightTerm};
+pub use kernel::{Inlined, Kernel, Order, Packing, Round, Step, Temp, Template, WeightTerm};
 pub(crate) use known::{storage, weights_only};
 pub use memory::{ALIGNMENT, Lifetime, place};
 pub use view::View;
@@ -26,7 +27,7 @@ use ir::{
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Where an operand's bytes are, within one graph.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Buffer {
     /// The graph's input of that index.
     Input(usize),
@@ -102,14 +103,18 @@ pub fn graph(graph: &Graph, order: Order) -> Result<Schedule, ScheduleError> {
         let buffer = k.output(*o, &outputs)?;
         outputs.push(buffer);
     }
-    Ok(Schedule {
+    let mut schedule = Schedule {
         kernels: k.kernels,
         steps: k.steps,
         temps: k.temps,
         weights: k.weights,
         outputs,
         layouts: k.layouts,
-    })
+    };
+    if order.inline {
+        inline::inline(&mut schedule);
+    }
+    Ok(schedule)
 }
 
 /// Memory of one value of the flat program.
@@ -482,7 +487,12 @@ impl Schedule {
                 wide(dtype);
             }
         };
-        self.weights.iter_mut().for_each(|w| widen(&mut w.codec));
+        for weight in &mut self.weights {
+            widen(&mut weight.codec);
+            if weight.packing == Packing::Cells {
+                weight.packing = Packing::Columns.of(weight.codec);
+            }
+        }
         let mut kernels: Vec<Kernel> = vec![];
         for step in &mut self.steps {
             let mut kernel = self.kernels[step.kernel].clone();
@@ -508,7 +518,12 @@ impl std::fmt::Display for Schedule {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for (i, step) in self.steps.iter().enumerate() {
             let kernel = &self.kernels[step.kernel];
-            writeln!(f, "{i:>3} {}", step.label)?;
+            let elided = if kernel.elided {
+                ", not in steps of one row"
+            } else {
+                ""
+            };
+            writeln!(f, "{i:>3} {}{elided}", step.label)?;
             for (operand, view) in step.operands.iter().zip(&kernel.views) {
                 let dims: Vec<String> = view.shape.iter().map(ToString::to_string).collect();
                 let offset = if operand.offset == 0 {

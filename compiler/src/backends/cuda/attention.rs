@@ -1,10 +1,12 @@
 //! The Attention template: constants for two skeletons, one for a few tokens with many keys each, one for many tokens.
 
 use super::{
+    map,
+    rows::Team,
     source::Source,
     text::{self, Text},
 };
-use crate::schedule::View;
+use crate::schedule::{Inlined, View};
 use ir::{DType, Name, artifact::Tasks, ops};
 
 /// Tokens up to which each is split over blocks.
@@ -17,8 +19,13 @@ const QUERIES: i64 = 64;
 const HEAD: i64 = 256;
 
 /// The kernel's sources.
-pub fn emit(op: &ops::Attention, views: &[View], symbols: &[Name]) -> Result<Vec<Source>, String> {
-    let [q, k, v, lo, hi, out] = views else {
+pub fn emit(
+    op: &ops::Attention,
+    inlined: &[Inlined],
+    views: &[View],
+    symbols: &[Name],
+) -> Result<Vec<Source>, String> {
+    let [q, k, v, lo, hi, .., out] = views else {
         return Err("wants six operands".into());
     };
     let size = |view: &View, axis: usize| {
@@ -28,6 +35,8 @@ pub fn emit(op: &ops::Attention, views: &[View], symbols: &[Name]) -> Result<Vec
     };
     let attention = Attention {
         op,
+        inlined,
+        views,
         q,
         k,
         symbols,
@@ -42,18 +51,22 @@ pub fn emit(op: &ops::Attention, views: &[View], symbols: &[Name]) -> Result<Vec
         return Err("keys, values or queries are not f32".into());
     }
     let group = attention.heads / attention.groups;
-    Ok(if attention.dim <= HEAD && group <= QUERIES {
-        vec![attention.split(FEW, true)?, attention.flash()?]
-    } else {
-        vec![
-            attention.split(FEW, true)?,
-            attention.split(u64::MAX, false)?,
-        ]
-    })
+    let mut sources = vec![];
+    if !inlined.is_empty() {
+        sources.push(attention.split(1, true)?);
+    }
+    sources.push(attention.split(FEW, true)?);
+    sources.push(match attention.dim <= HEAD && group <= QUERIES {
+        true => attention.flash()?,
+        false => attention.split(u64::MAX, false)?,
+    });
+    Ok(sources)
 }
 
 struct Attention<'a> {
     op: &'a ops::Attention,
+    inlined: &'a [Inlined],
+    views: &'a [View],
     q: &'a View,
     k: &'a View,
     symbols: &'a [Name],
@@ -65,6 +78,7 @@ struct Attention<'a> {
 impl Attention<'_> {
     fn text(&self) -> Result<Text, String> {
         let mut t = Text::default();
+        t.constant("OUT", self.views.len() - 1);
         t.constant("HEADS", self.heads);
         t.constant("GROUPS", self.groups);
         t.constant("DIM", self.dim);
@@ -79,6 +93,52 @@ impl Attention<'_> {
             "INLINE int rows(const Args& args) {{ return {rows}; }}"
         ));
         Ok(t)
+    }
+
+    /// Functions that compute the query, and the new rows of keys and values, of a step of one token.
+    fn made(&self, t: &mut Text, rows: u64) -> Result<(), String> {
+        let of = |operand: usize| {
+            let mut inlined = self.inlined.iter().filter(|_| rows == 1);
+            inlined.find(|i| i.operand == operand)
+        };
+        let [query, keys, values] = [of(0), of(1), of(2)];
+        t.line(format_args!(
+            "constexpr bool MAKES_QUERY = {};",
+            query.is_some()
+        ));
+        t.line(format_args!(
+            "constexpr bool MAKES_ROWS = {};",
+            keys.is_some()
+        ));
+        let store = |t: &mut Text, column: &str, x: &str| {
+            t.line(format_args!("to[{column}] = {x};"));
+        };
+        for (name, inlined) in [("query", query), ("key", keys), ("value", values)] {
+            let head =
+                format!("INLINE void make_{name}(const Args& args, int head, int lane, float* to)");
+            match inlined {
+                Some(i) => {
+                    map::function(
+                        t,
+                        &head,
+                        i,
+                        self.views,
+                        &["0", "head"],
+                        Team::Threads(32),
+                        &store,
+                    )?;
+                }
+                None => t.line(format_args!("{head} {{}}")),
+            }
+        }
+        let fresh = match keys {
+            Some(keys) => map::scattered(keys, self.views, "0")?,
+            None => "-1".into(),
+        };
+        t.line(format_args!(
+            "INLINE int fresh_row(const Args& args) {{ return {fresh}; }}"
+        ));
+        Ok(())
     }
 
     /// A token's keys over several blocks, or one.
@@ -100,6 +160,7 @@ impl Attention<'_> {
             false => 1,
         };
         let mut t = self.text()?;
+        self.made(&mut t, rows)?;
         t.constant("TOGETHER", together);
         t.constant("SPLITS", splits);
         t.constant("VECTOR", vector);
@@ -121,7 +182,7 @@ impl Attention<'_> {
                 include_str!("kernels/split.cu"),
             ],
             scratch: scratch as u64,
-            ..Source::new("split", 6, t.finish(), tasks, threads as u32)
+            ..Source::new("split", self.views.len(), t.finish(), tasks, threads as u32)
         })
     }
 
@@ -147,7 +208,7 @@ impl Attention<'_> {
                 include_str!("kernels/flash.cu"),
             ],
             shared: 4 * floats as u32,
-            ..Source::new("flash", 6, t.finish(), tasks, 256)
+            ..Source::new("flash", self.views.len(), t.finish(), tasks, 256)
         })
     }
 }

@@ -1,26 +1,46 @@
-//! The Gemm template: for few rows at the speed of memory, for many on the tensor cores or, where those would round the
-//! weights, in f32. Here is what the three skeletons are given: constants, the input, the body.
+//! The Gemm template: weights of bf16 and of few bits on the tensor cores, for few rows at the speed of memory; others,
+//! which those would round, in f32. Here is what the four skeletons are given: constants, the input, the body.
 
 use super::{
+    map,
     rows::{Row, RowBody, Team},
     source::Source,
     text::{self, Text},
 };
-use crate::schedule::View;
-use ir::{DType, Graph, Name, abi::cuda::DEPTH, artifact::Tasks};
+use crate::schedule::{Inlined, View};
+use ir::{
+    DType, Graph, Name,
+    abi::{
+        Codec,
+        cuda::{Cell, DEPTH, TILE},
+    },
+    artifact::Tasks,
+};
 use std::collections::HashMap;
 
 /// Bytes of shared memory that rows of x may take beside the partial sums.
 const STAGED: i64 = 64 << 10;
 /// Bytes of shared memory for partial sums.
 const SUMS: i64 = 32 << 10;
+/// Bf16 numbers whose sum is an f32 number.
+const TERMS: i64 = 3;
+/// Bytes of shared memory that a block may have, on every architecture.
+const SHARED: i64 = 160 << 10;
+
+/// What is multiplied: see [`Template::Gemm`](crate::schedule::Template::Gemm).
+#[derive(Clone, Copy, Debug)]
+pub struct Product<'a> {
+    pub body: &'a Graph,
+    pub weights: usize,
+    pub columns: i64,
+    pub codec: Codec,
+    /// What computes the row of x in steps of one.
+    pub inlined: Option<&'a Inlined>,
+}
 
 /// What every variant of a kernel shares.
 struct Gemm<'a> {
-    body: &'a Graph,
-    weights: usize,
-    columns: i64,
-    codec: DType,
+    product: Product<'a>,
     views: &'a [View],
     symbols: &'a [Name],
     depth: i64,
@@ -29,58 +49,56 @@ struct Gemm<'a> {
 }
 
 /// The kernel's sources.
-pub fn emit(
-    body: &Graph,
-    weights: usize,
-    columns: i64,
-    codec: DType,
-    views: &[View],
-    symbols: &[Name],
-) -> Result<Vec<Source>, String> {
+pub fn emit(product: Product<'_>, views: &[View], symbols: &[Name]) -> Result<Vec<Source>, String> {
     let x = &views[0];
     if x.dtype != DType::F32 {
         return Err(format!("reads rows of {}", x.dtype));
     }
     let depth = x.shape[1].known().ok_or("symbolic inner axis")?;
+    let codec = product.codec;
+    let cell = Cell::of(codec);
     let gemm = Gemm {
-        body,
-        weights,
-        columns,
-        codec,
+        product,
         views,
         symbols,
         depth,
-        padded: (depth.max(1) as usize).next_multiple_of(DEPTH) as i64,
+        padded: (depth.max(1) as usize).next_multiple_of(cell.map_or(DEPTH, |c| c.depth)) as i64,
     };
-    let mut sources = vec![];
-    for rows in [1, 4, 8] {
-        sources.push(gemm.few_rows(rows)?);
-    }
-    if codec == DType::BF16 {
-        sources.push(gemm.tensor(64, 2, 2, 64)?);
-        sources.push(gemm.tensor(128, 2, 4, u64::MAX)?);
-    } else {
-        sources.push(gemm.exact()?);
-    }
-    Ok(sources)
+    Ok(match (codec, cell) {
+        (_, Some(cell)) => vec![
+            gemm.stream(cell, 1)?,
+            gemm.stream(cell, 5)?,
+            gemm.stream(cell, 10)?,
+            gemm.tensor(cell, 64, 2, 2, 64)?,
+            gemm.tensor(cell, 128, 2, 4, u64::MAX)?,
+        ],
+        (Codec::Plain(dtype), None) => vec![
+            gemm.few_rows(dtype, 1)?,
+            gemm.few_rows(dtype, 4)?,
+            gemm.few_rows(dtype, 8)?,
+            gemm.exact()?,
+        ],
+        (Codec::Grouped { .. }, None) => return Err(format!("weights of {codec}")),
+    })
 }
 
 impl Gemm<'_> {
     /// Constants and functions that every skeleton reads.
     fn text(&self) -> Result<Text, String> {
         let mut t = Text::default();
-        let codec = match self.codec {
-            DType::F32 => "F32",
-            DType::BF16 => "BF16",
-            DType::F16 => "F16",
+        let codec = match self.product.codec {
+            Codec::Plain(DType::F32) => "F32".into(),
+            Codec::Plain(DType::BF16) => "CellBF16".into(),
+            Codec::Plain(DType::F16) => "F16".into(),
+            Codec::Grouped { bits, group } => format!("Cell{bits}<{group}>"),
             other => return Err(format!("weights of {other}")),
         };
         let (x, stride) = (&self.views[0], self.views[0].strides[0]);
         t.line(format_args!("using Codec = {codec};"));
         t.constant("K", self.depth);
         t.constant("KP", self.padded);
-        t.constant("N", self.columns);
-        t.constant("WEIGHTS", self.weights);
+        t.constant("N", self.product.columns);
+        t.constant("WEIGHTS", self.product.weights);
         let rows = text::dim(&x.shape[0], self.symbols)?;
         t.line(format_args!(
             "INLINE int rows(const Args& args) {{ return {rows}; }}"
@@ -89,6 +107,43 @@ impl Gemm<'_> {
         self.input4(&mut t, stride);
         self.finish(&mut t)?;
         Ok(t)
+    }
+
+    /// A row of x, put where the skeleton wants each element; beyond its end are zeros.
+    fn stage(&self, t: &mut Text, threads: i64, rows: i64) -> Result<(), String> {
+        let args = "const Args& args, float* staged, int m";
+        t.line("INLINE void stage_element(float* staged, int m, int k, float x);");
+        let head = format!("INLINE void compute_row({args}, int lane)");
+        let team = Team::Threads(threads as u32);
+        let inlined = self.product.inlined.filter(|_| rows == 1);
+        if let Some(inlined) = inlined {
+            let store = |t: &mut Text, column: &str, x: &str| {
+                t.line(format_args!("stage_element(staged, m, {column}, {x});"));
+            };
+            map::function(t, &head, inlined, self.views, &["m"], team, &store)?;
+        }
+        t.block(format!("INLINE void stage({args})"), |t| {
+            let mut from = "threadIdx.x".to_string();
+            if inlined.is_some() {
+                t.line("compute_row(args, staged, m, threadIdx.x);");
+                from = format!("{} + threadIdx.x", self.depth / 4);
+            }
+            t.line("#pragma unroll 4");
+            t.block(
+                format!("for (int i = {from}; i < KP / 4; i += {threads})"),
+                |t| {
+                    t.line("const float4 x = input4(args, m, 4 * i);");
+                    for (e, x) in ["x", "y", "z", "w"].iter().enumerate() {
+                        let skipped = inlined.is_some().then(|| format!("if (4 * i + {e} >= K) "));
+                        let skipped = skipped.unwrap_or_default();
+                        t.line(format_args!(
+                            "{skipped}stage_element(staged, m, 4 * i + {e}, x.{x});"
+                        ));
+                    }
+                },
+            );
+        });
+        Ok(())
     }
 
     /// Four neighbours of x, zero beyond its end: every skeleton reads x through this alone, so that a prologue's body
@@ -110,8 +165,8 @@ impl Gemm<'_> {
         let head = "INLINE void finish(const Args& args, int m, int n, const float* acc)";
         t.block(head, |t| {
             let mut rows = HashMap::new();
-            for (i, input) in self.body.inputs().iter().enumerate() {
-                let row = if i < self.weights {
+            for (i, input) in self.product.body.inputs().iter().enumerate() {
+                let row = if i < self.product.weights {
                     Row {
                         address: format!("(const char*)(acc + {i})"),
                         dtype: DType::F32,
@@ -140,7 +195,7 @@ impl Gemm<'_> {
                 };
                 rows.insert(*input, row);
             }
-            let x = RowBody::new(self.body, rows, Team::Element).element(t, "n")?;
+            let x = RowBody::new(self.product.body, rows, Team::Element).element(t, "n")?;
             let operand = self.views.len() - 1;
             let dtype = self.views[operand].dtype.name();
             t.line(format_args!(
@@ -160,7 +215,7 @@ impl Gemm<'_> {
         let tasks = Tasks {
             rows: self.views[0].shape[0].clone(),
             rows_per_task: tile.0,
-            columns: (self.columns as u64).div_ceil(tile.1),
+            columns: (self.product.columns as u64).div_ceil(tile.1),
         };
         Source {
             skeleton,
@@ -168,11 +223,11 @@ impl Gemm<'_> {
         }
     }
 
-    /// At most `rows` rows.
-    fn few_rows(&self, rows: i64) -> Result<Source, String> {
+    /// At most `rows` rows, weights in rows.
+    fn few_rows(&self, dtype: DType, rows: i64) -> Result<Source, String> {
         let mut t = self.text()?;
-        let weights = self.weights as i64;
-        let chunks = self.padded * self.codec.bytes() as i64 / 16;
+        let weights = self.product.weights as i64;
+        let chunks = self.padded * dtype.bytes() as i64 / 16;
         let unroll = (chunks + 31) / 32;
         let unroll = unroll.min(4 / weights).max(1);
         let parts = (chunks + 32 * unroll - 1) / (32 * unroll);
@@ -185,11 +240,14 @@ impl Gemm<'_> {
         t.constant("PASS", pass);
         t.constant("THREADS", threads);
         t.line(format_args!("constexpr bool STAGED = {staged};"));
+        if staged {
+            self.stage(&mut t, threads, rows)?;
+        }
         let shared = pass * parts * weights * rows + if staged { rows * self.padded } else { 0 };
         // Blocks are dealt runs of columns: as many as there are warps' loads to give, at most one or two a
         // multiprocessor.
-        let units = self.columns * parts;
-        let blocks = (units * 32 / threads).clamp(1, self.columns.max(1));
+        let units = self.product.columns * parts;
+        let blocks = (units * 32 / threads).clamp(1, self.product.columns.max(1));
         let mut source = self.source("gemv", t, &[include_str!("kernels/gemv.cu")], (u64::MAX, 1));
         source.tasks.columns = blocks as u64;
         Ok(Source {
@@ -201,27 +259,92 @@ impl Gemm<'_> {
         })
     }
 
-    /// Tiles of `side` rows by as many columns, of all weights together, for `wm` times `wn` warps.
-    fn tensor(&self, side: i64, wm: i64, wn: i64, rows: u64) -> Result<Source, String> {
-        const STAGES: i64 = 4;
-        const TERMS: i64 = 3;
+    /// At most `rows` rows, weights in cells.
+    fn stream(&self, cell: Cell, rows: i64) -> Result<Source, String> {
+        const THREADS: i64 = 512;
+        const WARPS: i64 = THREADS / 32;
+        /// Of the GPUs that this is tuned for.
+        const MULTIPROCESSORS: i64 = 132;
+        /// Bytes that a warp has on their way.
+        const AHEAD: i64 = 4 << 10;
         let mut t = self.text()?;
-        let weights = self.weights as i64;
-        let columns = (side / weights).max(16 * wn);
+        let (weights, lines) = (self.product.weights as i64, rows * TERMS);
+        let (tiles, cells) = (
+            (self.product.columns as usize).div_ceil(TILE) as i64,
+            self.padded / cell.depth as i64,
+        );
+        // Columns in so many parts that warps end together; a part costs about a cell more.
+        let units = (tiles + MULTIPROCESSORS - 1) / MULTIPROCESSORS * weights;
+        let turns = |parts: &i64| (units * parts + WARPS - 1) / WARPS * (cells / parts + 1);
+        let divides = |parts: &i64| cells % parts == 0;
+        let parts = (1..=cells).filter(divides).min_by_key(turns).unwrap_or(1);
+        let unit = 4 * lines * TILE as i64;
+        let pass = (SUMS / (unit * parts * weights)).clamp(1, (units / weights).max(1));
+        let sums = pass * parts * weights * unit;
+        let terms = 2 * lines * (self.padded + 32);
+        // The ring gets what is left, and is as short as can be where not all of a row fits beside it.
+        let least = 2 * WARPS * cell.bytes() as i64;
+        let staged = least + sums + terms <= SHARED;
+        let left = SHARED - sums - if staged { terms } else { 0 };
+        let stages = (AHEAD / cell.codes as i64).min(left / (WARPS * cell.bytes() as i64));
+        let ring = WARPS * stages * cell.bytes() as i64;
+        t.constant("ROWS", rows);
+        t.constant("PARTS", parts);
+        t.constant("PASS", pass);
+        t.constant("THREADS", THREADS);
+        t.constant("STAGES", stages);
+        t.constant("TERMS", TERMS);
+        t.line(format_args!("constexpr bool STAGED = {staged};"));
+        match staged {
+            true => self.stage(&mut t, THREADS, rows)?,
+            false if rows == 1 && self.product.inlined.is_some() => {
+                return Err(format!(
+                    "a row of {} does not fit in shared memory",
+                    self.depth
+                ));
+            }
+            false => t.line("INLINE void stage(const Args& args, float* staged, int m) {}"),
+        }
+        let skeleton = &[
+            include_str!("kernels/cells.cu"),
+            include_str!("kernels/stream.cu"),
+        ];
+        let mut source = self.source("stream", t, skeleton, (u64::MAX, TILE as u64));
+        let shared = ring + sums + if staged { terms } else { 0 };
+        source.tasks.columns = source.tasks.columns.max(1);
+        Ok(Source {
+            rows: rows as u64,
+            threads: THREADS as u32,
+            shared: shared as u32,
+            resident: 1,
+            ..source
+        })
+    }
+
+    /// Tiles of `side` rows by as many columns, of all weights together, for `wm` times `wn` warps.
+    fn tensor(&self, cell: Cell, side: i64, wm: i64, wn: i64, rows: u64) -> Result<Source, String> {
+        const STAGES: i64 = 3;
+        let mut t = self.text()?;
+        let weights = self.product.weights as i64;
+        let columns = (side / weights).max(8 * wn);
+        t.constant("TERMS", TERMS);
         t.constant("TM", side);
         t.constant("TN", columns);
         t.constant("WM", wm);
         t.constant("WN", wn);
         t.constant("STAGES", STAGES);
-        t.constant("TERMS", TERMS);
-        let pitch = 2 * (DEPTH as i64 + 8);
-        let shared = pitch * (2 * TERMS * side + STAGES * weights * columns);
+        let tiles = columns / TILE as i64;
+        let shared = 2 * TERMS * side * 64 + STAGES * weights * tiles * cell.bytes() as i64;
         let tile = (side as u64, columns as u64);
+        let skeleton = &[
+            include_str!("kernels/cells.cu"),
+            include_str!("kernels/tensor.cu"),
+        ];
         Ok(Source {
             rows,
             threads: 32 * (wm * wn) as u32,
             shared: shared as u32,
-            ..self.source("tensor", t, &[include_str!("kernels/tensor.cu")], tile)
+            ..self.source("tensor", t, skeleton, tile)
         })
     }
 

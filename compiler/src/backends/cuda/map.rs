@@ -5,8 +5,8 @@ use super::{
     source::Source,
     text::{self, Text},
 };
-use crate::schedule::View;
-use ir::{Class, DType, Dim, Graph, Name, Op, OpKind, artifact::Tasks};
+use crate::schedule::{Inlined, Round, View};
+use ir::{Class, DType, Dim, Graph, Name, Op, OpKind, abi::Codec, artifact::Tasks};
 use std::collections::HashMap;
 
 /// Threads of a block whose rows are a warp's or a thread's each.
@@ -14,13 +14,15 @@ const BLOCK: u32 = 256;
 /// Columns above which a row is a whole block's.
 const WIDE: i64 = 1024;
 
-/// The kernel's source.
+/// The kernel's sources: one, but for a map that its readers compute in steps of one row, in which it does nothing.
 pub fn emit(
     body: &Graph,
     scatter: Option<usize>,
+    round: Round,
+    elided: bool,
     views: &[View],
     symbols: &[Name],
-) -> Result<Source, String> {
+) -> Result<Vec<Source>, String> {
     let (out, reads) = views.split_last().ok_or("a kernel without operands")?;
     // What is walked: the output, or the rows that are scattered into it.
     let root = body.ty(body.outputs[0]);
@@ -66,9 +68,16 @@ pub fn emit(
     let nest = Nest {
         body,
         reads,
-        out,
+        first: 0,
         rank: space.len(),
         pointwise,
+    };
+    let group = match round {
+        Round::None => None,
+        Round::Values(Codec::Grouped { bits, group }) if !pointwise && scatter.is_none() => {
+            Some((bits, group))
+        }
+        _ => return Err(format!("rounds to {round:?}")),
     };
     let mut t = Text::default();
     let head = format!(
@@ -80,8 +89,8 @@ pub fn emit(
         t.line(format_args!(
             "const int row = blockIdx.x * {per_block} + threadIdx.x / {each};"
         ));
-        t.line("wait_for_inputs();");
         t.line("let_dependents_start();");
+        t.line("wait_for_inputs();");
         t.line(format_args!(
             "if (row >= {}) return;",
             text::dim(&rows, symbols)?
@@ -92,19 +101,86 @@ pub fn emit(
         if let Some(ids) = scatter {
             target[0] = nest.row_number(t, ids, &index[0])?;
         }
-        let to = nest.at(t, reads.len(), out, &target, space.len());
+        let to = nest.at(t, "", reads.len(), out, &target, space.len());
         let store = |t: &mut Text, column: &str, x: &str| {
             let (dtype, address) = (out.dtype.name(), &to.address);
             t.line(format_args!("store_{dtype}({address}, {column}, {x});"));
         };
-        RowBody::new(body, sources, team).store(t, columns, &store)
+        RowBody::new(body, sources, team).store(t, columns, &store)?;
+        if let Some((bits, group)) = group {
+            let (address, groups) = (&to.address, columns / i64::from(group));
+            t.line(format_args!(
+                "round_to_codes<{bits}, {group}, {each}>((float*){address}, {groups}, lane);"
+            ));
+        }
+        Ok::<_, String>(())
     })?;
     let tasks = Tasks {
         rows,
         rows_per_task: per_block.into(),
         columns: 1,
     };
-    Ok(Source::new("map", views.len(), t.finish(), tasks, threads))
+    let source = Source::new("map", views.len(), t.finish(), tasks, threads);
+    if !elided {
+        return Ok(vec![source]);
+    }
+    // Rows of the map for one row of the step.
+    let one = outer
+        .iter()
+        .skip(1)
+        .filter_map(Dim::size)
+        .product::<usize>();
+    let mut nothing = source.clone();
+    nothing.rows = one as u64;
+    nothing.tasks.columns = 0;
+    Ok(vec![nothing, source])
+}
+
+/// A function that computes one row of an inlined map: `head`'s `lane` of the team, the row's index along each axis but the
+/// last, and what becomes of each element.
+pub fn function(
+    t: &mut Text,
+    head: &str,
+    inlined: &Inlined,
+    views: &[View],
+    index: &[&str],
+    team: Team,
+    store: &dyn Fn(&mut Text, &str, &str),
+) -> Result<(), String> {
+    let body = &inlined.body;
+    let columns = body.ty(body.outputs[0]).last();
+    let columns = columns
+        .known()
+        .ok_or_else(|| format!("rows of {columns} columns"))?;
+    let nest = Nest {
+        body,
+        reads: &views[inlined.first..][..body.inputs().len()],
+        first: inlined.first,
+        rank: index.len() + 1,
+        pointwise: false,
+    };
+    t.block(head, |t| {
+        let index: Vec<String> = index.iter().map(ToString::to_string).collect();
+        let sources = nest.sources(t, &index)?;
+        RowBody::new(body, sources, team).store(t, columns, store)
+    })
+}
+
+/// Of an inlined map that scatters: which row of the state gets row `index`.
+pub fn scattered(inlined: &Inlined, views: &[View], index: &str) -> Result<String, String> {
+    let ids = inlined.scatter.ok_or("a map that scatters nothing")? + inlined.first;
+    row_number(ids, &views[ids], index)
+}
+
+/// What a vector of row numbers holds at an index.
+fn row_number(operand: usize, view: &View, index: &str) -> Result<String, String> {
+    let (DType::I32, [n], [stride]) = (view.dtype, &view.shape[..], &view.strides[..]) else {
+        return Err(format!("{view:?} holds no row numbers"));
+    };
+    let stride = if n.known() == Some(1) { 0 } else { *stride };
+    Ok(format!(
+        "load_i32(args.p[{operand}], (i64){index} * {stride})"
+    ))
 }
 
 /// The row's index along each outer axis, of which the first alone may be symbolic.
@@ -128,7 +204,8 @@ fn indices(t: &mut Text, outer: &[Dim]) -> Result<Vec<String>, String> {
 struct Nest<'a> {
     body: &'a Graph,
     reads: &'a [View],
-    out: &'a View,
+    /// Which of the kernel's operands the first of them is.
+    first: usize,
     rank: usize,
     pointwise: bool,
 }
@@ -138,7 +215,10 @@ impl Nest<'_> {
     fn sources(&self, t: &mut Text, index: &[String]) -> Result<HashMap<ir::Value, Row>, String> {
         let mut rows = HashMap::new();
         for (i, input) in self.body.inputs().iter().enumerate() {
-            rows.insert(*input, self.at(t, i, &self.reads[i], index, self.rank));
+            rows.insert(
+                *input,
+                self.at(t, "const ", i, &self.reads[i], index, self.rank),
+            );
         }
         let position = |v| self.body.inputs().iter().position(|i| *i == v);
         for v in self.body.cone(&self.body.outputs) {
@@ -154,7 +234,7 @@ impl Nest<'_> {
                 let first = row.first_mut().ok_or("gather without rows")?;
                 *first = self.row_number(t, ids, first)?;
                 let view = &self.reads[table];
-                rows.insert(v, self.at(t, table, view, &row, view.shape.len()));
+                rows.insert(v, self.at(t, "const ", table, view, &row, view.shape.len()));
             }
         }
         Ok(rows)
@@ -162,32 +242,29 @@ impl Nest<'_> {
 
     /// What a vector of row numbers holds at an index.
     fn row_number(&self, t: &mut Text, ids: usize, index: &str) -> Result<String, String> {
-        let view = &self.reads[ids];
-        let (DType::I32, [n], [stride]) = (view.dtype, &view.shape[..], &view.strides[..]) else {
-            return Err(format!("{view:?} holds no row numbers"));
-        };
-        let stride = if n.known() == Some(1) { 0 } else { *stride };
-        let load = format!("load_i32(args.p[{ids}], (i64){index} * {stride})");
+        let load = row_number(self.first + ids, &self.reads[ids], index)?;
         Ok(t.variable("const int", load))
     }
 
     /// The operand's row for an index, aligned at the last axis of `rank` axes.
-    fn at(&self, t: &mut Text, operand: usize, view: &View, index: &[String], rank: usize) -> Row {
+    fn at(
+        &self,
+        t: &mut Text,
+        constant: &str,
+        operand: usize,
+        view: &View,
+        index: &[String],
+        rank: usize,
+    ) -> Row {
         let bytes = view.dtype.bytes() as i64;
         let lead = rank.saturating_sub(view.shape.len());
         let walked = view.shape.len() - usize::from(!self.pointwise && !view.shape.is_empty());
-        let mut address = format!("args.p[{operand}]");
+        let mut address = format!("args.p[{}]", self.first + operand);
         for (axis, i) in (0..walked).zip(index.iter().skip(lead)) {
             if view.shape[axis].known() != Some(1) && view.strides[axis] != 0 {
                 address += &format!(" + (i64){i} * {}", view.strides[axis] * bytes);
             }
         }
-        let constant = if operand == self.reads.len() {
-            ""
-        } else {
-            "const "
-        };
-        debug_assert!(operand < self.reads.len() || *view == *self.out);
         Row {
             address: t.variable(&format!("{constant}char*"), address),
             dtype: view.dtype,

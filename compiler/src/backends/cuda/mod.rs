@@ -41,8 +41,7 @@ fn wrong(template: &'static str, why: String) -> EmitError {
 /// # Errors
 /// What no template covers.
 pub fn sources(kernel: &Kernel, symbols: &[Name]) -> Result<Vec<Source>, EmitError> {
-    source::variants(&kernel.template, &kernel.views, symbols)
-        .map_err(|why| wrong(kernel.template.name(), why))
+    source::variants(kernel, symbols).map_err(|why| wrong(kernel.template.name(), why))
 }
 
 impl Cuda {

@@ -146,13 +146,20 @@ impl Nvrtc {
             call: "program",
             why: e.to_string(),
         })?;
-        let options = [
+        let mut options = vec![
             format!("--gpu-architecture={arch}"),
             "--std=c++17".into(),
             "--ptxas-options=-v".into(),
         ];
-        let options = options.map(|o| CString::new(o).unwrap_or_default());
-        let options = options.each_ref().map(|o| o.as_ptr());
+        if self.version >= (13, 0) {
+            // What comes from its cache says nothing of registers.
+            options.push("--no-cache".into());
+        }
+        let options = options
+            .into_iter()
+            .map(|o| CString::new(o).unwrap_or_default());
+        let texts: Vec<CString> = options.collect();
+        let options: Vec<*const c_char> = texts.iter().map(|o| o.as_ptr()).collect();
         let mut program = Owned(f, std::ptr::null_mut());
         // SAFETY: texts end in zero; there are no headers.
         let status = unsafe {

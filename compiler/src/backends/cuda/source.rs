@@ -1,6 +1,6 @@
 //! One translation unit: a kernel's generated part between the texts that all kernels, and those of a template, share.
 
-use crate::schedule::{Round, Template};
+use crate::schedule::{Kernel, Template};
 use ir::{
     DType,
     abi::Codec,
@@ -63,6 +63,7 @@ impl Source {
         );
         let parts = [
             include_str!("kernels/prelude.cu"),
+            include_str!("kernels/codecs.cu"),
             &arguments,
             &self.generated,
         ];
@@ -90,38 +91,43 @@ impl Source {
     pub fn promises(&self) -> &'static [&'static [&'static str]] {
         match self.name {
             "gemv" | "exact" => &[&["LDG.E", ".128"]],
-            "tensor" => &[&["HMMA.16816.F32.BF16"], &["LDGSTS.E", ".128"]],
+            "stream" | "tensor" => &[&["HMMA.16816.F32.BF16"], &["LDGSTS.E", ".128"]],
             _ => &[],
         }
     }
 }
 
 /// The sources of one kernel of the schedule, by the number of rows they are for.
-pub fn variants(
-    template: &Template,
-    views: &[crate::schedule::View],
-    symbols: &[ir::Name],
-) -> Result<Vec<Source>, String> {
+pub fn variants(kernel: &Kernel, symbols: &[ir::Name]) -> Result<Vec<Source>, String> {
+    let Kernel {
+        template,
+        views,
+        inlined,
+        elided,
+    } = kernel;
     match template {
         Template::Map {
-            round: round @ (Round::Codes(_) | Round::Values(_)),
-            ..
-        } => Err(format!(
-            "rounds to {round:?}; on GPUs nothing is rounded to few bits yet"
-        )),
-        Template::Map { body, scatter, .. } => {
-            super::map::emit(body, *scatter, views, symbols).map(|s| vec![s])
-        }
+            body,
+            scatter,
+            round,
+        } => super::map::emit(body, *scatter, *round, *elided, views, symbols),
         Template::Gemm {
             body,
             weights,
             columns,
-            codec: Codec::Plain(codec),
+            codec,
             rows: Codec::Plain(DType::F32),
-        } => super::gemm::emit(body, *weights, *columns, *codec, views, symbols),
-        Template::Gemm { codec, rows, .. } => Err(format!(
-            "rows of {rows:?} and weights of {codec:?}; on GPUs weights are f32, bf16 or f16 so far"
-        )),
-        Template::Attention(a) => super::attention::emit(a, views, symbols),
+        } => {
+            let product = super::gemm::Product {
+                body,
+                weights: *weights,
+                columns: *columns,
+                codec: *codec,
+                inlined: inlined.first(),
+            };
+            super::gemm::emit(product, views, symbols)
+        }
+        Template::Gemm { rows, .. } => Err(format!("rows of {rows}")),
+        Template::Attention(a) => super::attention::emit(a, inlined, views, symbols),
     }
 }

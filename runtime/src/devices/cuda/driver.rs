@@ -196,7 +196,12 @@ impl Context {
             module,
             function: function.as_ref().copied().unwrap_or(std::ptr::null_mut()),
         };
-        function.map_err(failed("finding a kernel's entry"))?;
+        let function = function.map_err(failed("finding a kernel's entry"))?;
+        // All alike: a multiprocessor divides its memory anew only once it is idle, and the next kernel would wait for that.
+        use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT as SHARE;
+        // SAFETY: the function is loaded.
+        unsafe { result::function::set_function_attribute(function, SHARE, 100) }
+            .map_err(failed("preferring shared memory"))?;
         Ok(kernel)
     }
 

@@ -1,7 +1,7 @@
 // What both attention kernels share: operands and the softmax's exponent.
 //
-// Generated: HEADS, GROUPS, DIM, Q_PITCH, KV_PITCH (elements between rows), SCALE, CAP; `rows`. Operands: q, k, v, lo,
-// hi, out.
+// Generated: HEADS, GROUPS, DIM, Q_PITCH, KV_PITCH (elements between rows), SCALE, CAP, OUT; `rows`. Operands: q, k, v, lo,
+// hi, and last, at OUT, out.
 
 constexpr int GROUP = HEADS / GROUPS;
 constexpr float LOG2E = 1.4426950408889634f;
@@ -18,7 +18,7 @@ INLINE const float* value(const Args& args, i64 row, int group) {
 INLINE int low_end(const Args& args, int t) { return larger(((const int*)args.p[3])[t], 0); }
 INLINE int high_end(const Args& args, int t) { return ((const int*)args.p[4])[t]; }
 INLINE float* output(const Args& args, int t, int head) {
-    return (float*)args.p[5] + ((i64)t * HEADS + head) * DIM;
+    return (float*)args.p[OUT] + ((i64)t * HEADS + head) * DIM;
 }
 
 // A scaled score in units of ln 2, so that its weight is a power of two.

@@ -3,7 +3,7 @@
 // before the last are used. The first are issued before the kernel waits for its inputs.
 //
 // Generated: K, KP, N, ROWS (of x, at most), WEIGHTS, Codec, UNROLL, PARTS (of a matrix row), PASS (matrix rows at a
-// time), THREADS, STAGED; `rows`, `weight`, `input4`, `finish`.
+// time), THREADS, STAGED; `rows`, `weight`, `input4`, `stage`, `finish`.
 
 constexpr int WARPS = THREADS / 32;
 constexpr int CHUNK = Codec::CHUNK, CHUNKS = KP / CHUNK;
@@ -22,6 +22,12 @@ INLINE void chunk_of_input(const Args& args, const float* staged, int m, int c, 
         }
         to[4 * p] = v.x, to[4 * p + 1] = v.y, to[4 * p + 2] = v.z, to[4 * p + 3] = v.w;
     }
+}
+
+// One element of a row, where they are staged.
+INLINE void stage_element(float* staged, int m, int k, float x) {
+    const int i = k / 4;
+    staged[((m * PLANES + i % PLANES) * CHUNKS + i / PLANES) * 4 + k % 4] = x;
 }
 
 struct Loads {
@@ -57,13 +63,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) kernel(const __grid_con
     const int m_end = smaller(ROWS, rows(args));
     if constexpr (STAGED) {
 #pragma unroll 1
-        for (int m = 0; m < ROWS; m++) {
-#pragma unroll 4
-            for (int i = threadIdx.x; i < KP / 4; i += THREADS) {
-                const float4 x = m < m_end ? input4(args, m, 4 * i) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-                ((float4*)staged)[(m * PLANES + i % PLANES) * CHUNKS + i / PLANES] = x;
-            }
-        }
+        for (int m = 0; m < m_end; m++) stage(args, staged, m);
+        // Rows that are not there would be zero times anything, and anything may be no number.
+        for (int i = m_end * KP + threadIdx.x; i < ROWS * KP; i += THREADS) staged[i] = 0.0f;
         __syncthreads();
     }
 

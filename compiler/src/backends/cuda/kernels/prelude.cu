@@ -54,48 +54,6 @@ INLINE void store_bf16(char* p, i64 i, float x) { ((u16*)p)[i] = narrow_bf16(x);
 INLINE void store_f16(char* p, i64 i, float x) { ((u16*)p)[i] = narrow_f16(x); }
 INLINE void store_bool(char* p, i64 i, bool x) { p[i] = x; }
 
-// 16 bytes of weights, past the caches: each is read once.
-INLINE uint4 stream(const char* p) {
-    uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "l"(p));
-    return v;
-}
-
-// 16 bytes of weights as numbers.
-struct F32 {
-    static constexpr int BYTES = 4, CHUNK = 4;
-    static INLINE void widen(uint4 v, float* to) {
-        to[0] = __uint_as_float(v.x);
-        to[1] = __uint_as_float(v.y);
-        to[2] = __uint_as_float(v.z);
-        to[3] = __uint_as_float(v.w);
-    }
-};
-struct BF16 {
-    static constexpr int BYTES = 2, CHUNK = 8;
-    static INLINE void widen(uint4 v, float* to) {
-        const u32 words[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            to[2 * i] = __uint_as_float(words[i] << 16);
-            to[2 * i + 1] = __uint_as_float(words[i] & 0xffff0000u);
-        }
-    }
-};
-struct F16 {
-    static constexpr int BYTES = 2, CHUNK = 8;
-    static INLINE void widen(uint4 v, float* to) {
-        const u32 words[4] = {v.x, v.y, v.z, v.w};
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            to[2 * i] = widen_f16((u16)words[i]);
-            to[2 * i + 1] = widen_f16((u16)(words[i] >> 16));
-        }
-    }
-};
-
 INLINE float larger(float a, float b) { return a > b ? a : b; }
 INLINE int larger(int a, int b) { return a > b ? a : b; }
 INLINE float smaller(float a, float b) { return a < b ? a : b; }
@@ -146,4 +104,23 @@ template <class Op, int THREADS, class T> INLINE T over_row(T x) {
         x = over_lanes<Op>(warps[threadIdx.x % (THREADS / 32)], THREADS / 32);
     }
     return x;
+}
+
+// What codes of BITS bits stand for, for a row in memory (`ir::ops::FakeQuantize`), by the threads that wrote it.
+template <int BITS, int GROUP, int THREADS> INLINE void round_to_codes(float* row, int groups, int lane) {
+    constexpr float MOST = BITS == 8 ? 127.0f : 7.0f;
+    if constexpr (THREADS > 32) {
+        __syncthreads();
+    } else {
+        __syncwarp();
+    }
+    for (int g = lane; g < groups; g += THREADS) {
+        float* const x = row + g * GROUP;
+        float peak = 0.0f;
+#pragma unroll 1
+        for (int i = 0; i < GROUP; i++) peak = x[i] != x[i] ? x[i] : larger(peak, fabsf(x[i]));
+        const float to_code = MOST / peak, scale = to_code > 3.4028235e38f ? 0.0f : peak / MOST;
+#pragma unroll 1
+        for (int i = 0; i < GROUP; i++) x[i] = scale == 0.0f ? 0.0f : scale * rintf(x[i] * to_code);
+    }
 }

@@ -30,22 +30,39 @@ extern "C" __global__ void __launch_bounds__(THREADS) kernel(const __grid_consta
     __shared__ Softmax states[THREADS / 32][TOGETHER];
     __shared__ Softmax whole[SPLITS][TOGETHER];
     __shared__ bool last;
+    __shared__ __align__(16) float made[TOGETHER + 2][DIM];
     const int tokens = rows(args), t = blockIdx.x % tokens, column = blockIdx.x / tokens;
     const int set = column / SPLITS, split = column % SPLITS, head = set * TOGETHER, group = head / GROUP;
     const int lane = threadIdx.x % LANES, mine = threadIdx.x / LANES, warp = threadIdx.x / 32;
-    wait_for_inputs();
     let_dependents_start();
+    wait_for_inputs();
+    const int fresh = fresh_row(args);
+    if constexpr (MAKES_QUERY || MAKES_ROWS) {
+        for (int i = warp; i < TOGETHER + 2; i += THREADS / 32) {
+            const int l = threadIdx.x % 32;
+            if (MAKES_QUERY && i < TOGETHER) make_query(args, head + i, l, made[i]);
+            if (MAKES_ROWS && i == TOGETHER) make_key(args, group, l, made[i]);
+            if (MAKES_ROWS && i == TOGETHER + 1) make_value(args, group, l, made[i]);
+        }
+        __syncthreads();
+        if (MAKES_ROWS && split == 0 && head % GROUP == 0) {
+            for (int i = threadIdx.x; i < DIM; i += THREADS) {
+                ((float*)args.p[1])[(i64)fresh * KV_PITCH + group * DIM + i] = made[TOGETHER][i];
+                ((float*)args.p[2])[(i64)fresh * KV_PITCH + group * DIM + i] = made[TOGETHER + 1][i];
+            }
+        }
+    }
 
     const int low = low_end(args, t), high = high_end(args, t);
     const int share = (larger(high - low, 0) + SPLITS - 1) / SPLITS;
     const int begin = low + split * share, end = smaller(begin + share, high);
-    const bool aligned = (((u64)args.p[0] | (u64)args.p[1] | (u64)args.p[2]) & 15) == 0 &&
-                         DIM % 4 == 0 && KV_PITCH % 4 == 0 && Q_PITCH % 4 == 0;
+    const bool aligned = (((MAKES_QUERY ? 0 : (u64)args.p[0]) | (u64)args.p[1] | (u64)args.p[2]) & 15) == 0 &&
+                         DIM % 4 == 0 && KV_PITCH % 4 == 0 && (MAKES_QUERY || Q_PITCH % 4 == 0);
     float q[TOGETHER][WIDTH], acc[TOGETHER][WIDTH] = {};
     Softmax state[TOGETHER];
 #pragma unroll
     for (int h = 0; h < TOGETHER; h++) {
-        load_part(query(args, t, head + h), lane, aligned, q[h]);
+        load_part(MAKES_QUERY ? made[h] : query(args, t, head + h), lane, aligned, q[h]);
         state[h] = {NONE, 0.0f};
 #pragma unroll
         for (int i = 0; i < WIDTH; i++) q[h][i] *= SCALE;
@@ -54,8 +71,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) kernel(const __grid_consta
         const int j = first + mine;
         float k[WIDTH] = {}, v[WIDTH] = {};
         if (j < end) {
-            load_part(key(args, j, group), lane, aligned, k);
-            load_part(value(args, j, group), lane, aligned, v);
+            const bool here = MAKES_ROWS && j == fresh;
+            load_part(here ? made[TOGETHER] : key(args, j, group), lane, aligned, k);
+            load_part(here ? made[TOGETHER + 1] : value(args, j, group), lane, aligned, v);
         }
 #pragma unroll
         for (int h = 0; h < TOGETHER; h++) {

@@ -1,0 +1,196 @@
+// A few rows times weights in cells, at the speed at which the weights can be read. A block takes a run of tiles of
+// columns; its warps take parts of them, each copying cells to a ring of its own, many ahead of the one it multiplies. The
+// first are under way before the kernel waits for its inputs. Terms of the rows stand beside each other as the rows of one
+// product.
+//
+// Generated, beside what cells need: ROWS (of x, at most), PARTS (of a column, which divide its cells), PASS (tiles at a
+// time), THREADS, STAGES, STAGED; `stage`.
+
+constexpr int WARPS = THREADS / 32;
+constexpr int TILES = (N + 7) / 8, SPAN = CELLS / PARTS;
+constexpr int LINES = ROWS * TERMS, HEIGHT = (LINES + 15) / 16;
+constexpr int PITCH = KP + 32;
+// Few lines leave room for two halves of a cell in one product.
+constexpr bool PAIRED = LINES <= 4;
+static_assert(PARTS * SPAN == CELLS, "parts are equal");
+
+// Eight elements of a term of a row.
+INLINE uint4 term(const Args& args, const u16* staged, int m_end, int line, int k) {
+    if (line >= LINES) return make_uint4(0, 0, 0, 0);
+    if constexpr (STAGED) return *(const uint4*)(staged + line * PITCH + k);
+    const int m = line / TERMS;
+    if (m >= m_end) return make_uint4(0, 0, 0, 0);
+    const float4 a = input4(args, m, k), b = input4(args, m, k + 4);
+    float x[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+    u32 words[4];
+#pragma unroll
+    for (int t = 0; t < TERMS; t++) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const u32 word = take_term(x[2 * i], x[2 * i + 1]);
+            words[i] = t == 0 || t == line % TERMS ? word : words[i];
+        }
+    }
+    return make_uint4(words[0], words[1], words[2], words[3]);
+}
+
+// The terms of one element of a row, where they are staged.
+INLINE void stage_element(float* staged, int m, int k, float x) {
+#pragma unroll
+    for (int t = 0; t < TERMS; t++) {
+        const u16 bits = narrow_bf16(x);
+        x -= widen_bf16(bits);
+        ((u16*)staged)[(m * TERMS + t) * PITCH + k] = bits;
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, ROWS == 1 ? 2 : 1) kernel(const __grid_constant__ Args args) {
+    extern __shared__ float4 shared[];
+    char* const rings = (char*)shared;
+    u16* const staged = (u16*)(rings + WARPS * STAGES * CELL);
+    float* const sums = (float*)(staged + (STAGED ? LINES * PITCH : 0));
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    char* const ring = rings + warp * (STAGES * CELL);
+    const int begin = (int)((i64)TILES * blockIdx.x / gridDim.x);
+    const int end = (int)((i64)TILES * (blockIdx.x + 1) / gridDim.x);
+    int first = begin, tiles = smaller(end - begin, PASS), units = tiles * (WEIGHTS * PARTS);
+
+    // What this warp copies next: units lie weight by weight, tile by tile, part by part.
+    int ahead = units * warp / WARPS, last = units * (warp + 1) / WARPS, left = 0, to = 0;
+    const char* from;
+    auto copy = [&]() {
+        if (ahead < last || left > 0) {
+            if (left == 0) {
+                const int w = ahead / (tiles * PARTS), at = ahead % (tiles * PARTS);
+                from = weight(args, w) + ((i64)first * CELLS + at * SPAN) * CELL + 16 * lane;
+                left = SPAN;
+                ahead++;
+            }
+#pragma unroll
+            for (int i = 0; i < Codec::CODES; i += 512) copy16(ring + to + i + 16 * lane, from + i);
+            if (Codec::GROUPS > 0 && lane < Codec::GROUPS) {
+                copy16(ring + to + Codec::CODES + 16 * lane, from + Codec::CODES);
+            }
+            from += CELL;
+            left--;
+        }
+        to = to + CELL == STAGES * CELL ? 0 : to + CELL;
+        end_copies();
+    };
+#pragma unroll 1
+    for (int s = 0; s < STAGES - 1; s++) copy();
+    let_dependents_start();
+    wait_for_inputs();
+    const int m_end = smaller(ROWS, rows(args));
+    if constexpr (STAGED) {
+#pragma unroll 1
+        for (int m = 0; m < m_end; m++) stage(args, (float*)staged, m);
+        // Rows that are not there would be zero times anything, and anything may be no number.
+        for (int i = m_end * TERMS * PITCH + threadIdx.x; i < LINES * PITCH; i += THREADS) staged[i] = 0;
+        __syncthreads();
+    }
+
+    int at = 0;
+#pragma unroll 1
+    while (true) {
+#pragma unroll 1
+        for (int unit = units * warp / WARPS; unit < units * (warp + 1) / WARPS; unit++) {
+            float acc[HEIGHT][4] = {};
+            int k = unit % PARTS * (SPAN * Codec::DEPTH) + lane % 4 * 8;
+#pragma unroll 1
+            for (int c = 0; c < SPAN; c++, k += Codec::DEPTH) {
+                wait_for_copies<STAGES - 2>();
+                if (Codec::GROUPS > 0) __syncwarp();
+                copy();
+                const char* const cell = ring + at;
+                at = at + CELL == STAGES * CELL ? 0 : at + CELL;
+                if constexpr (PAIRED) {
+                    // The weights come first, of one half above those of the next; behind them the lines at the one, then
+                    // at the other. Halves that do not meet are not looked at.
+                    const int column = lane / 4, second = column / 4;
+#pragma unroll
+                    for (int h = 0; h < HALVES; h += 2) {
+                        u32 a[2][4];
+                        Codec::decode(cell, lane, h, a[0]);
+                        Codec::decode(cell, lane, h + 1, a[1]);
+                        const uint4 x = term(args, staged, m_end, column % 4, k + 32 * (h + second));
+                        float fresh[4] = {};
+                        float* const part = Codec::GROUPS == 0 ? acc[0] : fresh;
+                        multiply(part, a[0][0], a[1][0], a[0][1], a[1][1], x.x, x.y);
+                        multiply(part, a[0][2], a[1][2], a[0][3], a[1][3], x.z, x.w);
+                        if constexpr (Codec::GROUPS > 0) {
+                            const bool late = lane % 4 >= 2;
+                            const float scale = scale_of(cell, column, h + late);
+                            acc[0][0] = fmaf(scale, late ? part[2] : part[0], acc[0][0]);
+                            acc[0][1] = fmaf(scale, late ? part[3] : part[1], acc[0][1]);
+                        }
+                    }
+                    continue;
+                }
+#pragma unroll
+                for (int h = 0; h < HALVES; h++) {
+                    u32 b[4];
+                    Codec::decode(cell, lane, h, b);
+#pragma unroll
+                    for (int i = 0; i < HEIGHT; i++) {
+                        const uint4 low = term(args, staged, m_end, i * 16 + lane / 4, k + 32 * h);
+                        const uint4 high = i * 16 + 8 < LINES
+                                               ? term(args, staged, m_end, i * 16 + 8 + lane / 4, k + 32 * h)
+                                               : make_uint4(0, 0, 0, 0);
+                        if constexpr (Codec::GROUPS == 0) {
+                            multiply32(acc[i], low, high, b);
+                        } else {
+                            float part[4] = {};
+                            multiply32(part, low, high, b);
+                            const float2 scale = scales(cell, lane, h);
+#pragma unroll
+                            for (int e = 0; e < 4; e++) {
+                                acc[i][e] = fmaf(e % 2 ? scale.y : scale.x, part[e], acc[i][e]);
+                            }
+                        }
+                    }
+                }
+            }
+            if constexpr (PAIRED) {
+#pragma unroll
+                for (int e = 0; e < 2; e++) {
+                    float sum = Codec::GROUPS == 0 && lane % 4 >= 2 ? acc[0][2 + e] : acc[0][e];
+                    sum += __shfl_xor_sync(ALL, sum, 2);
+                    const int line = lane % 4 * 2 + e;
+                    if (line < LINES) sums[(unit * LINES + line) * 8 + lane / 4] = sum;
+                }
+                continue;
+            }
+#pragma unroll
+            for (int i = 0; i < 2 * HEIGHT; i++) {
+                const int line = i * 8 + lane / 4;
+                float2* const sum = (float2*)(sums + (unit * LINES + line) * 8 + lane % 4 * 2);
+                if (line < LINES) *sum = make_float2(acc[i / 2][i % 2 * 2], acc[i / 2][i % 2 * 2 + 1]);
+            }
+        }
+        __syncthreads();
+        const int done = first, outputs = tiles * 8 * m_end, held = tiles;
+        first += PASS;
+        if (first < end) {
+            tiles = smaller(end - first, PASS), units = tiles * (WEIGHTS * PARTS);
+            ahead = units * warp / WARPS, last = units * (warp + 1) / WARPS, to = at;
+#pragma unroll 1
+            for (int s = 0; s < STAGES - 1; s++) copy();
+        }
+#pragma unroll 1
+        for (int o = threadIdx.x; o < outputs; o += THREADS) {
+            const int n = o % (held * 8), m = o / (held * 8);
+            float acc[WEIGHTS];
+            for (int w = 0; w < WEIGHTS; w++) {
+                acc[w] = 0.0f;
+                for (int p = 0; p < PARTS; p++) {
+                    const float* sum = sums + (((w * held + n / 8) * PARTS + p) * LINES + m * TERMS) * 8 + n % 8;
+                    for (int t = TERMS - 1; t >= 0; t--) acc[w] += sum[t * 8];
+                }
+            }
+            if (done * 8 + n < N) finish(args, m, done * 8 + n, acc);
+        }
+        if (first >= end) return;
+        __syncthreads();
+    }
+}
