@@ -34,7 +34,8 @@ pub fn config(data: &[u8]) {
     }
 }
 
-/// A chat template, with a conversation.
+/// A chat template, with a conversation. In this process, where long lists and values that hold themselves are known to
+/// take memory and stack; the command line and tests/fuzz.rs render in one that has limits.
 pub fn template(data: &[u8]) {
     let Ok(template) = std::str::from_utf8(data) else {
         return;

@@ -50,7 +50,9 @@ pub enum ChatError {
     Long,
 }
 
-/// The text of a conversation, up to where the model is to answer.
+/// The text of a conversation, up to where the model is to answer. Instructions and output are bounded, but a template
+/// may ask for a long list or a deep value, and those take this process's memory and stack: what comes from anywhere is
+/// rendered in a process with limits, as the command line does.
 ///
 /// # Errors
 /// The template is broken, refuses the conversation, or goes on for ever.
@@ -174,7 +176,7 @@ impl serde_json::ser::Formatter for Spaced {
 fn without_generation(template: &str) -> String {
     let (mut out, mut rest) = (String::with_capacity(template.len()), template);
     while let Some(start) = rest.find("{%") {
-        let Some(len) = rest[start..].find("%}") else {
+        let Some(len) = rest[start + 2..].find("%}").map(|len| 2 + len) else {
             break;
         };
         let tag = &rest[start + 2..start + len];
@@ -270,6 +272,7 @@ mod tests {
         );
         check("{% for m in messages %}", "fails");
         check("{{ messages | nofilter }}", "nofilter");
+        check("{%}", "fails");
         check("{{ strftime_now('%Q%') }}", "fails");
         check("{% for i in range(10**9) %}{% endfor %}", "");
         check(

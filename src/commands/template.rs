@@ -40,13 +40,17 @@ pub fn render(chat: &Chat, messages: &[Message]) -> anyhow::Result<String> {
         written.transpose()?;
         return Ok(String::from_utf8(done.stdout)?);
     }
-    anyhow::ensure!(
-        done.status.code() == Some(1),
-        "the model's chat template takes more than {SECONDS} s or {} MB of memory; it may never end ({})",
-        MEMORY >> 20,
-        done.status
-    );
-    anyhow::bail!("{}", String::from_utf8_lossy(&done.stderr).trim_end())
+    match done.status.code() {
+        Some(1) => anyhow::bail!("{}", String::from_utf8_lossy(&done.stderr).trim_end()),
+        Some(code) => {
+            anyhow::bail!("the model's chat template fails: its process ends with {code}")
+        }
+        None => anyhow::bail!(
+            "the model's chat template takes more than {SECONDS} s or {} MB of memory, or nests without end ({})",
+            MEMORY >> 20,
+            done.status
+        ),
+    }
 }
 
 /// What the process does: reads a template and a conversation, writes its text.

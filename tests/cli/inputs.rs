@@ -133,5 +133,7 @@ fn templates_cannot_take_what_they_like() {
         );
         check("{{ (messages * 99999999999) | list | length }}", limits);
         check("{{ 'a' | indent(99999999999, true) }}", limits);
+        let itself = "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}";
+        check(itself, "nests without end");
     }
 }

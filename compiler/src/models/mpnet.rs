@@ -14,6 +14,9 @@ use ir::ops::{Gelu, Tanh};
 /// Id of the padding token, whatever the config says.
 const PAD: usize = 1;
 
+/// Longest sequence: biases of all pairs of positions are a table.
+const LONGEST: usize = 2048;
+
 /// See the module's text.
 pub(super) const FAMILY: Family = Family {
     name: "mpnet",
@@ -60,6 +63,10 @@ fn read(config: &Config) -> Result<Box<dyn Architecture>, ModelError> {
     }
     let bert = super::bert::encoder(config, "mpnet.", head)?;
     let bert = roberta::after_padding(config, bert, PAD)?;
+    if bert.context > LONGEST {
+        let expected = format!("at most {LONGEST} and {} more", PAD + 1);
+        return Err(config.invalid("max_position_embeddings", expected).into());
+    }
     let mut layer = post_norm(
         bert.layer.attention.heads,
         bert.layer.norm,

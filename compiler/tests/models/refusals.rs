@@ -114,6 +114,11 @@ fn what_is_not_covered_is_refused_from_the_config_alone() {
     for (changes, expected) in llama {
         check("llama_gqa", changes.clone(), expected);
     }
+    check(
+        "mpnet",
+        json!({"max_position_embeddings": 1_000_000}),
+        &["`max_position_embeddings` is 1000000", "at most 2048"],
+    );
     check("gemma", json!({"head_dim": null}), &["head_dim", "integer"]);
     check(
         "roberta_seqcls",
