@@ -8,6 +8,7 @@ use super::{
     draft::{Block, Size},
     rope::Frequencies,
 };
+use crate::checkpoint::{CheckpointError, Config};
 use ir::{
     DType, Float, Operand, Value, feed,
     ops::{
@@ -69,6 +70,20 @@ pub(super) struct Heads {
 }
 
 impl Heads {
+    /// As many of keys as of queries, `count` in the config, which share the width there evenly.
+    ///
+    /// # Errors
+    /// They do not divide it.
+    pub(super) fn multi(
+        config: &Config,
+        width: &str,
+        count: &str,
+    ) -> Result<Heads, CheckpointError> {
+        let (dim, heads) = (config.quotient(width, count)?, config.usize(count)?);
+        let groups = heads;
+        Ok(Heads { heads, groups, dim })
+    }
+
     /// Width of all queries.
     fn queries(&self) -> Size {
         Size::new(self.heads * self.dim, "query heads times head size")

@@ -3,7 +3,7 @@
 use super::{
     Architecture, Family, ModelError,
     attention::Heads,
-    blocks::{Activation, Gate, Mlp, Norm, positive},
+    blocks::{Activation, Mlp, Norm, positive},
     draft::Size,
     encoder::{Encoder, Names, Own, post_norm},
     head::{Head, Rows, Transform},
@@ -71,20 +71,12 @@ pub(super) fn encoder(
             return refuse(key, "false: this family is built as an encoder only");
         }
     }
-    let heads = config.usize("num_attention_heads")?;
-    let heads = Heads {
-        heads,
-        groups: heads,
-        dim: config.quotient("hidden_size", "num_attention_heads")?,
-    };
-    let mlp = Mlp {
-        gate: Gate::None,
-        up: "intermediate.dense",
-        down: "output.dense",
-        bias: true,
-        inner: Size::read(config, "intermediate_size")?,
-        activation: Activation::read(config, "hidden_act", "gelu")?,
-    };
+    let heads = Heads::multi(config, "hidden_size", "num_attention_heads")?;
+    let mlp = Mlp::plain(
+        ["intermediate.dense", "output.dense"],
+        Size::read(config, "intermediate_size")?,
+        Activation::read(config, "hidden_act", "gelu")?,
+    );
     let context = config.usize_or("max_position_embeddings", 512)?;
     Ok(Encoder {
         names: Names {

@@ -137,6 +137,24 @@ pub(super) struct Mlp {
     pub(super) activation: Activation,
 }
 
+impl Mlp {
+    /// Without a gate, with biases: projections of these names, there and back.
+    pub(super) fn plain(
+        [up, down]: [&'static str; 2],
+        inner: Size,
+        activation: impl Into<Activation>,
+    ) -> Mlp {
+        Mlp {
+            gate: Gate::None,
+            up,
+            down,
+            bias: true,
+            inner,
+            activation: activation.into(),
+        }
+    }
+}
+
 /// Where the gate of a feed-forward layer is.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Gate {

@@ -2,9 +2,9 @@
 
 use super::{
     Architecture, Family, ModelError,
-    attention::{Heads, Projections, Span},
+    attention::{Heads, Projections},
     bias::{Alibi, Bias},
-    blocks::{Gate, Mlp, Norm, positive},
+    blocks::{Mlp, Norm, positive},
     decoder::{Decoder, Names, Own},
     draft::Size,
 };
@@ -28,39 +28,17 @@ fn read(config: &Config) -> Result<Box<dyn Architecture>, ModelError> {
     }
     let width = config.any(&["hidden_size", "n_embed"]);
     let count = config.any(&["n_head", "num_attention_heads"]);
-    let (hidden, heads) = (Size::read(config, width)?, config.usize(count)?);
-    let heads = Heads {
-        heads,
-        groups: heads,
-        dim: config.quotient(width, count)?,
-    };
-    let mlp = Mlp {
-        gate: Gate::None,
-        up: "mlp.dense_h_to_4h",
-        down: "mlp.dense_4h_to_h",
-        bias: true,
-        inner: Size::new(4 * hidden.n, format!("four times {width}")),
-        activation: GeluTanh.into(),
-    };
+    let hidden = Size::read(config, width)?;
+    let heads = Heads::multi(config, width, count)?;
+    let inner = Size::new(4 * hidden.n, format!("four times {width}"));
+    let mlp = Mlp::plain(["mlp.dense_h_to_4h", "mlp.dense_4h_to_h"], inner, GeluTanh);
     let norm = Norm::layer(positive(config, "layer_norm_epsilon", 1e-5)?);
-    let own = Own {
-        span: Span::All,
-        rope: None,
-        sparse: false,
-    };
     let layers = config.usize(config.any(&["n_layer", "num_hidden_layers"]))?;
     let mut decoder = Decoder {
-        names: Names {
-            backbone: "transformer.",
-            scope: "transformer.",
-            embedding: "word_embeddings",
-            stem: "h.",
-            norm: Some("ln_f"),
-            head: "lm_head",
-        },
+        names: Names::transformer("word_embeddings"),
         embedding_norm: Some("word_embeddings_layernorm"),
         context: config.usize_or("seq_length", CONTEXT)?,
-        layers: vec![own; layers],
+        layers: Own::alike(layers, None),
         tied: config.bool_or("tie_word_embeddings", true)?,
         numbering: Positions::Unmasked,
         ..Decoder::new(Size::read(config, "vocab_size")?, hidden, norm, heads, mlp)

@@ -69,6 +69,20 @@ pub(super) struct Names {
     pub(super) head: &'static str,
 }
 
+impl Names {
+    /// Those of GPT-2 and what took after it, but for the embedding's.
+    pub(super) fn transformer(embedding: &'static str) -> Names {
+        Names {
+            backbone: "transformer.",
+            scope: "transformer.",
+            embedding,
+            stem: "h.",
+            norm: Some("ln_f"),
+            head: "lm_head",
+        }
+    }
+}
+
 /// A learned position table.
 pub(super) struct Learned {
     pub(super) name: &'static str,
@@ -87,6 +101,18 @@ pub(super) struct Own {
     pub(super) rope: Option<usize>,
     /// Whether it has experts, where there are some.
     pub(super) sparse: bool,
+}
+
+impl Own {
+    /// So many layers that see everything, turn by this rotation, and have experts where there are some.
+    pub(super) fn alike(layers: usize, rope: Option<usize>) -> Vec<Own> {
+        let own = Own {
+            span: Span::All,
+            rope,
+            sparse: true,
+        };
+        vec![own; layers]
+    }
 }
 
 impl Decoder {
@@ -115,14 +141,9 @@ impl Decoder {
             inner: Size::read(config, "intermediate_size")?,
             activation: Activation::read(config, "hidden_act", "silu")?,
         };
-        let own = Own {
-            span: Span::All,
-            rope: Some(0),
-            sparse: true,
-        };
         Ok(Decoder {
             context: config.usize_or("max_position_embeddings", 2048)?,
-            layers: vec![own; config.usize("num_hidden_layers")?],
+            layers: Own::alike(config.usize("num_hidden_layers")?, Some(0)),
             tied: config.bool_or("tie_word_embeddings", false)?,
             ..Decoder::new(
                 Size::read(config, "vocab_size")?,

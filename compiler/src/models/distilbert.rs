@@ -3,7 +3,7 @@
 use super::{
     Architecture, Family, ModelError,
     attention::Heads,
-    blocks::{Activation, Gate, Mlp, Norm},
+    blocks::{Activation, Mlp, Norm},
     draft::Size,
     encoder::{Encoder, Names, Own, post_norm},
     head::{Head, Rows, Transform},
@@ -25,12 +25,7 @@ pub(super) const FAMILY: Family = Family {
 };
 
 fn read(config: &Config) -> Result<Box<dyn Architecture>, ModelError> {
-    let heads = config.usize("n_heads")?;
-    let heads = Heads {
-        heads,
-        groups: heads,
-        dim: config.quotient("dim", "n_heads")?,
-    };
+    let heads = Heads::multi(config, "dim", "n_heads")?;
     let context = config.usize_or("max_position_embeddings", 512)?;
     let activation = Activation::read(config, "activation", "gelu")?;
     let head = match config.architecture()? {
@@ -55,14 +50,8 @@ fn read(config: &Config) -> Result<Box<dyn Architecture>, ModelError> {
         ),
         _ => Head::Bare { pooler: None },
     };
-    let mlp = Mlp {
-        gate: Gate::None,
-        up: "ffn.lin1",
-        down: "ffn.lin2",
-        bias: true,
-        inner: Size::read(config, "hidden_dim")?,
-        activation,
-    };
+    let inner = Size::read(config, "hidden_dim")?;
+    let mlp = Mlp::plain(["ffn.lin1", "ffn.lin2"], inner, activation);
     Ok(Box::new(Encoder {
         names: Names {
             backbone: "distilbert.",

@@ -3,9 +3,9 @@
 
 use super::{
     Architecture, Family, ModelError,
-    attention::{Heads, Projections, Span},
+    attention::{Heads, Projections},
     bias::{Alibi, Bias},
-    blocks::{Activation, Gate, Mlp, Norm, positive},
+    blocks::{Activation, Mlp, Norm, positive},
     decoder::{Decoder, Names, Own},
     draft::Size,
     layer::Norms,
@@ -32,14 +32,13 @@ fn read(config: &Config) -> Result<Box<dyn Architecture>, ModelError> {
         Some(n) => Size::new(n, "ffn_hidden_size"),
         None => Size::new(4 * hidden.n, format!("four times {width}")),
     };
-    let mlp = Mlp {
-        gate: Gate::None,
-        up: "mlp.dense_h_to_4h",
-        down: "mlp.dense_4h_to_h",
-        bias,
+    let activation = Activation::read(config, "activation", "gelu")?;
+    let mut mlp = Mlp::plain(
+        ["mlp.dense_h_to_4h", "mlp.dense_4h_to_h"],
         inner,
-        activation: Activation::read(config, "activation", "gelu")?,
-    };
+        activation,
+    );
+    mlp.bias = bias;
     let norm = Norm::layer(positive(config, "layer_norm_epsilon", 1e-5)?);
     let alibi = config.bool_or("alibi", false)?;
     if alibi && heads.groups != heads.heads {
@@ -50,24 +49,12 @@ fn read(config: &Config) -> Result<Box<dyn Architecture>, ModelError> {
         Frequencies::read(config, "full_attention", (1e4, 1.0), heads.dim)?,
         config.usize_or("max_position_embeddings", 2048)?,
     );
-    let own = Own {
-        span: Span::All,
-        rope: (!alibi).then_some(0),
-        sparse: false,
-    };
     let layers = config.usize(config.any(&["num_hidden_layers", "n_layer"]))?;
     let mut decoder = Decoder {
-        names: Names {
-            backbone: "transformer.",
-            scope: "transformer.",
-            embedding: "word_embeddings",
-            stem: "h.",
-            norm: Some("ln_f"),
-            head: "lm_head",
-        },
+        names: Names::transformer("word_embeddings"),
         context: rope.context(context),
         ropes: if alibi { vec![] } else { vec![rope] },
-        layers: vec![own; layers],
+        layers: Own::alike(layers, (!alibi).then_some(0)),
         tied: config.bool_or("tie_word_embeddings", true)?,
         numbering: if alibi {
             Positions::Unmasked
@@ -100,7 +87,8 @@ fn read(config: &Config) -> Result<Box<dyn Architecture>, ModelError> {
 
 /// Heads: groups as the config counts them, one, or as many as heads, by the architecture.
 fn heads(config: &Config, new: bool, width: &str, count: &str) -> Result<Heads, ModelError> {
-    let heads = config.usize(count)?;
+    let all = Heads::multi(config, width, count)?;
+    let heads = all.heads;
     let groups = match (new, config.bool_or("multi_query", true)?) {
         (true, _) => {
             let key = config.any(&["num_kv_heads", "n_head_kv"]);
@@ -114,9 +102,5 @@ fn heads(config: &Config, new: bool, width: &str, count: &str) -> Result<Heads, 
         (false, true) => 1,
         (false, false) => heads,
     };
-    Ok(Heads {
-        heads,
-        groups,
-        dim: config.quotient(width, count)?,
-    })
+    Ok(Heads { groups, ..all })
 }

@@ -2,8 +2,8 @@
 
 use super::{
     Architecture, Family, ModelError,
-    attention::{Heads, Projections, Span},
-    blocks::{Activation, Gate, Mlp, Norm, positive},
+    attention::{Heads, Projections},
+    blocks::{Activation, Mlp, Norm, positive},
     decoder::{Decoder, Learned, Names, Own},
     draft::Size,
     layer::Norms,
@@ -29,49 +29,27 @@ fn read(config: &Config) -> Result<Box<dyn Architecture>, ModelError> {
     }
     let width = config.any(&["n_embd", "hidden_size"]);
     let count = config.any(&["n_head", "num_attention_heads"]);
-    let (hidden, heads) = (Size::read(config, width)?, config.usize(count)?);
-    let heads = Heads {
-        heads,
-        groups: heads,
-        dim: config.quotient(width, count)?,
-    };
+    let hidden = Size::read(config, width)?;
+    let heads = Heads::multi(config, width, count)?;
     let inner = match config.opt_usize("n_inner")? {
         Some(n) => Size::new(n, "n_inner"),
         None => Size::new(4 * hidden.n, format!("four times {width}")),
     };
-    let mlp = Mlp {
-        gate: Gate::None,
-        up: "mlp.c_fc",
-        down: "mlp.c_proj",
-        bias: true,
-        inner,
-        activation: Activation::read(config, "activation_function", "gelu_new")?,
-    };
+    let activation = Activation::read(config, "activation_function", "gelu_new")?;
+    let mlp = Mlp::plain(["mlp.c_fc", "mlp.c_proj"], inner, activation);
     let norm = Norm::layer(positive(config, "layer_norm_epsilon", 1e-5)?);
     let positions = config.any(&["n_positions", "max_position_embeddings"]);
     let rows = Size::new(config.usize_or(positions, 1024)?, positions);
     let layers = config.usize(config.any(&["n_layer", "num_hidden_layers"]))?;
-    let own = Own {
-        span: Span::All,
-        rope: None,
-        sparse: false,
-    };
     let mut decoder = Decoder {
-        names: Names {
-            backbone: "transformer.",
-            scope: "transformer.",
-            embedding: "wte",
-            stem: "h.",
-            norm: Some("ln_f"),
-            head: "lm_head",
-        },
+        names: Names::transformer("wte"),
         context: rows.n,
         learned: Some(Learned {
             name: "wpe",
             rows,
             offset: 0,
         }),
-        layers: vec![own; layers],
+        layers: Own::alike(layers, None),
         tied: config.bool_or("tie_word_embeddings", true)?,
         transposed: true,
         ..Decoder::new(Size::read(config, "vocab_size")?, hidden, norm, heads, mlp)

@@ -2,8 +2,8 @@
 
 use super::{
     Architecture, Family, ModelError,
-    attention::{Heads, Projections, Span},
-    blocks::{Activation, Gate, Mlp, Norm, positive},
+    attention::{Heads, Projections},
+    blocks::{Activation, Mlp, Norm, positive},
     decoder::{Decoder, Names, Own},
     draft::Size,
     rope::Frequencies,
@@ -18,31 +18,18 @@ pub(super) const FAMILY: Family = Family {
 };
 
 fn read(config: &Config) -> Result<Box<dyn Architecture>, ModelError> {
-    let heads = config.usize("num_attention_heads")?;
-    let heads = Heads {
-        heads,
-        groups: heads,
-        dim: config.quotient("hidden_size", "num_attention_heads")?,
-    };
-    let mlp = Mlp {
-        gate: Gate::None,
-        up: "mlp.dense_h_to_4h",
-        down: "mlp.dense_4h_to_h",
-        bias: true,
-        inner: Size::read(config, "intermediate_size")?,
-        activation: Activation::read(config, "hidden_act", "gelu")?,
-    };
+    let heads = Heads::multi(config, "hidden_size", "num_attention_heads")?;
+    let mlp = Mlp::plain(
+        ["mlp.dense_h_to_4h", "mlp.dense_4h_to_h"],
+        Size::read(config, "intermediate_size")?,
+        Activation::read(config, "hidden_act", "gelu")?,
+    );
     let norm = Norm::layer(positive(config, "layer_norm_eps", 1e-5)?);
     let (vocabulary, hidden) = (
         Size::read(config, "vocab_size")?,
         Size::read(config, "hidden_size")?,
     );
     let rope = Frequencies::read(config, "full_attention", (1e4, 0.25), heads.dim)?;
-    let own = Own {
-        span: Span::All,
-        rope: Some(0),
-        sparse: false,
-    };
     let mut decoder = Decoder {
         names: Names {
             backbone: "gpt_neox.",
@@ -54,7 +41,7 @@ fn read(config: &Config) -> Result<Box<dyn Architecture>, ModelError> {
         },
         context: rope.context(config.usize_or("max_position_embeddings", 2048)?),
         ropes: vec![rope],
-        layers: vec![own; config.usize("num_hidden_layers")?],
+        layers: Own::alike(config.usize("num_hidden_layers")?, Some(0)),
         tied: config.bool_or("tie_word_embeddings", false)?,
         ..Decoder::new(vocabulary, hidden, norm, heads, mlp)
     };

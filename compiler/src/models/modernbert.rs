@@ -29,12 +29,7 @@ pub(super) const FAMILY: Family = Family {
 };
 
 fn read(config: &Config) -> Result<Box<dyn Architecture>, ModelError> {
-    let heads = config.usize("num_attention_heads")?;
-    let heads = Heads {
-        heads,
-        groups: heads,
-        dim: config.quotient("hidden_size", "num_attention_heads")?,
-    };
+    let heads = Heads::multi(config, "hidden_size", "num_attention_heads")?;
     let mut norm = Norm::layer(positive(config, "norm_eps", 1e-5)?);
     norm.bias = config.bool_or("norm_bias", false)?;
     let bias = config.bool_or("attention_bias", false)?;

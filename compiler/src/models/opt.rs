@@ -3,8 +3,8 @@
 
 use super::{
     Architecture, Family, ModelError,
-    attention::{Heads, Span},
-    blocks::{Activation, Gain, Gate, Mlp, Norm},
+    attention::Heads,
+    blocks::{Activation, Gain, Mlp, Norm},
     decoder::{Decoder, Learned, Names, Own},
     draft::Size,
     layer::Norms,
@@ -23,21 +23,12 @@ pub(super) const FAMILY: Family = Family {
 };
 
 fn read(config: &Config) -> Result<Box<dyn Architecture>, ModelError> {
-    let heads = config.usize("num_attention_heads")?;
-    let heads = Heads {
-        heads,
-        groups: heads,
-        dim: config.quotient("hidden_size", "num_attention_heads")?,
-    };
+    let heads = Heads::multi(config, "hidden_size", "num_attention_heads")?;
     let bias = config.bool_or("enable_bias", true)?;
-    let mlp = Mlp {
-        gate: Gate::None,
-        up: "fc1",
-        down: "fc2",
-        bias,
-        inner: Size::read(config, "ffn_dim")?,
-        activation: Activation::read(config, "activation_function", "relu")?,
-    };
+    let activation = Activation::read(config, "activation_function", "relu")?;
+    let inner = Size::read(config, "ffn_dim")?;
+    let mut mlp = Mlp::plain(["fc1", "fc2"], inner, activation);
+    mlp.bias = bias;
     let mut norm = Norm::layer(1e-5);
     if !config.bool_or("layer_norm_elementwise_affine", true)? {
         (norm.gain, norm.bias) = (Gain::None, false);
@@ -46,19 +37,14 @@ fn read(config: &Config) -> Result<Box<dyn Architecture>, ModelError> {
         Size::read(config, "vocab_size")?,
         Size::read(config, "hidden_size")?,
     );
-    let inner = config.usize_or("word_embed_proj_dim", hidden.n)?;
-    let embedding = (inner != hidden.n).then(|| {
-        let width = Size::new(inner, "word_embed_proj_dim");
+    let narrow = config.usize_or("word_embed_proj_dim", hidden.n)?;
+    let embedding = (narrow != hidden.n).then(|| {
+        let width = Size::new(narrow, "word_embed_proj_dim");
         (width, ["project_in", "project_out"])
     });
     let context = config.usize_or("max_position_embeddings", 2048)?;
     let before = config.bool_or("do_layer_norm_before", true)?;
     let last = before && !config.bool_or("_remove_final_layer_norm", false)?;
-    let own = Own {
-        span: Span::All,
-        rope: None,
-        sparse: false,
-    };
     let mut decoder = Decoder {
         names: Names {
             backbone: "model.",
@@ -75,7 +61,7 @@ fn read(config: &Config) -> Result<Box<dyn Architecture>, ModelError> {
             rows: Size::new(context + OFFSET, "two more than max_position_embeddings"),
             offset: OFFSET,
         }),
-        layers: vec![own; config.usize("num_hidden_layers")?],
+        layers: Own::alike(config.usize("num_hidden_layers")?, None),
         tied: config.bool_or("tie_word_embeddings", true)?,
         numbering: Positions::Unmasked,
         ..Decoder::new(vocabulary, hidden, norm, heads, mlp)

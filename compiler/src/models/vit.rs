@@ -3,7 +3,7 @@
 use super::{
     Architecture, Family, ModelError,
     attention::{Attention, Heads, Projections},
-    blocks::{Activation, Gate, Mlp, Norm, positive},
+    blocks::{Activation, Mlp, Norm, positive},
     draft::{Block, Size},
     encoder::{Encoder, Names, Own},
     head::{Head, Rows},
@@ -23,20 +23,12 @@ pub(super) const FAMILY: Family = Family {
 };
 
 fn read(config: &Config) -> Result<Box<dyn Architecture>, ModelError> {
-    let heads = config.usize("num_attention_heads")?;
-    let heads = Heads {
-        heads,
-        groups: heads,
-        dim: config.quotient("hidden_size", "num_attention_heads")?,
-    };
-    let mlp = Mlp {
-        gate: Gate::None,
-        up: "intermediate.dense",
-        down: "output.dense",
-        bias: true,
-        inner: Size::read(config, "intermediate_size")?,
-        activation: Activation::read(config, "hidden_act", "gelu")?,
-    };
+    let heads = Heads::multi(config, "hidden_size", "num_attention_heads")?;
+    let mlp = Mlp::plain(
+        ["intermediate.dense", "output.dense"],
+        Size::read(config, "intermediate_size")?,
+        Activation::read(config, "hidden_act", "gelu")?,
+    );
     let image = image(config)?;
     let tokens = image.patches() + 1;
     Ok(Box::new(Encoder {

@@ -7,44 +7,49 @@ op! {
 }
 impl OpDef for MeanRows {
     fn infer(&self, args: &[Type]) -> Result<Type, TypeError> {
-        let [x, lo, hi] = arity(Self::NAME, args)?;
-        let ([_, d], [b]) = (&x.shape[..], &lo.shape[..]) else {
-            return Err(refuse(
-                Self::NAME,
-                "wants x: [T, D] and lo, hi: i32[B]",
-                args,
-            ));
-        };
-        if lo != hi || lo.dtype != DType::I32 || !x.dtype.is_float() {
-            return Err(refuse(
-                Self::NAME,
-                "wants x: [T, D] and lo, hi: i32[B]",
-                args,
-            ));
-        }
-        Ok(Type::new(x.dtype, [b.clone(), d.clone()]))
+        pooled(Self::NAME, args)
     }
     /// Attention whose scores are all zero weighs every row equally.
     fn expand(&self, g: &mut Graph, args: &[Value]) -> Option<Result<Value, TypeError>> {
         let [x, lo, hi] = *args else { return None };
         Some((|| {
-            let (t, d) = (g.ty(x).shape[0].clone(), g.ty(x).shape[1].clone());
-            let b = g.ty(lo).shape[0].clone();
-            let head = |rows: &Dim| Reshape {
-                shape: vec![rows.clone(), 1.into(), d.clone()],
-            };
             let queries = g.add(Gather, &[x, lo])?;
-            let queries = g.add(head(&b), &[queries])?;
-            let rows = g.add(head(&t), &[x])?;
-            let uniform = Attention {
-                scale: 0.0.into(),
-                softcap: 0.0.into(),
-            };
-            let mean = g.add(uniform, &[queries, rows, rows, lo, hi])?;
-            g.add(Reshape { shape: vec![b, d] }, &[mean])
+            let shape = [1.into(), g.ty(x).last()];
+            attended(g, queries, [x, lo, hi], shape, 0.0)
         })())
     }
     fn flops(&self, args: &[Type], _: &Type) -> Dim {
         args[0].numel()
     }
+}
+
+/// The type of a value for each column of `x: [T, D]` and each of the intervals `lo, hi: i32[B]`.
+pub(super) fn pooled(op: &'static str, args: &[Type]) -> Result<Type, TypeError> {
+    let [x, lo, hi] = arity(op, args)?;
+    let ([_, d], [b]) = (&x.shape[..], &lo.shape[..]) else {
+        return Err(refuse(op, "wants x: [T, D] and lo, hi: i32[B]", args));
+    };
+    if lo != hi || lo.dtype != DType::I32 || !x.dtype.is_float() {
+        return Err(refuse(op, "wants x: [T, D] and lo, hi: i32[B]", args));
+    }
+    Ok(Type::new(x.dtype, [b.clone(), d.clone()]))
+}
+
+/// What `queries: [B, D]` find in rows `lo[b]..hi[b]` of `x`, by attention of `heads` heads of `dim` each.
+pub(super) fn attended(
+    g: &mut Graph,
+    queries: Value,
+    [x, lo, hi]: [Value; 3],
+    [heads, dim]: [Dim; 2],
+    scale: f64,
+) -> Result<Value, TypeError> {
+    let mut split = |x: Value| {
+        let shape = vec![g.ty(x).rows(), heads.clone(), dim.clone()];
+        g.add(Reshape { shape }, &[x])
+    };
+    let (q, rows) = (split(queries)?, split(x)?);
+    let (scale, softcap) = (scale.into(), 0.0.into());
+    let found = g.add(Attention { scale, softcap }, &[q, rows, rows, lo, hi])?;
+    let shape = g.ty(queries).shape.clone();
+    g.add(Reshape { shape }, &[found])
 }
