@@ -29,7 +29,7 @@ mod staged;
 pub use cache::{Cache, Key};
 pub use embedded::embedded;
 pub use entities::{Entity, entities, probabilities};
-pub use hub::Hub;
+pub use hub::{Hub, Outline};
 pub use open::{Error, Opened, Opening, Output, Source, open, tokenizer};
 pub use picture::{PictureError, picture};
 

@@ -95,15 +95,29 @@ impl Source {
         hub: &Hub,
         arrival: Arrival<'_>,
     ) -> Result<(Source, Option<String>), Error> {
+        match Source::here(name)? {
+            Ok(source) => Ok((source, None)),
+            Err(id) => {
+                let fetched = hub.fetch(id, arrival)?;
+                Ok((Source::Directory(fetched.directory), fetched.warning))
+            }
+        }
+    }
+
+    /// What `name` means without the hub: that, or the id of a model there.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub fn here(name: Option<&str>) -> Result<Result<Source, &str>, Error> {
         let Some(name) = name else {
-            return Ok((Source::Embedded, None));
+            return Ok(Ok(Source::Embedded));
         };
         let path = Path::new(name);
         if path.is_dir() {
-            return Ok((Source::Directory(path.into()), None));
+            return Ok(Ok(Source::Directory(path.into())));
         }
         if path.exists() {
-            return Ok((Source::Artifact(path.into()), None));
+            return Ok(Ok(Source::Artifact(path.into())));
         }
         if !Hub::is_id(name) {
             let why = "there is no such file or directory; give a model directory (config.json, *.safetensors), a file \
@@ -113,8 +127,7 @@ impl Source {
                 why: why.into(),
             });
         }
-        let fetched = hub.fetch(name, arrival)?;
-        Ok((Source::Directory(fetched.directory), fetched.warning))
+        Ok(Err(name))
     }
 
     /// The checkpoint behind it.

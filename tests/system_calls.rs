@@ -140,6 +140,7 @@ mod linux {
             top_k: 50,
             top_p: 0.95,
             seed: 3,
+            ..SamplerOptions::default()
         })
         .unwrap();
         let mut last = 5;

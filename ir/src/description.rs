@@ -76,10 +76,18 @@ pub struct Generation {
     pub top_k: Option<u32>,
     /// See the sampler's option.
     pub top_p: Option<Float>,
+    /// See the sampler's option.
+    pub min_p: Option<Float>,
+    /// See the sampler's option.
+    pub repetition_penalty: Option<Float>,
     /// New tokens at most.
     pub max_tokens: Option<u32>,
+    /// Tokens of prompt and continuation at most, where `max_tokens` is silent.
+    pub max_length: Option<u32>,
     /// Texts that end a generation.
     pub stop: Vec<String>,
+    /// What else they ask for, which is not done: such as `num_beams = 4`.
+    pub ignored: Vec<String>,
 }
 
 /// How an image becomes a model's input: resized, scaled, normalised, and cut into square patches.

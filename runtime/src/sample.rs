@@ -15,6 +15,12 @@ pub struct SamplerOptions {
     /// Only the fewest most probable tokens that together have this probability are drawn from; 1 means all. Applied
     /// after temperature and top-k (Holtzman et al., "The Curious Case of Neural Text Degeneration", 2020).
     pub top_p: f32,
+    /// Only tokens at least this share as probable as the most probable one are drawn; 0 means all. Applied after
+    /// temperature (arXiv 2407.01082).
+    pub min_p: f32,
+    /// Divides the logit of a token that is there already where it is positive, multiplies it where it is negative; 1
+    /// changes nothing. Applied first of all, also where the most probable token is taken (arXiv 1909.05858).
+    pub repetition_penalty: f32,
     /// The same seed gives the same tokens for the same logits.
     pub seed: u64,
 }
@@ -25,6 +31,8 @@ impl Default for SamplerOptions {
             temperature: 0.0,
             top_k: 0,
             top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
             seed: 0,
         }
     }
@@ -64,7 +72,10 @@ pub enum SampleError {
 pub struct Sampler {
     options: SamplerOptions,
     random: ChaCha8Rng,
-    /// Kept between calls so that only the first one allocates.
+    /// Tokens that are there already, each once, in order; where a penalty asks for them.
+    seen: Vec<u32>,
+    /// Logits as the penalty leaves them. Kept between calls, as are candidates, so that only the first one allocates.
+    penalised: Vec<f32>,
     candidates: Vec<Candidate>,
 }
 
@@ -101,29 +112,50 @@ impl Sampler {
         let SamplerOptions {
             temperature,
             top_p,
-            seed,
+            min_p,
+            repetition_penalty,
             ..
         } = options;
-        if !(temperature.is_finite() && temperature >= 0.0) {
-            let expected = "a finite number from 0 up";
-            return Err(SampleError::Option {
-                option: "temperature",
-                found: temperature,
-                expected,
-            });
-        }
-        if !(top_p > 0.0 && top_p <= 1.0) {
-            let expected = "a number above 0, at most 1";
-            return Err(SampleError::Option {
-                option: "top_p",
-                found: top_p,
-                expected,
-            });
+        for (option, found, valid, expected) in [
+            (
+                "temperature",
+                temperature,
+                temperature.is_finite() && temperature >= 0.0,
+                "a finite number from 0 up",
+            ),
+            (
+                "top_p",
+                top_p,
+                top_p > 0.0 && top_p <= 1.0,
+                "a number above 0, at most 1",
+            ),
+            (
+                "min_p",
+                min_p,
+                (0.0..=1.0).contains(&min_p),
+                "a number from 0 to 1",
+            ),
+            (
+                "repetition_penalty",
+                repetition_penalty,
+                repetition_penalty.is_finite() && repetition_penalty > 0.0,
+                "a finite number above 0",
+            ),
+        ] {
+            if !valid {
+                return Err(SampleError::Option {
+                    option,
+                    found,
+                    expected,
+                });
+            }
         }
         Ok(Self {
             options,
-            random: ChaCha8Rng::seed_from_u64(seed),
-            candidates: Vec::new(),
+            random: ChaCha8Rng::seed_from_u64(options.seed),
+            seen: vec![],
+            penalised: vec![],
+            candidates: vec![],
         })
     }
 
@@ -132,12 +164,49 @@ impl Sampler {
         &self.options
     }
 
+    /// Tells which tokens are there already: a prompt's. Those that [`sample`](Sampler::sample) chooses count from then
+    /// on.
+    pub fn see(&mut self, tokens: &[u32]) {
+        if self.options.repetition_penalty == 1.0 {
+            return;
+        }
+        for token in tokens {
+            if let Err(place) = self.seen.binary_search(token) {
+                self.seen.insert(place, *token);
+            }
+        }
+    }
+
     /// Chooses a token given one logit each; of equal ones the lowest id counts as the more probable. A logit of
-    /// negative infinity rules its token out. Allocates in the first call only, unless a later one has more logits.
+    /// negative infinity rules its token out. Allocates in the first call only, unless a later one has more logits, or
+    /// there is a penalty.
     ///
     /// # Errors
     /// A logit is NaN or positive infinity, or no token is left.
     pub fn sample(&mut self, logits: &[f32]) -> Result<u32, SampleError> {
+        if self.options.repetition_penalty == 1.0 {
+            return self.draw(logits);
+        }
+        let mut penalised = std::mem::take(&mut self.penalised);
+        penalised.clear();
+        penalised.extend(logits);
+        for token in &self.seen {
+            // A prompt may hold tokens that there are no logits of.
+            let Some(logit) = penalised.get_mut(*token as usize) else {
+                break;
+            };
+            match *logit < 0.0 {
+                true => *logit *= self.options.repetition_penalty,
+                false => *logit /= self.options.repetition_penalty,
+            }
+        }
+        let token = self.draw(&penalised);
+        self.penalised = penalised;
+        self.see(&[token.clone()?]);
+        token
+    }
+
+    fn draw(&mut self, logits: &[f32]) -> Result<u32, SampleError> {
         let best = argmax(logits)?;
         if self.options.temperature == 0.0 || self.options.top_k == 1 {
             return Ok(best.token);
@@ -161,7 +230,7 @@ impl Sampler {
             f64::from(best.logit),
             1.0 / f64::from(self.options.temperature),
         );
-        let mut total = 0.0;
+        let (mut total, least) = (0.0, f64::from(self.options.min_p));
         for candidate in candidates.iter_mut() {
             candidate.weight = ((f64::from(candidate.logit) - best_logit) * scale).exp();
             total += candidate.weight;
@@ -170,6 +239,10 @@ impl Sampler {
             let (kept, mass) = nucleus(candidates, f64::from(self.options.top_p) * total);
             candidates.truncate(kept);
             total = mass;
+        }
+        if least > 0.0 {
+            candidates.retain(|candidate| candidate.weight >= least);
+            total = candidates.iter().map(|candidate| candidate.weight).sum();
         }
         // The top 53 bits, as many as an f64 holds: uniform in [0, 1).
         let uniform = (self.random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;

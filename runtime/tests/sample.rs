@@ -6,11 +6,14 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use runtime::sample::{SampleError, Sampler, SamplerOptions};
+use serde_json::{Value, json};
 
 const GREEDY: SamplerOptions = SamplerOptions {
     temperature: 0.0,
     top_k: 0,
     top_p: 1.0,
+    min_p: 0.0,
+    repetition_penalty: 1.0,
     seed: 0,
 };
 
@@ -79,6 +82,7 @@ fn draws_follow_the_softmax_of_what_is_kept() {
             top_k,
             top_p,
             seed: 7,
+            ..GREEDY
         };
         let kept = kept(&logits, options);
         let mut counts = vec![0usize; logits.len()];
@@ -106,6 +110,74 @@ fn draws_follow_the_softmax_of_what_is_kept() {
     }
 }
 
+/// As `transformers` leaves distributions: see tests/fixtures/make_sampling.py.
+#[test]
+fn options_mean_what_they_mean_to_the_reference() {
+    let file = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../tests/fixtures/sampling.json"
+    );
+    let cases: Vec<Value> = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    let n = 50_000;
+    for case in cases {
+        let numbers = |key: &str| -> Vec<f64> {
+            let list = case[key].as_array().unwrap().iter();
+            list.map(|x| x.as_f64().unwrap()).collect()
+        };
+        let option = |key: &str| case["options"][key].as_f64().map(|x| x as f32);
+        let options = SamplerOptions {
+            temperature: option("temperature").unwrap_or(1.0),
+            top_k: option("top_k").unwrap_or(0.0) as usize,
+            top_p: option("top_p").unwrap_or(1.0),
+            min_p: option("min_p").unwrap_or(0.0),
+            repetition_penalty: option("repetition_penalty").unwrap_or(1.0),
+            seed: 5,
+        };
+        let logits: Vec<f32> = numbers("logits").iter().map(|x| *x as f32).collect();
+        let seen: Vec<u32> = numbers("seen").iter().map(|x| *x as u32).collect();
+        let sampler = |options| {
+            let mut sampler = Sampler::new(options).unwrap();
+            sampler.see(&seen);
+            sampler
+        };
+        let greedy = SamplerOptions {
+            temperature: 0.0,
+            ..options
+        };
+        let taken = sampler(greedy).sample(&logits).unwrap();
+        assert_eq!(json!(taken), case["greedy"], "{case}");
+
+        let mut counts = vec![0usize; logits.len()];
+        for seed in 0..n {
+            // A token that was drawn would count as seen.
+            let drawn = sampler(SamplerOptions { seed, ..options }).sample(&logits);
+            counts[drawn.unwrap() as usize] += 1;
+        }
+        for (token, p) in numbers("probabilities").into_iter().enumerate() {
+            // Five standard deviations of a binomial count: with fixed seeds it holds or it does not.
+            let (expected, found) = (n as f64 * p, counts[token] as f64);
+            let bound = 5.0 * (expected * (1.0 - p)).sqrt() + 1.0;
+            assert!(
+                (found - expected).abs() <= bound && (p > 0.0 || found == 0.0),
+                "{case}: token {token} {found} times, expected {expected:.0}"
+            );
+        }
+    }
+}
+
+#[test]
+fn chosen_tokens_count_as_seen() {
+    let options = SamplerOptions {
+        repetition_penalty: 2.0,
+        ..GREEDY
+    };
+    // 4 / 2 is below 3, 3 / 2 below 2; then all are seen, each once.
+    assert_eq!(draws(options, &[-1.0, 3.0, 4.0, 1.9], 5), [2, 1, 2, 2, 2]);
+    let mut sampler = Sampler::new(options).unwrap();
+    sampler.see(&[2, 2, 9, u32::MAX]);
+    assert_eq!(sampler.sample(&[-1.0, 3.0, 4.0, 1.9]), Ok(1));
+}
+
 #[test]
 fn equal_logits_keep_the_lowest_ids() {
     let flat = [1.0; 100];
@@ -115,6 +187,7 @@ fn equal_logits_keep_the_lowest_ids() {
             top_k,
             top_p,
             seed: 1,
+            ..GREEDY
         };
         draws(options, &flat, 5_000)
             .into_iter()
@@ -136,6 +209,7 @@ fn a_token_ruled_out_is_never_drawn() {
                 top_k,
                 top_p,
                 seed: 3,
+                ..GREEDY
             };
             let seen: BTreeSet<_> = draws(options, &[no, 0.0, no, 0.1], 2_000)
                 .into_iter()
@@ -177,6 +251,7 @@ fn a_seed_fixes_the_tokens() {
                 top_k: 0,
                 top_p: 0.95,
                 seed,
+                ..GREEDY
             },
             &logits,
             50,
@@ -201,6 +276,24 @@ fn options_out_of_range_are_named() {
                 ..GREEDY
             },
             &["temperature is", &bad.to_string(), "from 0"],
+        );
+    }
+    for bad in [-0.1, 1.01, f32::NAN, f32::INFINITY] {
+        check(
+            SamplerOptions {
+                min_p: bad,
+                ..GREEDY
+            },
+            &["min_p is", &bad.to_string(), "from 0 to 1"],
+        );
+    }
+    for bad in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+        check(
+            SamplerOptions {
+                repetition_penalty: bad,
+                ..GREEDY
+            },
+            &["repetition_penalty is", &bad.to_string(), "above 0"],
         );
     }
     for bad in [0.0, -1.0, 1.01, f32::NAN, f32::INFINITY] {
@@ -248,7 +341,7 @@ proptest! {
         top_p in 0.01f32..1.0,
         seed: u64,
     ) {
-        let options = SamplerOptions { temperature: 1.5, top_k, top_p, seed };
+        let options = SamplerOptions { temperature: 1.5, top_k, top_p, seed, ..GREEDY };
         let kept = kept(&logits, options);
         for token in draws(options, &logits, 300) {
             prop_assert!(kept.contains(&token), "token {token} is outside of {} kept", kept.len());

@@ -1,5 +1,5 @@
 //! `satura inspect`: a model at a stage of its compilation, whether it is supported, and what memory it needs. Reads
-//! headers, no weights.
+//! headers, no weights, and of a model of the hub fetches no more.
 
 use super::{HubArgs, Precision, bytes, count, print_json, target};
 use satura::{
@@ -59,12 +59,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         weights: args.precision.weights()?,
         ..Options::new(args.target)
     };
-    let source = args.hub.source(args.model.as_deref());
+    let source = args.hub.outline(args.model.as_deref());
     let name = match (&args.model, &source) {
-        (None, Ok(source)) => source.to_string(),
+        (None, Ok((source, _))) => source.to_string(),
         (name, _) => name.clone().unwrap_or_default(),
     };
-    let found = source.and_then(|source| {
+    let found = source.and_then(|(source, _outline)| {
         let checkpoint = source.checkpoint()?;
         let compilation = Compilation::new(&checkpoint, &options, &|_, _, _| {})?;
         Ok((checkpoint.weight_bytes() as u64, compilation))

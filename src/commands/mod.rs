@@ -15,7 +15,7 @@ use crate::signals;
 use compiler::{Stage, compress::Rounding};
 use indicatif::{ProgressBar, ProgressStyle};
 use satura::{
-    Cache, Hub, Opened, Opening, Source, compiler,
+    Cache, Hub, Opened, Opening, Outline, Source, compiler,
     ir::{Target, UnknownTarget},
     runtime::devices::{self, cpu},
 };
@@ -68,16 +68,37 @@ pub struct HubArgs {
 impl HubArgs {
     /// What MODEL names; fetches it where it is on the hub, showing progress on a terminal. Warnings go to stderr.
     pub fn source(&self, model: Option<&str>) -> anyhow::Result<Source> {
-        let mut hub = Hub::of_user();
-        hub.revision.clone_from(&self.revision);
-        hub.offline |= self.offline;
         let bar = Progress::new();
-        let (source, warning) = Source::find(model, &hub, &|here, of| bar.bytes(here, of))?;
+        let (source, warning) = Source::find(model, &self.hub(), &|here, of| bar.bytes(here, of))?;
         drop(bar);
         if let Some(warning) = warning {
             eprintln!("warning: {warning}");
         }
         Ok(source)
+    }
+
+    /// What MODEL names, to be looked at while the outline is there: of a model of the hub that is not in the cache, only
+    /// the headers of weights are fetched. Warnings go to stderr.
+    pub fn outline(&self, model: Option<&str>) -> anyhow::Result<(Source, Option<Outline>)> {
+        let id = match Source::here(model)? {
+            Ok(source) => return Ok((source, None)),
+            Err(id) => id,
+        };
+        let outline = self.hub().outline(id)?;
+        if let Some(warning) = &outline.warning {
+            eprintln!("warning: {warning}");
+        }
+        let source = Source::Directory(outline.directory.clone());
+        Ok((source, Some(outline)))
+    }
+
+    fn hub(&self) -> Hub {
+        let user = Hub::of_user();
+        Hub {
+            revision: self.revision.clone(),
+            offline: user.offline || self.offline,
+            ..user
+        }
     }
 }
 

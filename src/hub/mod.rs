@@ -4,9 +4,11 @@
 
 mod error;
 mod http;
+mod outline;
 mod snapshot;
 
 pub use error::HubError;
+pub use outline::Outline;
 
 use compiler::{
     checkpoint::{self, Checkpoint, Config},
@@ -90,6 +92,27 @@ impl Hub {
     /// # Errors
     /// See [`HubError`]. Files that have arrived stay in the cache.
     pub fn fetch(&self, id: &str, arrival: Arrival<'_>) -> Result<Fetched, HubError> {
+        let here = |directory, warning| Fetched { directory, warning };
+        self.ask(id, here, |model, found| {
+            let weights = model.small(found, &checkpoint::METADATA)?;
+            let (mut before, all) = (0, weights.iter().map(|(_, size)| size).sum());
+            for (name, size) in weights {
+                model.get(&name, &|here| arrival(before + here, all))?;
+                before += size;
+            }
+            model.folder.remember(&self.revision, model.commit)?;
+            Ok(here(model.directory(), None))
+        })
+    }
+
+    /// Asks the hub for the model `id` and leaves the rest to `online`; where the hub may not or cannot be asked, gives
+    /// the directory that the cache has and a warning to `here`.
+    fn ask<T>(
+        &self,
+        id: &str,
+        here: impl Fn(PathBuf, Option<String>) -> T,
+        online: impl FnOnce(&Model<'_>, &Description) -> Result<T, HubError>,
+    ) -> Result<T, HubError> {
         let plain = |c: char| c.is_ascii_graphic() && !"?*:[\\^~".contains(c);
         if self.revision.is_empty()
             || !self.revision.chars().all(plain)
@@ -105,17 +128,23 @@ impl Hub {
         }
         let folder = Folder::new(&self.cache, id);
         if self.offline {
-            return Ok(Fetched {
-                directory: self.cached(id, &folder)?,
-                warning: None,
-            });
+            return Ok(here(self.cached(id, &folder)?, None));
         }
         let http = Http::new(self, id);
         match http.description() {
-            Ok(description) => Ok(Fetched {
-                directory: self.complete(id, &folder, &http, &description, arrival)?,
-                warning: None,
+            Ok(found) if !snapshot::is_word(&found.sha) => Err(HubError::Revision {
+                id: id.into(),
+                revision: self.revision.clone(),
             }),
+            Ok(found) => {
+                let model = Model {
+                    id,
+                    folder: &folder,
+                    http: &http,
+                    commit: &found.sha,
+                };
+                online(&model, &found)
+            }
             Err(unreachable @ HubError::Unreachable { .. }) => {
                 let Ok(directory) = self.cached(id, &folder) else {
                     return Err(unreachable);
@@ -124,10 +153,7 @@ impl Hub {
                     "{} cannot be reached; {id} is used as it was last fetched",
                     self.endpoint
                 );
-                Ok(Fetched {
-                    directory,
-                    warning: Some(warning),
-                })
+                Ok(here(directory, Some(warning)))
             }
             Err(error) => Err(error),
         }
@@ -148,71 +174,6 @@ impl Hub {
             Ok(_) => Ok(directory),
             Err(error) => Err(missing(error.to_string())),
         }
-    }
-
-    /// Fetches what is not there yet of the files that are needed.
-    fn complete(
-        &self,
-        id: &str,
-        folder: &Folder,
-        http: &Http<'_>,
-        description: &Description,
-        arrival: Arrival<'_>,
-    ) -> Result<PathBuf, HubError> {
-        let Description { sha, siblings } = description;
-        if !snapshot::is_word(sha) {
-            let revision = self.revision.clone();
-            return Err(HubError::Revision {
-                id: id.into(),
-                revision,
-            });
-        }
-        let has = |name: &str| siblings.iter().any(|s| s.name == name);
-        let lacks = |wanted| {
-            let names = siblings.iter().map(|s| s.name.clone());
-            HubError::Files {
-                id: id.into(),
-                wanted,
-                found: names.take(20).collect(),
-            }
-        };
-        let directory = folder.snapshot(sha);
-        let model = Model {
-            id,
-            folder,
-            http,
-            commit: sha,
-        };
-        if !has(Config::FILE) {
-            return Err(lacks("config.json"));
-        }
-        model.get(Config::FILE, &|_| {})?;
-        models::supported(&Config::read(&directory)?)?;
-        let beside = checkpoint::METADATA.iter().filter(|name| has(name));
-        for name in beside {
-            model.get(name, &|_| {})?;
-        }
-        let weights = match has(checkpoint::SINGLE) {
-            true => vec![checkpoint::SINGLE.to_string()],
-            false if has(checkpoint::INDEX) => {
-                model.get(checkpoint::INDEX, &|_| {})?;
-                checkpoint::shards(&directory)?
-            }
-            false => return Err(lacks("weights in safetensors format (model.safetensors)")),
-        };
-        let size = |name: &String| {
-            let sibling = siblings.iter().find(|s| s.name == *name);
-            sibling.map(|s| s.size.unwrap_or(0))
-        };
-        let sizes: Option<Vec<u64>> = weights.iter().map(size).collect();
-        let sizes = sizes.ok_or_else(|| lacks("shard that its index names"))?;
-        let (mut before, all) = (0, sizes.iter().sum());
-        for (name, size) in weights.iter().zip(sizes) {
-            model.get(name, &|here| arrival(before + here, all))?;
-            before += size;
-        }
-        folder.remember(&self.revision, sha)?;
-        Ok(directory)
     }
 }
 
@@ -237,9 +198,51 @@ struct Model<'a> {
 }
 
 impl Model<'_> {
+    /// Where its files lie, or will.
+    fn directory(&self) -> PathBuf {
+        self.folder.snapshot(self.commit)
+    }
+
+    /// Makes sure that its config is there, and is of a model that is supported; then those of the files `beside`
+    /// weights that it has. Gives the names and sizes of the files of its weights.
+    fn small(&self, found: &Description, beside: &[&str]) -> Result<Vec<(String, u64)>, HubError> {
+        let siblings = &found.siblings;
+        let has = |name: &str| siblings.iter().any(|s| s.name == name);
+        let lacks = |wanted| {
+            let names = siblings.iter().map(|s| s.name.clone());
+            HubError::Files {
+                id: self.id.into(),
+                wanted,
+                found: names.take(20).collect(),
+            }
+        };
+        if !has(Config::FILE) {
+            return Err(lacks("config.json"));
+        }
+        self.get(Config::FILE, &|_| {})?;
+        models::supported(&Config::read(&self.directory())?)?;
+        for name in beside.iter().filter(|name| has(name)) {
+            self.get(name, &|_| {})?;
+        }
+        let weights = match has(checkpoint::SINGLE) {
+            true => vec![checkpoint::SINGLE.to_string()],
+            false if has(checkpoint::INDEX) => {
+                self.get(checkpoint::INDEX, &|_| {})?;
+                checkpoint::shards(&self.directory())?
+            }
+            false => return Err(lacks("weights in safetensors format (model.safetensors)")),
+        };
+        let sized = weights.into_iter().map(|name| {
+            let sibling = siblings.iter().find(|s| s.name == name)?;
+            Some((name, sibling.size.unwrap_or(0)))
+        });
+        let sized: Option<Vec<(String, u64)>> = sized.collect();
+        sized.ok_or_else(|| lacks("shard that its index names"))
+    }
+
     /// Makes sure that `file` is there; `arrival` is told how much of it is.
     fn get(&self, file: &str, arrival: &dyn Fn(u64)) -> Result<(), HubError> {
-        let path = self.folder.snapshot(self.commit).join(file);
+        let path = self.directory().join(file);
         if let Ok(about) = path.metadata() {
             arrival(about.len());
             return Ok(());

@@ -324,6 +324,45 @@ fn a_model_of_the_hub_runs_as_its_directory_does() {
 }
 
 #[test]
+fn a_model_is_inspected_without_its_weights() {
+    for (name, shards) in [("llama_gqa", 1), ("llama_tied_llama3", 3)] {
+        let world = World::new(name);
+        // The headers are all that comes.
+        world.server.treat(Manner::Short);
+        let inspect = |model: &str| {
+            let args = ["inspect", model, "--json"];
+            let mut found = with(world.home.path(), &world.server.endpoint, &args).json();
+            found["model"].take();
+            found
+        };
+        let found = inspect("org/tiny");
+        let asked = world.server.asked();
+        let stored = asked.iter().filter(|a| a.starts_with("/store/")).count();
+        assert_eq!(stored, shards, "{asked:?}");
+        assert!(
+            !asked.iter().any(|a| a.contains("tokenizer.json")),
+            "{asked:?}"
+        );
+        assert_eq!(found, inspect(world.case.path()));
+        // Nothing in the cache passes for the model.
+        let snapshot = world.folder().join("snapshots").join(COMMIT);
+        let mut kept = fs::read_dir(snapshot)
+            .unwrap()
+            .map(|f| f.unwrap().file_name());
+        assert!(!kept.any(|f| f.to_str().unwrap().ends_with(".safetensors")));
+        assert_eq!(world.run(&["--offline"]).code, Some(1));
+
+        // Where the model is, it is looked at.
+        world.server.treat(Manner::Open);
+        world.run(&[]).json();
+        world.server.asked();
+        assert_eq!(inspect("org/tiny"), found);
+        let asked = world.server.asked();
+        assert!(asked.len() == 1, "{asked:?}");
+    }
+}
+
+#[test]
 fn a_directory_wins_over_an_id() {
     let world = World::new("llama_gqa");
     let expected = world.expected();

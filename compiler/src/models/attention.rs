@@ -6,14 +6,12 @@ use super::{
     bias::Bias,
     blocks::{Gain, Norm},
     draft::{Block, Size},
-    rope::Frequencies,
+    rotation::Rotation,
 };
 use crate::checkpoint::{CheckpointError, Config};
 use ir::{
-    DType, Float, Operand, Value, feed,
-    ops::{
-        self, Cast, Concat, Const, Cos, Gather, Max, Min, Reshape, Rope, Scatter, Sin, Slice, Sub,
-    },
+    DType, Float, Value, feed,
+    ops::{self, Concat, Const, Max, Min, Reshape, Rope, Scatter, Slice, Sub},
 };
 
 /// See the module's text.
@@ -130,9 +128,6 @@ pub(super) enum Over {
     /// All heads together.
     All,
 }
-
-/// Cosines and sines, each `f32[T, 1, R]`, of the angles that tokens turn by.
-pub(super) type Rotation = [Value; 2];
 
 /// Which rows a token sees.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -296,59 +291,8 @@ impl Block<'_, '_> {
         self.op(Slice { axis, start, end }, &[x])
     }
 
-    /// The fed positions as `f32[T, 1, 1]`.
-    pub(super) fn positions(&mut self) -> Result<Value, ModelError> {
-        let positions = self.feed(feed::POSITIONS);
-        let positions = self.op(Cast { to: DType::F32 }, &[positions])?;
-        let shape = vec![self.ty(positions).last(), 1.into(), 1.into()];
-        self.op(Reshape { shape }, &[positions])
-    }
-
-    /// Cosines and sines of the angles that the fed positions turn by, of each rotation in turn.
-    pub(super) fn rotations(&mut self, by: &[Frequencies]) -> Result<Vec<Value>, ModelError> {
-        let mut made = vec![];
-        for (i, by) in by.iter().enumerate() {
-            let name = match i {
-                0 => "rope".to_string(),
-                _ => format!("rope.{}", i + 1),
-            };
-            made.extend(self.angles(&name, by)?);
-        }
-        Ok(made)
-    }
-
-    /// What an earlier call has made by [`Block::rotations`].
-    pub(super) fn take_rotation(&mut self, [cos, sin]: &[Operand; 2]) -> Rotation {
-        [self.take("cos", cos), self.take("sin", sin)]
-    }
-
-    fn angles(&mut self, name: &str, by: &Frequencies) -> Result<Rotation, ModelError> {
-        let positions = self.positions()?;
-        let frequencies = match &by.rows[..] {
-            [row] => self.constant(name, &[row.len()], row),
-            rows => {
-                let shape = [rows.len(), rows[0].len()];
-                let table = self.constant(name, &shape, &rows.concat());
-                let lengths = self.feed(feed::LENGTHS);
-                let (first, zero) = (self.integer(by.first)?, self.integer(0)?);
-                let last = self.integer(rows.len() - 1)?;
-                let row = self.op(Sub, &[lengths, first])?;
-                let row = self.op(Max, &[row, zero])?;
-                let row = self.op(Min, &[row, last])?;
-                let found = self.op(Gather, &[table, row])?;
-                let shape = vec![self.ty(found).rows(), 1.into(), shape[1].into()];
-                self.op(Reshape { shape }, &[found])?
-            }
-        };
-        let angles = self.product(positions, frequencies)?;
-        let mut waves = [self.op(Cos, &[angles])?, self.op(Sin, &[angles])?];
-        for wave in &mut waves {
-            *wave = self.scaled(*wave, by.scale)?;
-        }
-        Ok(waves)
-    }
-
-    fn integer(&mut self, n: usize) -> Result<Value, ModelError> {
+    /// A whole number.
+    pub(super) fn integer(&mut self, n: usize) -> Result<Value, ModelError> {
         let (value, dtype) = (Float::from(n as f64), DType::I32);
         self.op(Const { value, dtype }, &[])
     }

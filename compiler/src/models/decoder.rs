@@ -240,12 +240,7 @@ impl Decoder {
         if let Some(name) = self.embedding_norm {
             x = b.norm(name, x, self.layer.norm)?;
         }
-        let mut outputs = vec![x];
-        outputs.extend(b.rotations(&self.ropes)?);
-        let outputs = b.finish("embed", &outputs);
-        let rotations = outputs[1..].chunks(2);
-        let rotations = rotations.map(|pair| [pair[0].clone(), pair[1].clone()]);
-        Ok((outputs[0].clone(), rotations.collect()))
+        b.embedded(x, &self.ropes)
     }
 
     /// The rows of the learned table at the fed positions.

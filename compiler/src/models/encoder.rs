@@ -143,12 +143,7 @@ impl Encoder {
             b.rescope(backbone);
             x = b.linear(into, x, &self.hidden, true)?;
         }
-        let mut outputs = vec![x];
-        outputs.extend(b.rotations(&self.ropes)?);
-        let outputs = b.finish("embed", &outputs);
-        let rotations = outputs[1..].chunks(2);
-        let rotations = rotations.map(|pair| [pair[0].clone(), pair[1].clone()]);
-        Ok((outputs[0].clone(), rotations.collect()))
+        b.embedded(x, &self.ropes)
     }
 
     fn layer(

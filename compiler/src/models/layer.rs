@@ -3,10 +3,11 @@
 
 use super::{
     ModelError,
-    attention::{Attention, Rotation, Span},
+    attention::{Attention, Span},
     blocks::{Mlp, Norm},
     draft::Block,
     experts::Experts,
+    rotation::Rotation,
 };
 use ir::Value;
 

@@ -34,6 +34,7 @@ mod pooling;
 mod qwen;
 mod roberta;
 mod rope;
+mod rotation;
 mod smollm3;
 mod stablelm;
 mod usage;
@@ -202,7 +203,7 @@ pub fn build(
         parameters: sizes.map(|n| n as u64).sum(),
         positions: outline.positions,
         eos: usage::eos(config, checkpoint)?,
-        generation: usage::generation(checkpoint)?,
+        generation: usage::generation(config, checkpoint)?,
         chat: usage::chat(checkpoint)?,
         image: usage::image(checkpoint, outline.image)?,
         // Known when all weights have been read.

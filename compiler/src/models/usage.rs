@@ -44,11 +44,14 @@ pub(super) fn classes(config: &Config) -> Result<Classes, CheckpointError> {
     }
 }
 
-/// How the checkpoint's authors generate: by sampling only where `do_sample` says so.
-pub(super) fn generation(checkpoint: &Checkpoint) -> Result<Generation, ModelError> {
-    let Some(config) = checkpoint.settings(GENERATION)? else {
-        return Ok(Generation::default());
-    };
+/// How the checkpoint's authors generate: by sampling only where `do_sample` says so. Where there is no
+/// generation_config.json, config.json may say it, as older checkpoints do.
+pub(super) fn generation(
+    config: &Config,
+    checkpoint: &Checkpoint,
+) -> Result<Generation, ModelError> {
+    let own = checkpoint.settings(GENERATION)?;
+    let config = own.as_ref().unwrap_or(config);
     let count = |key: &str| -> Result<Option<u32>, CheckpointError> {
         Ok(config.opt_usize(key)?.and_then(|n| u32::try_from(n).ok()))
     };
@@ -61,31 +64,87 @@ pub(super) fn generation(checkpoint: &Checkpoint) -> Result<Generation, ModelErr
             .map(str::to_string)
             .collect(),
     };
-    let plain = Generation {
-        max_tokens: count("max_new_tokens")?,
-        stop,
-        ..Generation::default()
+    let number = |key: &str, valid: fn(f64) -> bool, expected: &str| {
+        let number = config.opt_f64(key)?;
+        match number.is_none_or(|x| x.is_finite() && valid(x)) {
+            true => Ok(number.map(Float::from)),
+            false => Err(config.invalid(key, expected)),
+        }
     };
-    if !config.bool_or("do_sample", false)? {
-        return Ok(plain);
-    }
-    let temperature = config.f64_or("temperature", 1.0)?;
-    if !(temperature >= 0.0 && temperature.is_finite()) {
-        return Err(config.invalid("temperature", "a number from 0 up").into());
-    }
-    let top_p = config.opt_f64("top_p")?;
-    if top_p.is_some_and(|p| !(p > 0.0 && p <= 1.0)) {
-        return Err(config
-            .invalid("top_p", "a number above 0, at most 1")
-            .into());
-    }
+    let sampled = config.bool_or("do_sample", false)?;
+    let temperature = number("temperature", |x| x >= 0.0, "a number from 0 up")?;
     Ok(Generation {
-        temperature: Some(temperature.into()),
-        // What the reference takes where a sampling config is silent.
-        top_k: Some(count("top_k")?.unwrap_or(50)),
-        top_p: top_p.map(Into::into),
-        ..plain
+        temperature: sampled.then(|| temperature.unwrap_or(1.0.into())),
+        // What the reference takes where a config that samples is silent.
+        top_k: count("top_k")?.or(sampled.then_some(50)),
+        top_p: number(
+            "top_p",
+            |x| x > 0.0 && x <= 1.0,
+            "a number above 0, at most 1",
+        )?,
+        min_p: number(
+            "min_p",
+            |x| (0.0..=1.0).contains(&x),
+            "a number from 0 to 1",
+        )?,
+        repetition_penalty: number("repetition_penalty", |x| x > 0.0, "a number above 0")?,
+        max_tokens: count("max_new_tokens")?,
+        max_length: count("max_length")?,
+        stop,
+        ignored: ignored(config, sampled),
     })
+}
+
+/// Options that change what is generated and that nothing here follows, as the config sets them; the first few where
+/// only sampling heeds them.
+fn ignored(config: &Config, sampled: bool) -> Vec<String> {
+    /// Options, and the values at which they change nothing.
+    const OPTIONS: [(&str, &[f64]); 27] = [
+        ("typical_p", &[1.0]),
+        ("epsilon_cutoff", &[0.0]),
+        ("eta_cutoff", &[0.0]),
+        ("top_h", &[]),
+        ("num_beams", &[1.0]),
+        ("num_beam_groups", &[1.0]),
+        ("diversity_penalty", &[0.0]),
+        ("penalty_alpha", &[0.0]),
+        ("dola_layers", &[]),
+        ("encoder_repetition_penalty", &[1.0]),
+        ("no_repeat_ngram_size", &[0.0]),
+        ("encoder_no_repeat_ngram_size", &[0.0]),
+        ("bad_words_ids", &[]),
+        ("force_words_ids", &[]),
+        ("constraints", &[]),
+        ("min_length", &[0.0]),
+        ("min_new_tokens", &[0.0]),
+        ("max_time", &[]),
+        ("forced_bos_token_id", &[]),
+        ("forced_eos_token_id", &[]),
+        ("exponential_decay_length_penalty", &[]),
+        ("suppress_tokens", &[]),
+        ("begin_suppress_tokens", &[]),
+        ("sequence_bias", &[]),
+        ("guidance_scale", &[1.0]),
+        ("watermarking_config", &[]),
+        ("token_healing", &[]),
+    ];
+    const SAMPLING: usize = 4;
+    let skipped = if sampled { 0 } else { SAMPLING };
+    let set = OPTIONS[skipped..].iter().filter_map(|(key, idle)| {
+        let value = config.value(key)?;
+        let idle = match value {
+            Value::Number(x) => x.as_f64().is_some_and(|x| idle.contains(&x)),
+            Value::Array(list) => list.is_empty(),
+            Value::Null | Value::Bool(false) => true,
+            _ => false,
+        };
+        let mut said = value.to_string();
+        if said.chars().count() > 40 {
+            said = said.chars().take(40).chain("...".chars()).collect();
+        }
+        (!idle).then(|| format!("{key} = {said}"))
+    });
+    set.collect()
 }
 
 /// The form of conversations: chat_template.jinja, or `chat_template` of tokenizer_config.json, which is one template or

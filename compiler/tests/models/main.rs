@@ -4,6 +4,7 @@
 
 mod refusals;
 mod spellings;
+mod usage;
 
 use compiler::{checkpoint::Checkpoint, models};
 use indexmap::IndexMap;

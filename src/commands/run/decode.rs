@@ -64,11 +64,13 @@ impl Found {
 }
 
 impl Means<'_> {
-    /// Tokens to generate at most for a prompt.
-    pub fn most(&self) -> usize {
+    /// Tokens to generate at most after a prompt of so many. A length that the prompt alone exceeds says nothing.
+    pub fn most(&self, prompt: usize) -> usize {
         let authors = &self.opened.model.description().generation;
-        let most = authors.max_tokens.map_or(TOKENS, |n| n as usize);
-        self.args.max_tokens.unwrap_or(most)
+        let left = |length: u32| (length as usize).checked_sub(prompt).filter(|n| *n > 0);
+        let most = authors.max_tokens.map(|n| n as usize);
+        let most = most.or(authors.max_length.and_then(left));
+        self.args.max_tokens.or(most).unwrap_or(TOKENS)
     }
 
     /// What follows each of `prompts`, as many at once as the session keeps sequences; of the first ones, the sequences
@@ -92,10 +94,11 @@ impl Means<'_> {
                 let seen = if prompt < sequences { seen } else { 0 };
                 session.truncate(sequence, seen)?;
                 let mut sampler = self.sampler.clone();
+                sampler.see(ids);
                 let sample =
                     move |logits: &[f32]| -> Result<u32, SampleError> { sampler.sample(logits) };
                 growing.push(
-                    Continuation::new(sequence, &ids[seen..], self.most(), sample)
+                    Continuation::new(sequence, &ids[seen..], self.most(ids.len()), sample)
                         .ignore_eos(self.args.ignore_eos),
                 );
                 slots.push(self.slot(prompt, ids)?);

@@ -34,6 +34,13 @@ pub(super) fn run(
         tokenizer,
         sampler,
     };
+    let ignored = &opened.model.description().generation.ignored;
+    if !ignored.is_empty() {
+        eprintln!(
+            "warning: generation_config.json also asks for {}, which is not supported: tokens are chosen without",
+            ignored.join(", ")
+        );
+    }
     if texts.is_empty() {
         return means.converse();
     }
@@ -150,8 +157,11 @@ impl Means<'_> {
     /// A session for these prompts, and how many sequences it keeps: no more memory than they can use.
     fn session(&self, prompts: &[&[u32]]) -> anyhow::Result<(Session, usize)> {
         let sequences = prompts.len().clamp(1, BATCH);
-        let longest = prompts.iter().map(|prompt| prompt.len()).max();
-        let needed = longest.map(|longest| longest.saturating_add(self.most()).max(1));
+        let needed = prompts.iter().map(|prompt| {
+            let most = self.most(prompt.len());
+            prompt.len().saturating_add(most).max(1)
+        });
+        let needed = needed.max();
         let allowed = self.opened.model.description().context;
         let options = runtime::Options {
             sequences,

@@ -75,8 +75,8 @@ pub struct Args {
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
 
-    /// Sampling temperature; 0 always takes the most probable token. This and the next two are by default what the
-    /// model's authors say (generation_config.json), else 0, 0 and 1
+    /// Sampling temperature; 0 always takes the most probable token. This and the next four are by default what the
+    /// model's authors say (generation_config.json), else 0, 0, 1, 0 and 1
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     temp: Option<f32>,
 
@@ -87,6 +87,19 @@ pub struct Args {
     /// Sample from the most probable tokens that together have probability P
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     top_p: Option<f32>,
+
+    /// Sample from tokens at least P times as probable as the most probable one only
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    min_p: Option<f32>,
+
+    /// Make tokens that are there already less probable: logits divided by P where positive, else multiplied
+    #[arg(
+        long,
+        value_name = "P",
+        visible_alias = "repeat-penalty",
+        allow_negative_numbers = true
+    )]
+    repetition_penalty: Option<f32>,
 
     /// Seed of the sampling; the same seed gives the same text
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -149,6 +162,11 @@ impl Args {
             temperature: self.temp.or(number(model.temperature)).unwrap_or(0.0),
             top_k: self.top_k.or(model.top_k.map(|k| k as usize)).unwrap_or(0),
             top_p: self.top_p.or(number(model.top_p)).unwrap_or(1.0),
+            min_p: self.min_p.or(number(model.min_p)).unwrap_or(0.0),
+            repetition_penalty: self
+                .repetition_penalty
+                .or(number(model.repetition_penalty))
+                .unwrap_or(1.0),
             seed: self.seed,
         })?)
     }
