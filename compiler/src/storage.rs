@@ -67,6 +67,12 @@ impl Storage {
         }
     }
 
+    /// Whether one kernel may read all of them as they are stored: few bits only where their groups are alike.
+    pub fn alike(all: impl IntoIterator<Item = Storage>) -> bool {
+        let all: Vec<Storage> = all.into_iter().collect();
+        all.iter().all(|s| s.dtype().is_some()) || all.iter().all(|s| *s == all[0])
+    }
+
     /// Whether elements are floats, or stand for floats.
     fn is_float(self) -> bool {
         match self.codec {

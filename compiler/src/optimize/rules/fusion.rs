@@ -252,7 +252,7 @@ fn pair(sample: &Sample, all: &mut Vec<Rule>) {
     for (form, lhs, rhs, example) in forms {
         // A kernel that rounds its rows to integers does nothing after it.
         let guard = match form {
-            "gemms" | "gemms-turned" => "closed ?x",
+            "gemms" | "gemms-turned" => "closed ?x, alike ?w ?v",
             "self" => "closed ?x, data ?x, rows ?x ?self",
             "maps" => "closed ?x, data ?x, plain ?d, plain ?e, rows ?x ?self",
             _ => "closed ?x, data ?x, plain ?e, rows ?x ?self",

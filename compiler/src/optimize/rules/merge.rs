@@ -3,7 +3,10 @@
 //! the e-graph would blow up.
 
 use super::{Finds, Rewrite, Rule};
-use crate::optimize::egraph::{EGraph, ENode, Facts, Tag, add_op, derive};
+use crate::{
+    optimize::egraph::{EGraph, ENode, Facts, Tag, add_op, derive},
+    storage::Storage,
+};
 use egg::{Applier, Id, PatternAst, SearchMatches, Searcher, Subst, Symbol, Var};
 use ir::{Op, OpKind, ops};
 
@@ -218,6 +221,10 @@ fn merge(egraph: &mut EGraph, parts: &[Product]) -> Vec<Id> {
         return vec![];
     }
     let weights: Vec<Id> = parts.iter().map(|p| p.w).collect();
+    let stored = weights.iter().filter_map(|w| egraph[*w].data.value());
+    if !Storage::alike(stored.map(|k| k.storage)) {
+        return vec![];
+    }
     let biases: Option<Vec<Id>> = parts.iter().map(|p| p.bias).collect();
     let mut add = |op: Op, args: &[Id]| -> Option<Id> {
         let attrs: Vec<Id> = op

@@ -17,6 +17,7 @@ use super::{
     egraph::{EGraph, ENode, Fact, Facts, Known},
     term::{Draft, SELF, Term, var},
 };
+use crate::storage::Storage;
 use egg::{Applier, Id, Pattern, PatternAst, Subst, Symbol};
 use ir::{Attr, OpKind};
 
@@ -113,6 +114,12 @@ const PREDICATES: &[Predicate] = &[
     ("rows", |f| {
         known(f).is_some_and(|k| k.iter().all(|j| rows(j) == rows(k[0])))
     }),
+    ("alike", |f| {
+        known(f).is_some_and(|k| Storage::alike(k.iter().map(|k| k.storage)))
+    }),
+    ("thick", |f| {
+        known(f).is_some_and(|k| matches!(&k[..], [u, v] if thick(u, v)))
+    }),
     ("identity", |f| match f {
         [Fact::Attr(Attr::Dims(p))] => p.iter().enumerate().all(|(i, d)| d.size() == Some(i)),
         _ => false,
@@ -121,6 +128,13 @@ const PREDICATES: &[Predicate] = &[
 
 fn known<'a>(facts: &[&'a Fact]) -> Option<Vec<&'a Known>> {
     facts.iter().map(|f| f.value()).collect()
+}
+
+/// Whether the product of two matrices has no more elements than they have: thin factors are what a weight was meant to be.
+fn thick(u: &Known, v: &Known) -> bool {
+    let size = |of: &Known, axis: usize| of.ty.shape.get(axis).and_then(ir::Dim::size);
+    let sizes = (size(u, 0), size(v, 0), size(v, 1));
+    matches!(sizes, (Some(k), Some(r), Some(n)) if k * n <= r * (k + n))
 }
 
 /// Rank and first dim: values that agree in both have their rows at the same places.
