@@ -15,7 +15,9 @@ pub use compiler;
 pub use ir;
 pub use runtime;
 
+pub mod budget;
 mod cache;
+pub mod calibrate;
 pub mod chat;
 mod embedded;
 mod entities;

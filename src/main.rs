@@ -6,7 +6,7 @@ mod commands;
 mod signals;
 
 use clap::{Parser, Subcommand};
-use commands::{bench, compile, doctor, eval, explain, inspect, run, template, verify};
+use commands::{bench, compile, doctor, eval, explain, inspect, pareto, run, template, verify};
 use std::process::ExitCode;
 
 /// Compiles and runs transformer models.
@@ -25,6 +25,7 @@ enum Command {
     Eval(eval::Args),
     Verify(verify::Args),
     Explain(explain::Args),
+    Pareto(pareto::Args),
     Inspect(inspect::Args),
     Doctor(doctor::Args),
 }
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => eval::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Explain(args) => explain::run(args),
+        Command::Pareto(args) => pareto::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Doctor(args) => doctor::run(args),
     };

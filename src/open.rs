@@ -399,23 +399,36 @@ impl Output {
         options: &Options,
         progress: &dyn Fn(Stage, u64, u64),
     ) -> Result<u64, Error> {
+        let path = self.path.clone();
+        self.fill(
+            |file| match compile_into(checkpoint, options, file, progress) {
+                Err(Error::Compile(CompileError::Artifact(ArtifactError::Io(source)))) => {
+                    Err(Error::Write { path, source })
+                }
+                done => done,
+            },
+        )
+    }
+
+    /// Lets `write` write the artifact. The file appears whole or not at all; returns its size in bytes.
+    ///
+    /// # Errors
+    /// Those of `write`, or the disk is full.
+    pub fn fill<E: From<Error>>(
+        self,
+        write: impl FnOnce(&File) -> Result<(), E>,
+    ) -> Result<u64, E> {
         let failed = |source| Error::Write {
             path: self.path.clone(),
             source,
         };
-        match compile_into(checkpoint, options, self.staged.file(), progress) {
-            Err(Error::Compile(CompileError::Artifact(ArtifactError::Io(source)))) => {
-                return Err(failed(source));
-            }
-            done => done?,
-        }
+        write(self.staged.file())?;
         let bytes = self.staged.file().metadata().map_err(failed)?.len();
-        self.staged
-            .commit(&self.path)
-            .map_err(|source| Error::Write {
-                path: self.path.clone(),
-                source,
-            })?;
+        let written = self.staged.commit(&self.path);
+        written.map_err(|source| Error::Write {
+            path: self.path.clone(),
+            source,
+        })?;
         Ok(bytes)
     }
 }

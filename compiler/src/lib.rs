@@ -9,12 +9,14 @@ pub mod compress;
 pub mod fold;
 pub mod models;
 pub mod optimize;
+pub mod plan;
+mod reread;
 pub mod schedule;
 pub mod storage;
 
 use backends::{EmitError, cuda::Nvrtc};
 use checkpoint::{Checkpoint, CheckpointError};
-use compress::Rounding;
+use compress::{Overlay, Rounding};
 use fold::{Array, Fold, FoldError};
 use indexmap::IndexMap;
 use ir::{
@@ -27,7 +29,7 @@ use optimize::{OptimizeError, Reports, Stop, cost::Roofline};
 use schedule::{Kernel, Schedule, ScheduleError};
 use std::{
     collections::HashMap,
-    io::{Seek, Write},
+    io::{BufWriter, Read, Seek, Write},
 };
 
 /// What to compile for.
@@ -64,6 +66,9 @@ pub enum Weights {
     Rounded(Rounding),
 }
 
+/// Where each term of each call was written, in bytes from the weights' first, by call and term.
+pub(crate) type Offsets = HashMap<(usize, usize), u64>;
+
 /// A stage of the compiler, for progress bars.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -98,6 +103,16 @@ pub enum CompileError {
     Fold { graph: Name, error: FoldError },
     #[error(transparent)]
     Artifact(#[from] ArtifactError),
+    #[error(
+        "{weight}: the artifact that was written holds {found:?} at {at:?}, where {meant} was meant; this is a bug in the \
+         compiler, and the artifact is not to be used"
+    )]
+    Reread {
+        weight: String,
+        at: [usize; 2],
+        found: Option<f32>,
+        meant: f32,
+    },
     #[error("the program is malformed, which is a bug in the model's builder: {}", .0.join("; "))]
     Malformed(Vec<String>),
 }
@@ -116,6 +131,8 @@ pub struct Compilation {
     pub reports: Reports,
     /// Kernels of each unique graph.
     pub schedules: IndexMap<Name, Schedule>,
+    /// What the artifact's report says before what the compiler does: `(heading, text)`.
+    pub report: Vec<(String, String)>,
 }
 
 impl Compilation {
@@ -174,6 +191,7 @@ impl Compilation {
             optimized,
             reports,
             schedules,
+            report: vec![],
         })
     }
 
@@ -188,6 +206,17 @@ impl Compilation {
         out: W,
         progress: &dyn Fn(Stage, u64, u64),
     ) -> Result<W, CompileError> {
+        Ok(self.put(weight, tokenizer, out, progress)?.0)
+    }
+
+    /// The same; also tells where each term of each call was written.
+    fn put<'a, W: Write + Seek>(
+        &mut self,
+        weight: &dyn Fn(&Name) -> Result<Array<'a>, CompileError>,
+        tokenizer: &[u8],
+        out: W,
+        progress: &dyn Fn(Stage, u64, u64),
+    ) -> Result<(W, Offsets), CompileError> {
         let backend = backends::of(&self.options)?;
         if self.options.weights == Weights::F32 {
             for schedule in self.schedules.values_mut() {
@@ -200,7 +229,7 @@ impl Compilation {
         let code = backend.emit(&kernels, &symbols)?;
         progress(Stage::Emit, 1, 1);
         let mut writer = Writer::new(out)?;
-        let offsets = pack(&self, weight, &mut writer, progress)?;
+        let offsets = pack(self, weight, &mut writer, progress)?;
         let plan = schedule::link(
             &self.optimized,
             &self.schedules,
@@ -211,20 +240,21 @@ impl Compilation {
             graph: "program".into(),
             error,
         })?;
-        let report = report(&self);
+        let mut said = self.report.clone();
+        said.extend(report(self));
         let manifest = Manifest {
             compiler: env!("CARGO_PKG_VERSION").into(),
             images: vec![Image {
-                target: self.options.target,
+                target: self.options.target.clone(),
                 offset: 0,
                 len: code.bytes.len() as u64,
                 kernels: code.kernels,
             }],
-            description: self.description,
+            description: self.description.clone(),
             plan,
-            report,
+            report: said,
         };
-        Ok(writer.finish(&code.bytes, tokenizer, &manifest)?)
+        Ok((writer.finish(&code.bytes, tokenizer, &manifest)?, offsets))
     }
 
     /// Names of the program's symbols, in the order in which kernels read their values.
@@ -277,24 +307,77 @@ pub fn compile<W: Write + Seek>(
     progress: &dyn Fn(Stage, u64, u64),
 ) -> Result<W, CompileError> {
     let mut compilation = Compilation::new(checkpoint, options, progress)?;
+    let overlay = Overlay::default();
+    Ok(finish(&mut compilation, checkpoint, &overlay, out, progress)?.0)
+}
+
+/// Compiles a program that was built of a checkpoint and rewritten since; weights that are not the checkpoint's are of
+/// `overlay`. `report` goes into the artifact, before what the compiler says itself. What was written is read back and held
+/// against what was meant, weight by weight.
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_program<W: Read + Write + Seek>(
+    checkpoint: &Checkpoint,
+    (built, description): (Program, Description),
+    overlay: &Overlay,
+    report: Vec<(String, String)>,
+    options: &Options,
+    file: W,
+    progress: &dyn Fn(Stage, u64, u64),
+) -> Result<W, CompileError> {
+    let mut sizes = sizes(&description);
+    sizes.cost = Box::new(Roofline::of(&options.target));
+    let mut compilation = Compilation::of(built, description, &sizes, options, progress)?;
+    compilation.report = report;
+    let out = BufWriter::with_capacity(1 << 20, file);
+    let (out, offsets) = finish(&mut compilation, checkpoint, overlay, out, progress)?;
+    let unwritten = |e: std::io::IntoInnerError<_>| ArtifactError::Io(e.into_error());
+    let mut file = out.into_inner().map_err(unwritten)?;
+    compilation.reread(&mut file, &offsets, &|name| {
+        weight(checkpoint, &compilation.built, overlay, name)
+    })?;
+    Ok(file)
+}
+
+/// A weight of a program by name: the overlay's, or the checkpoint's.
+fn weight<'a>(
+    checkpoint: &'a Checkpoint,
+    program: &Program,
+    overlay: &'a Overlay,
+    name: &Name,
+) -> Result<Array<'a>, CompileError> {
+    if let Some(array) = overlay.get(name) {
+        return Ok(array);
+    }
+    let tensor = checkpoint.tensor(name)?;
+    let dtype = program.weights[name].dtype;
+    Ok(Array::new(dtype, tensor.shape, tensor.bytes))
+}
+
+/// Checks a checkpoint's weights and writes the artifact.
+fn finish<W: Write + Seek>(
+    compilation: &mut Compilation,
+    checkpoint: &Checkpoint,
+    overlay: &Overlay,
+    out: W,
+    progress: &dyn Fn(Stage, u64, u64),
+) -> Result<(W, Offsets), CompileError> {
     progress(Stage::Check, 0, 1);
-    checkpoint.check_finite(compilation.built.weights.keys().map(|n| &**n))?;
+    let names = compilation.built.weights.keys().map(|n| &**n);
+    checkpoint.check_finite(names.filter(|n| overlay.get(n).is_none()))?;
     compilation.description.source = checkpoint.digest()?;
     progress(Stage::Check, 1, 1);
-    let types = compilation.built.weights.clone();
-    let weight = |name: &Name| {
-        let tensor = checkpoint.tensor(name)?;
-        Ok(Array::new(types[name].dtype, tensor.shape, tensor.bytes))
-    };
+    let built = compilation.built.clone();
     let tokenizer = checkpoint.file("tokenizer.json")?;
-    let out = compilation.write(
-        &weight,
+    let written = compilation.put(
+        &|name| weight(checkpoint, &built, overlay, name),
         tokenizer.as_deref().unwrap_or_default(),
         out,
         progress,
     )?;
     checkpoint.unchanged()?;
-    Ok(out)
+    Ok(written)
 }
 
 /// Writes every call's weights, those that calls share once; gives the offset of `(call, term)`.
@@ -303,7 +386,7 @@ fn pack<'a, W: Write + Seek>(
     weight: &dyn Fn(&Name) -> Result<Array<'a>, CompileError>,
     writer: &mut Writer<W>,
     progress: &dyn Fn(Stage, u64, u64),
-) -> Result<HashMap<(usize, usize), u64>, CompileError> {
+) -> Result<Offsets, CompileError> {
     let program = &compilation.optimized;
     let mut folds: HashMap<&Name, Fold> = HashMap::new();
     for (name, graph) in &program.graphs {

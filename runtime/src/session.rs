@@ -7,6 +7,7 @@ use crate::{
     devices::{Engine, Room},
     model::Model,
     pool,
+    prepared::Prepared,
     trace::Trace,
 };
 use ir::{DType, Dim, Positions, Task, Type, artifact::Plan, feed};
@@ -100,8 +101,8 @@ const SYMBOLS: [&str; 4] = [feed::T, feed::L, feed::B, feed::R];
 /// See the module's text.
 #[derive(Debug)]
 pub struct Session {
-    model: Arc<Model>,
-    engine: Box<dyn Engine>,
+    pub(crate) model: Arc<Model>,
+    pub(crate) engine: Box<dyn Engine>,
     pub(crate) batch: Batch,
     /// For each of the plan's inputs.
     feeds: Vec<Feed>,
@@ -121,6 +122,8 @@ pub struct Session {
     gathered: Vec<f32>,
     /// What the runs of the last step did, where that is traced.
     pub(crate) traces: Option<Vec<Trace>>,
+    /// Runs that are prepared instead of run, where that is asked for.
+    pub(crate) prepared: Option<Vec<Prepared>>,
 }
 
 impl Session {
@@ -183,6 +186,7 @@ impl Session {
             staged: vec![0; sequences],
             gathered: vec![],
             traces: None,
+            prepared: None,
         })
     }
 
@@ -199,6 +203,11 @@ impl Session {
     /// Tokens that a sequence may have.
     pub fn context(&self) -> usize {
         self.context
+    }
+
+    /// Sequences that a decoder keeps at once.
+    pub fn sequences(&self) -> usize {
+        self.lengths.len()
     }
 
     /// Tokens that `sequence` has.
@@ -425,10 +434,6 @@ impl Session {
 
     /// Runs the batch. The engine counts on what [`Session::check`] and the encoder's checks have established.
     pub(crate) fn run(&mut self) -> Result<(), Error> {
-        for (i, feed) in self.feeds.iter().enumerate() {
-            let values = self.batch.column(*feed);
-            self.engine.input(i)[..values.len()].copy_from_slice(values);
-        }
         for (value, symbol) in self.dims.iter_mut().zip(&self.symbols) {
             *value = match SYMBOLS[*symbol] {
                 feed::T => self.batch.tokens(),
@@ -436,6 +441,16 @@ impl Session {
                 feed::B => self.batch.sequences(),
                 _ => self.lengths.len() * self.stride,
             } as i64;
+        }
+        let inputs = self.feeds.iter().map(|feed| self.batch.column(*feed));
+        if let Some(prepared) = &mut self.prepared {
+            let inputs = inputs.map(<[i32]>::to_vec).collect();
+            let (dims, tokens) = (self.dims.clone(), self.batch.tokens());
+            prepared.push(Prepared::new(inputs, dims, tokens));
+            return Ok(());
+        }
+        for (i, values) in inputs.enumerate() {
+            self.engine.input(i)[..values.len()].copy_from_slice(values);
         }
         match &mut self.traces {
             None => self.engine.run(&self.dims),

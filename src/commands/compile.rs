@@ -1,8 +1,14 @@
 //! `satura compile`: from a model directory to one file that runs without it.
 
-use super::{HubArgs, Precision, Progress, bytes, count, ms, print_json, target, time};
+use super::{HubArgs, Precision, Progress, budget, bytes, count, ms, print_json, target, time};
 use crate::signals;
-use satura::{Output, compiler::Options, ir::Target, nvrtc};
+use satura::{
+    Output, Source,
+    budget::{Budget, Certificate},
+    compiler::Options,
+    ir::Target,
+    nvrtc,
+};
 use serde_json::json;
 use std::{
     io::{self, Write},
@@ -19,6 +25,8 @@ Examples:
   satura run llama.satura -p \"Once upon a time\"
   satura compile models/llama -o llama.satura --target x86-64-v3   for any machine with AVX2
   satura compile models/llama -o llama.satura --target sm_90a      for an H100 or H200
+  satura compile models/llama -o llama.satura --calibrate text.txt --budget kl=0.01
+                                                                   as fast as that divergence allows
 
 The file appears when it is complete; a compilation that is interrupted leaves nothing behind.")]
 pub struct Args {
@@ -41,6 +49,14 @@ pub struct Args {
     #[command(flatten)]
     hub: HubArgs,
 
+    #[command(flatten)]
+    calibration: budget::Calibration,
+
+    /// What may be lost or spent, measured on text: kl=0.01 (nats a token), ppl=+1%, f1=-0.5 (points), latency=12ms (a
+    /// token, or 128 tokens of an encoder), bytes=20MB. Each weight is then said in the form that is best for the whole
+    #[arg(long, value_name = "BUDGET", requires = "calibrate")]
+    budget: Option<Budget>,
+
     /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -50,24 +66,30 @@ pub struct Args {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let source = args.hub.source(Some(&args.model))?;
     signals::reading(&args.model);
-    let checkpoint = source.checkpoint()?;
     let output = Output::new(&args.output)?;
     let nvrtc = match args.target.is_gpu() {
         true => Some(nvrtc::find()?),
         false => None,
     };
     let options = Options {
-        target: args.target,
+        target: args.target.clone(),
         weights: args.precision.weights()?,
         nvrtc,
     };
-    let bar = Progress::new();
     let start = Instant::now();
-    let size = output.compile(&checkpoint, &options, &|stage, done, of| {
-        bar.show(stage, done, of);
-    })?;
+    let (size, certificate) = match args.budget {
+        None => {
+            let checkpoint = source.checkpoint()?;
+            let bar = Progress::new();
+            let progress = |stage, done, of| bar.show(stage, done, of);
+            (output.compile(&checkpoint, &options, &progress)?, None)
+        }
+        Some(budget) => {
+            let (size, certificate) = planned(&args, &source, budget, &options, output)?;
+            (size, Some(certificate))
+        }
+    };
     let took = start.elapsed();
-    drop(bar);
     let (description, _) = super::explain::read(&args.output)?;
     let description = description.description;
     if args.json {
@@ -78,6 +100,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "architecture": description.architecture,
             "parameters": description.parameters,
             "target": options.target.to_string(),
+            "certificate": certificate,
         }))?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -91,5 +114,35 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         options.target,
         time(took)
     )?;
+    if let Some(certificate) = certificate {
+        let text = certificate.text();
+        let head: Vec<&str> = text
+            .lines()
+            .take_while(|l| !l.starts_with("weight "))
+            .collect();
+        writeln!(io::stdout(), "{}: {}", certificate.budget, head.join("\n"))?;
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Chooses a plan, and writes it.
+fn planned(
+    args: &Args,
+    source: &Source,
+    budget: Budget,
+    options: &Options,
+    output: Output,
+) -> anyhow::Result<(u64, Certificate)> {
+    anyhow::ensure!(
+        args.precision == Precision::default(),
+        "--budget chooses how weights are stored: leave out --weights, --activations and --group"
+    );
+    let workshop = args.calibration.open(source, false)?;
+    let trials = budget::search(&workshop, budget)?;
+    let certificate = Certificate::new(&workshop, Some(budget), &trials[0]);
+    let bar = Progress::new();
+    let progress = |what, done, of| bar.step(what, done, of);
+    let plan = &trials[0].plan;
+    let size = output.fill(|file| workshop.write(plan, &certificate, options, file, &progress))?;
+    Ok((size, certificate))
 }

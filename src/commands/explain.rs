@@ -5,6 +5,7 @@ use super::{HubArgs, bytes, count, print_json};
 use anyhow::Context;
 use satura::{
     Cache, Opening, Source,
+    budget::{Certificate, certificate},
     ir::{
         Description,
         artifact::{HEADER_BYTES, Header, Launch, Manifest, Section, Sections},
@@ -164,7 +165,11 @@ fn text(manifest: &Manifest, sections: Option<&Sections>) -> String {
         *states.entry(state.ty.to_string()).or_default() += 1;
     }
     lines.extend(states.iter().map(|(ty, n)| format!("state: {n} of {ty}")));
-    for (heading, text) in &manifest.report {
+    for (heading, text) in manifest
+        .report
+        .iter()
+        .filter(|(h, _)| h != certificate::JSON)
+    {
         lines.push(format!("\n{heading}"));
         lines.extend(text.lines().map(|line| format!("  {line}")));
     }
@@ -183,7 +188,8 @@ fn print_object(manifest: &Manifest, sections: Option<&Sections>) -> anyhow::Res
     let report = manifest
         .report
         .iter()
-        .map(|(heading, text)| json!({ "heading": heading, "text": text }));
+        .filter(|(h, _)| h != certificate::JSON);
+    let report = report.map(|(heading, text)| json!({ "heading": heading, "text": text }));
     print_json(&json!({
         "architecture": d.architecture,
         "parameters": d.parameters,
@@ -208,6 +214,7 @@ fn print_object(manifest: &Manifest, sections: Option<&Sections>) -> anyhow::Res
             "states": plan.states.iter().map(port).collect::<Vec<_>>(),
             "launches_by_kernel": kernels(manifest),
         },
+        "certificate": Certificate::of(&manifest.report),
         "report": report.collect::<Vec<_>>(),
     }))
 }

@@ -2,11 +2,13 @@
 //! opening it, progress, JSON, errors.
 
 pub mod bench;
+pub mod budget;
 pub mod compile;
 pub mod doctor;
 pub mod eval;
 pub mod explain;
 pub mod inspect;
+pub mod pareto;
 pub mod run;
 pub mod template;
 pub mod verify;

@@ -37,6 +37,35 @@ pub(super) fn kl(p: &[f32], q: &[f32]) -> f64 {
     p.iter().zip(q).map(term).sum::<f64>().max(0.0)
 }
 
+/// Negative log-likelihood of each target in its row of logits, rows of `width` elements; rows without a target are left out.
+pub(crate) fn loss_of_rows(logits: &[f32], width: usize, targets: &[u32]) -> Vec<f64> {
+    let rows = logits.chunks_exact(width.max(1)).zip(targets);
+    rows.map(|(row, target)| log_sum_exp(row) - f64::from(row[*target as usize]))
+        .collect()
+}
+
+/// Divergence of each row of logits `q` from the same row of `p`, rows of `width` elements; on as many threads as there are
+/// cores.
+pub(crate) fn kl_of_rows(p: &[f32], q: &[f32], width: usize) -> Vec<f64> {
+    let width = width.max(1);
+    let rows = p.len() / width;
+    let mut found = vec![0.0; rows];
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = rows.div_ceil(threads).max(1);
+    std::thread::scope(|scope| {
+        for (i, to) in found.chunks_mut(share).enumerate() {
+            let part = i * share * width..(i * share + to.len()) * width;
+            let (p, q) = (&p[part.clone()], &q[part]);
+            scope.spawn(move || {
+                for ((to, p), q) in to.iter_mut().zip(p.chunks(width)).zip(q.chunks(width)) {
+                    *to = kl(p, q);
+                }
+            });
+        }
+    });
+    found
+}
+
 /// Divergence from the other model, over tokens, in nats.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Kl {

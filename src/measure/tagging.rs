@@ -69,8 +69,9 @@ pub struct Scores {
     pub entities: usize,
 }
 
-#[derive(Default)]
-struct Counts {
+/// What is right and wrong, in tokens and entities.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
     tokens: usize,
     right_tokens: usize,
     found: usize,
@@ -88,6 +89,26 @@ pub fn tagging(
     examples: &[Example],
     progress: &dyn Fn(usize, usize),
 ) -> Result<Scores, Error> {
+    let mut counts = Counts::default();
+    for (i, batch) in examples.chunks(BATCH).enumerate() {
+        progress(i * BATCH, examples.len());
+        tags(session, tokenizer, batch)?
+            .iter()
+            .for_each(|c| counts.and(c));
+    }
+    progress(examples.len(), examples.len());
+    Ok(counts.scores())
+}
+
+/// What is right and wrong of each example.
+///
+/// # Errors
+/// As [`tagging`].
+pub(crate) fn tags(
+    session: &mut Session,
+    tokenizer: &Tokenizer,
+    examples: &[Example],
+) -> Result<Vec<Counts>, Error> {
     let description = session.model().description();
     let Task::TokenClassification { labels } = description.task.clone() else {
         return Err(Error::Mismatch(format!(
@@ -96,9 +117,8 @@ pub fn tagging(
         )));
     };
     let max = MAX_TOKENS.min(description.context);
-    let mut counts = Counts::default();
-    for (i, batch) in examples.chunks(BATCH).enumerate() {
-        progress(i * BATCH, examples.len());
+    let mut all = vec![];
+    for batch in examples.chunks(BATCH) {
         let mut encodings = vec![];
         for example in batch {
             let mut encoding = tokenizer.encode(&example.text, true)?;
@@ -129,11 +149,12 @@ pub fn tagging(
                         .unwrap_or_default(),
                 );
             }
+            let mut counts = Counts::default();
             counts.add(&there, &found);
+            all.push(counts);
         }
     }
-    progress(examples.len(), examples.len());
-    Ok(counts.scores())
+    Ok(all)
 }
 
 /// The label of a token: that of the first span it overlaps.
@@ -158,6 +179,21 @@ impl Counts {
         self.right += found.iter().filter(|e| there.contains(e)).count();
         self.there += there.len();
         self.found += found.len();
+    }
+
+    fn and(&mut self, o: &Counts) {
+        self.tokens += o.tokens;
+        self.right_tokens += o.right_tokens;
+        self.found += o.found;
+        self.there += o.there;
+        self.right += o.right;
+    }
+
+    /// F1 over all of them.
+    pub fn f1<'a>(all: impl Iterator<Item = &'a Counts>) -> f64 {
+        let mut sum = Counts::default();
+        all.for_each(|c| sum.and(c));
+        sum.scores().f1
     }
 
     fn scores(&self) -> Scores {

@@ -5,6 +5,7 @@
 mod array;
 mod cells;
 mod groups;
+pub mod reread;
 
 pub use array::Array;
 pub use groups::{code, most, round};
@@ -45,6 +46,7 @@ pub enum FoldError {
 }
 
 /// The weights-only part of a graph, lowered once and evaluated for each call.
+#[derive(Clone)]
 pub struct Fold {
     graph: Graph,
     terms: Vec<WeightTerm>,
@@ -69,6 +71,23 @@ impl Fold {
         let cone = self.graph.cone(&[self.graph.outputs[term]]);
         let position = |v: &Value| self.graph.inputs().iter().position(|i| i == v);
         cone.iter().filter_map(position).collect()
+    }
+
+    /// What a term means, row-major in f32, however it is to be stored.
+    ///
+    /// # Errors
+    /// See [`FoldError`].
+    pub fn meaning<'a>(
+        &self,
+        term: usize,
+        input: &dyn Fn(usize) -> Array<'a>,
+    ) -> Result<Vec<f32>, FoldError> {
+        let mut plain = self.clone();
+        plain.terms[term].codec = Codec::Plain(ir::DType::F32);
+        plain.terms[term].packing = crate::schedule::Packing::Rows;
+        let bytes = plain.term(term, input)?;
+        let floats = bytes.as_chunks().0.iter();
+        Ok(floats.map(|b| f32::from_le_bytes(*b)).collect())
     }
 
     /// A term's bytes, as kernels read them. `input` gives the array of a graph input, by position.

@@ -1,7 +1,7 @@
 //! The processor this runs on: what it has, executable memory for checked code, and the launches of a step.
 
 use super::{
-    Loaded, Room, Stop,
+    Loaded, Part, Room, Stop,
     memory::{Buffer, Bytes},
     polynomial::Polynomial,
 };
@@ -348,8 +348,8 @@ impl Engine {
         }
     }
 
-    /// The `elements` floats at a place that launches write to.
-    fn value(&self, place: &Place, elements: usize) -> &[f32] {
+    /// The address of the `elements` floats at a place that launches write to.
+    fn address(&self, place: &Place, elements: usize) -> *mut f32 {
         let buffer = match place.base {
             Base::Arena => &self.arena,
             Base::Output(i) => &self.outputs[i as usize].0,
@@ -364,9 +364,14 @@ impl Engine {
             "{elements} elements at {place:?}, of {} bytes there",
             buffer.len()
         );
-        // SAFETY: the memory is the buffer's, aligned to pages and long enough; kernels that write it run only under
+        buffer.address().wrapping_add(first).cast()
+    }
+
+    /// The `elements` floats at a place that launches write to.
+    fn value(&self, place: &Place, elements: usize) -> &[f32] {
+        // SAFETY: the memory is a buffer's of the engine, aligned and long enough; kernels that write it run only under
         // `&mut self`.
-        unsafe { std::slice::from_raw_parts(buffer.address().wrapping_add(first).cast(), elements) }
+        unsafe { std::slice::from_raw_parts(self.address(place, elements), elements) }
     }
 }
 
@@ -421,6 +426,18 @@ impl super::Engine for Engine {
         }
         self.launch(done..self.launches.len());
         Ok(seen)
+    }
+
+    fn part(&mut self, dims: &[i64], part: Part<'_>) -> Result<Vec<Vec<f32>>, Error> {
+        self.begin(dims);
+        for (place, values) in part.given {
+            let to = self.address(place, values.len());
+            // SAFETY: the memory is a buffer's of the engine, aligned and long enough; no kernel is running.
+            unsafe { std::slice::from_raw_parts_mut(to, values.len()) }.copy_from_slice(values);
+        }
+        self.launch(part.launches);
+        let values = part.values.iter();
+        Ok(values.map(|(p, n)| self.value(p, *n).to_vec()).collect())
     }
 
     fn measure(&mut self, on: bool) {

@@ -15,7 +15,7 @@ use ir::{
     Target,
     artifact::{Image, Place, Plan},
 };
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{fmt::Debug, ops::Range, sync::Arc, time::Duration};
 
 /// A kind of machine that models run on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,6 +66,16 @@ pub(crate) struct Stop {
     pub values: Vec<(Place, usize)>,
 }
 
+/// Some launches of a step, one after another, and the values before and after them.
+pub(crate) struct Part<'a> {
+    /// What earlier launches left that these read: where it lies, and what is there.
+    pub given: &'a [(Place, &'a [f32])],
+    /// Which, of the plan's.
+    pub launches: Range<usize>,
+    /// What to look at then: where each value lies, and how many floats it has.
+    pub values: &'a [(Place, usize)],
+}
+
 /// A model's code and weights where they can run: immutable, shared by any number of engines.
 pub(crate) trait Loaded: Debug + Send + Sync {
     /// The weights, where the processor reads them itself.
@@ -110,6 +120,15 @@ pub(crate) trait Engine: Debug + Send + Sync {
     /// # Panics
     /// As [`Engine::run`]; or where a value lies beyond its memory, or in memory that launches do not write.
     fn trace(&mut self, dims: &[i64], stops: &[Stop]) -> Result<Vec<Vec<Vec<f32>>>, Error>;
+
+    /// Runs a part of a step, of which other parts may never run. States are as the last part that wrote them left them.
+    ///
+    /// # Errors
+    /// As [`Engine::run`], or a device that runs whole steps only.
+    ///
+    /// # Panics
+    /// As [`Engine::trace`].
+    fn part(&mut self, dims: &[i64], part: Part<'_>) -> Result<Vec<Vec<f32>>, Error>;
 
     /// Output `i` of the plan as the last step left it.
     fn output(&self, i: usize) -> &[f32];

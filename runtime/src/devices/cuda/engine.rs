@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     Error,
-    devices::{self, Stop, memory::Buffer, polynomial::Polynomial},
+    devices::{self, Part, Stop, memory::Buffer, polynomial::Polynomial},
 };
 use ir::{
     Dim,
@@ -448,6 +448,13 @@ impl devices::Engine for Engine {
 
     fn trace(&mut self, dims: &[i64], stops: &[Stop]) -> Result<Vec<Vec<Vec<f32>>>, Error> {
         self.begin(dims, |engine, _| engine.traced(stops))
+    }
+
+    fn part(&mut self, _: &[i64], _: Part<'_>) -> Result<Vec<Vec<f32>>, Error> {
+        Err(Error::Gpu {
+            what: "running a layer by itself".into(),
+            why: "only the CPU does that so far; calibrate there".into(),
+        })
     }
 
     fn measure(&mut self, on: bool) {

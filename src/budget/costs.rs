@@ -1,0 +1,310 @@
+//! What a product with a weight in some form costs on this machine: measured with the real kernels, once for each shape,
+//! and remembered. Knows shapes and forms; neither models nor budgets. `satura tune` may take this over.
+
+use super::Error;
+use compiler::{
+    Compilation, Options,
+    compress::{Encoded, Form, Integers, Matrix, Site, apply, sites},
+    fold::Array,
+    optimize,
+};
+use ir::{
+    Call, DType, Description, Dim, Generation, Graph, Name, Operand, Positions, Program, Role, Sym,
+    Task, Type, feed,
+    ops::{Cast, Gather, Linear},
+};
+use runtime::{
+    EncoderInput, Model, Session,
+    devices::{Bytes, cpu},
+};
+use std::{
+    collections::BTreeMap,
+    io::BufWriter,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// Runs of which the median counts.
+const RUNS: usize = 15;
+
+/// Bytes of weights beyond which a model is larger than any cache.
+const LARGE: u64 = 96 << 20;
+
+/// A product to be timed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Product {
+    /// N and K of the weight.
+    pub shape: [usize; 2],
+    /// How it is said.
+    pub form: Form,
+    /// The element type of a weight that is said as stored.
+    pub stored: DType,
+    /// Rows that it multiplies.
+    pub tokens: usize,
+    /// Bytes of weights that a step reads: whether they come from memory or from a cache.
+    pub working_set: u64,
+}
+
+/// See the module's text.
+#[derive(Clone, Debug, Default)]
+pub struct Costs {
+    file: Option<PathBuf>,
+    /// Seconds by [`Costs::key`].
+    known: BTreeMap<String, f64>,
+}
+
+impl Costs {
+    /// Those that were measured on this machine before; a file in `folder` remembers them.
+    pub fn open(folder: Option<&Path>) -> Costs {
+        let machine = blake3::hash(machine().as_bytes()).to_hex();
+        let file = folder.map(|f| f.join(format!("costs-{}.json", &machine[..16])));
+        let text = file.as_ref().and_then(|f| std::fs::read(f).ok());
+        // What cannot be read is measured again.
+        let known = text.and_then(|text| serde_json::from_slice(&text).ok());
+        Costs {
+            known: known.unwrap_or_default(),
+            file,
+        }
+    }
+
+    /// Seconds of a product: measured where that was not done before.
+    ///
+    /// # Errors
+    /// It does not compile or run.
+    pub fn of(&mut self, product: &Product) -> Result<f64, Error> {
+        let key = key(product);
+        if let Some(seconds) = self.known.get(&key) {
+            return Ok(*seconds);
+        }
+        let seconds = measure(product)?;
+        self.known.insert(key, seconds);
+        if let Some(file) = &self.file {
+            let text = serde_json::to_vec_pretty(&self.known).unwrap_or_default();
+            // A folder that cannot be written to costs time at the next start, and nothing else.
+            let _ = crate::staged::Staged::new(file.parent().unwrap_or(Path::new("."))).and_then(
+                |staged| {
+                    std::io::Write::write_all(&mut staged.file(), &text)?;
+                    staged.commit(file)
+                },
+            );
+        }
+        Ok(seconds)
+    }
+}
+
+fn key(p: &Product) -> String {
+    let [n, k] = p.shape;
+    let form = match &p.form {
+        Form::Stored => p.stored.to_string(),
+        form => form.to_string(),
+    };
+    // Sets of about the same size cost the same.
+    let set = (p.working_set.clamp(1 << 20, LARGE) >> 20).next_power_of_two();
+    format!("{n}x{k} {form} T={} of {set} MB", p.tokens)
+}
+
+/// What tells machines apart that run at different speeds.
+fn machine() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info.lines().find(|l| l.starts_with("model name"));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let model = model.unwrap_or("unknown processor");
+    format!(
+        "{model} {cores} {} {}",
+        cpu::host(),
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
+/// As many products as the working set has room for, each with a weight of its own, one after another.
+fn measure(p: &Product) -> Result<f64, Error> {
+    let bytes = p.form.bytes(p.shape, p.stored).max(1);
+    let count = (p.working_set.clamp(1 << 20, LARGE) / bytes).clamp(2, 256) as usize;
+    let program = program(p, count)?;
+    let sites = sites(&program);
+    let choices: Vec<(Site, Encoded)> = match p.form {
+        Form::Stored => vec![],
+        _ => {
+            let encoded = some(&p.form, p.shape);
+            sites
+                .into_iter()
+                .map(|site| (site, encoded.clone()))
+                .collect()
+        }
+    };
+    let (program, overlay) = apply(&program, &choices)?;
+    let model = compile(program, &overlay, p)?;
+    let options = runtime::Options::default();
+    let mut session = Session::new(&model, options)?;
+    let ids: Vec<u32> = (0..p.tokens as u32).collect();
+    let input = EncoderInput {
+        ids: &ids,
+        ..EncoderInput::default()
+    };
+    let mut times = vec![];
+    for run in 0..=RUNS {
+        session.measure(true);
+        session.encode(&[input])?;
+        // Rows are rounded by the kernel that computes them, whichever that is: not by the product.
+        let products = session.times();
+        let products =
+            products.filter(|(name, _)| name.starts_with("product") && name.contains("gemm"));
+        let sum: Duration = products.map(|(_, time)| time).sum();
+        if run > 0 {
+            times.push(sum.as_secs_f64() / count as f64);
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times[times.len() / 2])
+}
+
+/// `count` products of the same rows, each with a weight of its own.
+fn program(p: &Product, count: usize) -> Result<Program, Error> {
+    let [n, k] = p.shape;
+    let most = u32::try_from(p.tokens).unwrap_or(u32::MAX);
+    let tokens = Type::new(DType::I32, [Dim::from(&Sym::new(feed::T, most))]);
+    let table = Type::new(DType::F32, [p.tokens, k]);
+    let weight = Type::new(p.stored, [n, k]);
+    let mut embed = Graph::new();
+    let ids = embed.input("tokens", Role::Data, tokens.clone());
+    let rows = embed.input("table", Role::Weight, table.clone());
+    let x = embed.add(Gather, &[rows, ids])?;
+    embed.outputs = vec![x];
+    let mut product = Graph::new();
+    let x = product.input("x", Role::Data, embed.ty(x).clone());
+    let stored = product.input("w", Role::Weight, weight.clone());
+    let w = match p.stored {
+        DType::F32 => stored,
+        _ => product.add(Cast { to: DType::F32 }, &[stored])?,
+    };
+    let y = product.add(Linear, &[x, w])?;
+    product.outputs = vec![y];
+    let mut program = Program::default();
+    program.inputs.insert(feed::TOKENS.into(), tokens);
+    program.weights.insert("table".into(), table);
+    program.graphs.insert("embed".into(), embed);
+    program.graphs.insert("product".into(), product);
+    program.calls.push(Call {
+        graph: "embed".into(),
+        args: vec![
+            Operand::Input(feed::TOKENS.into()),
+            Operand::Weight("table".into()),
+        ],
+        updates: vec![],
+    });
+    for i in 0..count {
+        let name: Name = format!("w{i}").into();
+        program.weights.insert(name.clone(), weight.clone());
+        let x = Operand::Result { call: 0, output: 0 };
+        program.calls.push(Call {
+            graph: "product".into(),
+            args: vec![x, Operand::Weight(name)],
+            updates: vec![],
+        });
+    }
+    let last = Operand::Result {
+        call: count,
+        output: 0,
+    };
+    program.outputs.insert("last_hidden_state".into(), last);
+    Ok(program)
+}
+
+fn compile(
+    program: Program,
+    overlay: &compiler::compress::Overlay,
+    p: &Product,
+) -> Result<std::sync::Arc<Model>, Error> {
+    let description = Description {
+        architecture: "products".into(),
+        task: Task::Embedding { normalize: false },
+        vocabulary: p.tokens,
+        token_types: 0,
+        context: p.tokens,
+        layers: 0,
+        hidden: p.shape[1],
+        parameters: 0,
+        positions: Positions::Index,
+        eos: vec![],
+        generation: Generation::default(),
+        chat: None,
+        image: None,
+        source: [0; 32],
+    };
+    let types = program.weights.clone();
+    let sizes = optimize::Options::at([(feed::T, p.tokens as u32)]);
+    let options = Options::new(cpu::host());
+    let quiet = |_, _, _| {};
+    let compilation = Compilation::of(program, description, &sizes, &options, &quiet)?;
+    let numbers = |name: &Name| {
+        if let Some(array) = overlay.get(name) {
+            return Ok(array);
+        }
+        let ty = &types[name];
+        let shape: Vec<usize> = ty.shape.iter().filter_map(ir::Dim::size).collect();
+        let count: usize = shape.iter().product();
+        // Small positive numbers in every float type.
+        let pattern: &[u8] = match ty.dtype.bytes() {
+            2 => &[0x01, 0x30],
+            _ => &[0x00, 0x00, 0x01, 0x30],
+        };
+        let bytes: Vec<u8> = pattern
+            .iter()
+            .copied()
+            .cycle()
+            .take(count * ty.dtype.bytes())
+            .collect();
+        Ok(Array::new(ty.dtype, &shape, bytes))
+    };
+    let io = |source| Error::Write {
+        path: std::env::temp_dir(),
+        source,
+    };
+    let file = crate::staged::in_memory().map_err(io)?;
+    compilation.write(
+        &numbers,
+        &[],
+        BufWriter::with_capacity(1 << 20, &file),
+        &quiet,
+    )?;
+    let bytes = Bytes::of_file("products", &file)?;
+    Ok(Model::from_bytes(bytes)?)
+}
+
+/// Some numbers in a form: what they are does not change how long a product takes.
+fn some(form: &Form, [n, k]: [usize; 2]) -> Encoded {
+    let number = |i: usize| ((i * 7919 + 13) % 255) as i16 - 127;
+    match form {
+        Form::Stored => Encoded::Stored,
+        Form::Float(dtype) => Encoded::float(
+            *dtype,
+            &Matrix::from_fn(n, k, |i, j| f32::from(number(i * k + j)) * 1e-3),
+        ),
+        Form::Integers { bits, group } => Encoded::Integers(Integers {
+            bits: *bits,
+            group: *group as usize,
+            shape: [n, k],
+            codes: (0..n * k)
+                .map(|i| if *bits == 8 { number(i) } else { number(i) % 8 } as i8)
+                .collect(),
+            scales: vec![half::f16::from_f32(0.01); n * k / (*group).max(1) as usize],
+        }),
+        Form::Product { rank, left, right } => {
+            let rank = *rank as usize;
+            Encoded::Product(
+                Box::new(some(left, [n, rank])),
+                Box::new(some(right, [rank, k])),
+            )
+        }
+        Form::Sum(a, b) => Encoded::Sum(Box::new(some(a, [n, k])), Box::new(some(b, [n, k]))),
+        Form::Scaled { power, weight } => Encoded::Scaled {
+            power: *power,
+            scale: vec![1.0; k],
+            weight: Box::new(some(weight, [n, k])),
+        },
+        Form::Dynamic(form) => match some(form, [n, k]) {
+            Encoded::Integers(integers) => Encoded::Dynamic(integers),
+            other => other,
+        },
+    }
+}

@@ -1,0 +1,185 @@
+//! What each weight of a model may be replaced by, with errors in nats. Asks every compression method once; what they say is
+//! kept beside the statistics, so that another budget asks none.
+
+use super::Error;
+use crate::calibrate::{Calibration, Progress};
+use compiler::{
+    checkpoint::Checkpoint,
+    compress::{self, Alternative, Encoded, Form, METHODS, Matrix, Moments, Problem, Site},
+    fold::Array,
+    plan::PROBE,
+};
+use ir::{DType, Operand, Program};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// An alternative of a weight, and what choosing it is predicted to do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Offer {
+    /// Its form, method, bytes, and error in the outputs of its product.
+    #[serde(flatten)]
+    pub alternative: Alternative,
+    /// Divergence from the original, nats a row of logits.
+    pub kl: f64,
+}
+
+/// Name of the alternative that leaves a weight as it is.
+pub const STORED: &str = "stored";
+
+/// A model whose weights are to be chosen.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    /// Where its weights are.
+    pub checkpoint: &'a Checkpoint,
+    /// As its family built it.
+    pub program: &'a Program,
+    /// Where it multiplies by weights.
+    pub sites: &'a [Site],
+}
+
+impl Subject<'_> {
+    /// The numbers of a site's weight.
+    ///
+    /// # Errors
+    /// The checkpoint is at fault.
+    pub fn matrix(&self, site: &Site) -> Result<Matrix, Error> {
+        let call = &self.program.calls[site.call];
+        let mut arrays = vec![];
+        for arg in &call.args {
+            arrays.push(match arg {
+                Operand::Weight(name) => {
+                    let tensor = self.checkpoint.tensor(name)?;
+                    let dtype = self.program.weights[name].dtype;
+                    Array::new(dtype, tensor.shape, tensor.bytes)
+                }
+                _ => Array::new(DType::F32, &[0], &[][..]),
+            });
+        }
+        Ok(site.matrix(self.program, &|i| arrays[i].clone())?)
+    }
+
+    /// Which one it is, for people: the tensor it is computed from.
+    pub fn name(&self, site: usize) -> String {
+        let names: Vec<&str> = self.sites[site].names.iter().map(|n| &**n).collect();
+        names.join(" + ")
+    }
+
+    /// What every method offers for every site; the first offer of each leaves the weight as it is. Of a site without
+    /// sensitivity there is no other.
+    ///
+    /// # Errors
+    /// Weights or statistics that are no numbers; damaged statistics.
+    pub fn offers(
+        &self,
+        calibration: &Calibration,
+        progress: Progress<'_>,
+    ) -> Result<Vec<Vec<Offer>>, Error> {
+        let names: Vec<&str> = METHODS.iter().map(|m| m.name()).collect();
+        let file = format!(
+            "offers-{}-{}.json",
+            env!("CARGO_PKG_VERSION"),
+            names.join("-")
+        );
+        let known: Option<Vec<Vec<Offer>>> = calibration.store.json(&file)?;
+        if let Some(known) = known.filter(|k| k.len() == self.sites.len()) {
+            return Ok(known);
+        }
+        let mut offers: BTreeMap<usize, Vec<Offer>> = BTreeMap::new();
+        let calls: Vec<usize> = (0..self.program.calls.len()).collect();
+        for call in calls {
+            if !self.sites.iter().any(|s| s.call == call) {
+                continue;
+            }
+            for (s, moments) in calibration.of_call(self.sites, call)? {
+                progress("alternatives", s, self.sites.len());
+                let found = self.of_site(s, &moments, calibration)?;
+                offers.insert(s, found);
+            }
+        }
+        let offers: Vec<Vec<Offer>> = offers.into_values().collect();
+        calibration.store.write_json(&file, &offers)?;
+        Ok(offers)
+    }
+
+    fn of_site(
+        &self,
+        s: usize,
+        moments: &Moments,
+        calibration: &Calibration,
+    ) -> Result<Vec<Offer>, Error> {
+        let site = &self.sites[s];
+        let weight = self.matrix(site)?;
+        let problem = Problem {
+            weight: &weight,
+            stored: site.stored,
+            moments,
+            fisher: None,
+        };
+        let of = |source| Error::Compress {
+            weight: self.name(s),
+            source,
+        };
+        problem.check().map_err(of)?;
+        let mut offers = vec![Offer {
+            alternative: Alternative {
+                method: STORED.into(),
+                form: Form::Stored,
+                bytes: Form::Stored.bytes(site.shape, site.stored),
+                error: 0.0,
+            },
+            kl: 0.0,
+        }];
+        let Some(sensitivity) = calibration.sensitivities[s] else {
+            return Ok(offers);
+        };
+        let probe = Form::integers(PROBE.0, PROBE.1);
+        let probed = compress::nearest::encode(&weight, &probe).map_err(of)?;
+        let probed = problem.error_of(&probed);
+        // A weight whose rounding changes nothing, such as a constant one, costs nothing.
+        let per_error = if probed > 0.0 {
+            sensitivity.kl / probed
+        } else {
+            0.0
+        };
+        for method in METHODS {
+            for alternative in method.alternatives(&problem).map_err(of)? {
+                let kl = alternative.error * per_error;
+                if kl.is_finite() && alternative.form != Form::Stored {
+                    offers.push(Offer { alternative, kl });
+                }
+            }
+        }
+        Ok(offers)
+    }
+
+    /// The weight of a site as an offer says it.
+    ///
+    /// # Errors
+    /// As [`Subject::offers`].
+    pub fn encode(
+        &self,
+        s: usize,
+        moments: &Moments,
+        offer: &Alternative,
+    ) -> Result<Encoded, Error> {
+        if offer.form == Form::Stored {
+            return Ok(Encoded::Stored);
+        }
+        let site = &self.sites[s];
+        let weight = self.matrix(site)?;
+        let problem = Problem {
+            weight: &weight,
+            stored: site.stored,
+            moments,
+            fisher: None,
+        };
+        let method = compress::method(&offer.method).ok_or_else(|| Error::Method {
+            method: offer.method.clone(),
+        })?;
+        let encoded = method.encode(&problem, &offer.form);
+        encoded.map_err(|source| Error::Compress {
+            weight: self.name(s),
+            source,
+        })
+    }
+}

@@ -1,0 +1,228 @@
+//! Looks for the plan: the knapsack proposes, measurement disposes. Errors of weights do not quite add up, nor do times, so
+//! the limit given to the knapsack is moved until what is measured keeps the budget.
+
+use super::{Budget, Error, Plan, Quality, Trial, Workshop, workshop::unchanged};
+use crate::calibrate::Progress;
+use compiler::plan::knapsack::{Side, solve};
+use ir::Task;
+
+/// Times that the limit is moved.
+const ROUNDS: usize = 4;
+
+/// Below this much of the budget a plan has room for another one.
+const CLOSE: f64 = 0.9;
+
+/// The plan that keeps the budget, with all that were measured on the way, the best first.
+///
+/// # Errors
+/// No plan keeps it (says what is reachable), or it means nothing for this model.
+pub fn search(
+    workshop: &Workshop,
+    budget: Budget,
+    progress: Progress<'_>,
+) -> Result<Vec<Trial>, Error> {
+    meaningful(workshop, budget)?;
+    let (kept, least) = match budget {
+        Budget::Latency(_) => (Side::Time, Side::Error),
+        Budget::Bytes(_) => (Side::Bytes, Side::Error),
+        _ => (Side::Error, Side::Time),
+    };
+    let costs = workshop.costs();
+    let propose = |limit: f64| solve(&costs, kept, limit, least).map(|c| workshop.plan(&c));
+    let start = allowed(budget);
+    // What a step and a file have beside products is the same in every plan.
+    let mut limit = match kept {
+        Side::Time => workshop.products(start),
+        Side::Bytes => start - (workshop.original.bytes as f64 - unchanged(workshop).bytes),
+        Side::Error => start,
+    };
+    let (mut low, mut high) = (0.0, f64::INFINITY);
+    let mut trials: Vec<Trial> = vec![];
+    for round in 0..ROUNDS {
+        let limits: Vec<f64> = match (round, kept) {
+            (0, Side::Error) => vec![limit / 2.0, limit, limit * 2.0],
+            _ => vec![limit],
+        };
+        let mut plans: Vec<(f64, Plan)> = vec![];
+        for limit in limits {
+            let Some(plan) = propose(limit) else { continue };
+            let known = trials
+                .iter()
+                .map(|t| &t.plan)
+                .chain(plans.iter().map(|p| &p.1));
+            if !known.into_iter().any(|k| *k == plan) {
+                plans.push((limit, plan));
+            }
+        }
+        if plans.is_empty() {
+            break;
+        }
+        let measured: Vec<Plan> = plans.iter().map(|p| p.1.clone()).collect();
+        let measured = workshop.measure(&measured, progress)?;
+        for ((limit, _), trial) in plans.iter().zip(&measured) {
+            match used(budget, trial) <= 1.0 {
+                true => low = f64::max(low, *limit),
+                false => high = f64::min(high, *limit),
+            }
+        }
+        trials.extend(measured.iter().cloned());
+        let near = trials.iter().map(|t| used(budget, t));
+        let near = near.filter(|u| *u <= 1.0).fold(0.0, f64::max);
+        if near > CLOSE {
+            break;
+        }
+        let last = trials.last().map_or(1.0, |t| used(budget, t));
+        let moved = match kept {
+            Side::Error => plans.last().map_or(limit, |p| p.0) * 0.95 / last.max(1e-3),
+            Side::Time => limit - workshop.products(start * last) + workshop.products(start * 0.97),
+            Side::Bytes => limit - start * (last - 0.97),
+        };
+        limit = match (low > 0.0, high.is_finite()) {
+            (true, true) if !(low..high).contains(&moved) => (low * high).sqrt(),
+            _ => moved,
+        };
+    }
+    if !trials.iter().any(|t| used(budget, t) <= 1.0) {
+        trials.extend(revert(workshop, budget, &trials, progress)?);
+    }
+    rank(budget, trials, workshop)
+}
+
+/// What the budget allows, in the units of the knapsack's side.
+fn allowed(budget: Budget) -> f64 {
+    match budget {
+        Budget::Kl(x) => x,
+        // Of a model that predicts as well as it believes, the loss rises by the divergence.
+        Budget::Perplexity(share) => share.ln_1p(),
+        // Half a point of F1 is lost about where taggers diverge by a hundredth.
+        Budget::F1(points) => points / 50.0,
+        Budget::Latency(seconds) => seconds,
+        Budget::Bytes(bytes) => bytes as f64,
+    }
+}
+
+/// How much of the budget a plan uses: at most 1 where it keeps it. Of divergence and loss the upper end of the interval
+/// counts, so that the budget also holds on other text; of F1 the average, since intervals of small samples are wide.
+pub fn used(budget: Budget, trial: &Trial) -> f64 {
+    let Quality { kl, loss, f1, .. } = trial.quality;
+    match budget {
+        Budget::Kl(x) => kl.upper() / x,
+        Budget::Perplexity(share) => loss.map_or(f64::INFINITY, |l| l.upper()) / share.ln_1p(),
+        Budget::F1(points) => f1.map_or(f64::INFINITY, |f| f.mean) / points,
+        Budget::Latency(seconds) => trial.latency / seconds,
+        Budget::Bytes(bytes) => trial.bytes as f64 / bytes as f64,
+    }
+}
+
+fn meaningful(workshop: &Workshop, budget: Budget) -> Result<(), Error> {
+    let task = &workshop.description.task;
+    let why = match (budget, task) {
+        (Budget::Perplexity(_), Task::CausalLm) => return Ok(()),
+        (Budget::Perplexity(_), _) => "perplexity is of decoders; give kl= or f1=",
+        (Budget::F1(_), Task::TokenClassification { .. }) => return Ok(()),
+        (Budget::F1(_), _) => "F1 is of token classifiers; give kl=",
+        _ => return Ok(()),
+    };
+    Err(Error::Meaningless {
+        budget,
+        why: why.into(),
+    })
+}
+
+/// Takes back the worst offenders of the plan that is nearest to the budget, half of the predicted error at a time, until
+/// what is measured keeps it; a plan that changes nothing is the last resort.
+fn revert(
+    workshop: &Workshop,
+    budget: Budget,
+    trials: &[Trial],
+    progress: Progress<'_>,
+) -> Result<Vec<Trial>, Error> {
+    if matches!(budget, Budget::Latency(_) | Budget::Bytes(_)) {
+        return Ok(vec![]);
+    }
+    let nearest = trials
+        .iter()
+        .min_by(|a, b| used(budget, a).total_cmp(&used(budget, b)));
+    let Some(mut plan) = nearest.map(|t| t.plan.clone()) else {
+        return Ok(vec![]);
+    };
+    let mut out = vec![];
+    while plan.iter().any(|o| *o > 0) {
+        let kl = |s: usize, plan: &Plan| workshop.offers[s][plan[s]].kl;
+        let total: f64 = (0..plan.len()).map(|s| kl(s, &plan)).sum();
+        let mut left = total;
+        let mut order: Vec<usize> = (0..plan.len()).filter(|s| plan[*s] > 0).collect();
+        order.sort_by(|a, b| kl(*b, &plan).total_cmp(&kl(*a, &plan)));
+        for s in order {
+            if left < total / 2.0 {
+                break;
+            }
+            left -= kl(s, &plan);
+            plan[s] = 0;
+        }
+        let measured = workshop.measure(std::slice::from_ref(&plan), progress)?;
+        let done = measured.iter().any(|t| used(budget, t) <= 1.0);
+        out.extend(measured);
+        if done {
+            break;
+        }
+    }
+    Ok(out)
+}
+
+/// The best first: of those that keep a budget of quality the fastest, of those that keep one of means the most exact.
+fn rank(budget: Budget, mut trials: Vec<Trial>, workshop: &Workshop) -> Result<Vec<Trial>, Error> {
+    let wants_speed = !matches!(budget, Budget::Latency(_) | Budget::Bytes(_));
+    let merit = |t: &Trial| match wants_speed {
+        // Measured times of plans that differ little are noise; predictions are not.
+        true => t.predicted.time,
+        false => t.quality.kl.mean,
+    };
+    trials.sort_by(|a, b| {
+        let fails = |t: &Trial| used(budget, t) > 1.0;
+        let order = fails(a).cmp(&fails(b));
+        order.then(merit(a).total_cmp(&merit(b)))
+    });
+    match trials.first() {
+        Some(best) if used(budget, best) <= 1.0 => Ok(trials),
+        _ => Err(Error::Unreachable {
+            budget,
+            reachable: reachable(budget, &trials, workshop),
+        }),
+    }
+}
+
+fn reachable(budget: Budget, trials: &[Trial], workshop: &Workshop) -> String {
+    let costs = workshop.costs();
+    let side = match budget {
+        Budget::Bytes(_) => Side::Bytes,
+        _ => Side::Time,
+    };
+    let least: f64 = costs
+        .iter()
+        .map(|g| g.iter().map(|c| c.side(side)).fold(f64::INFINITY, f64::min))
+        .sum();
+    let base = unchanged(workshop);
+    let nearest = trials
+        .iter()
+        .min_by(|a, b| used(budget, a).total_cmp(&used(budget, b)));
+    let measured = nearest.map_or(String::new(), |t| {
+        format!(
+            " (measured: {:.3} ms, {:.1} MB, a divergence of {:.4})",
+            t.latency * 1e3,
+            t.bytes as f64 / 1e6,
+            t.quality.kl.mean
+        )
+    });
+    match budget {
+        Budget::Latency(_) => {
+            let seconds = workshop.step(least, workshop.original_latency);
+            format!("about latency={:.3}ms{measured}", seconds * 1e3)
+        }
+        Budget::Bytes(_) => {
+            let bytes = workshop.original.bytes as f64 - base.bytes + least;
+            format!("about bytes={:.1}MB{measured}", bytes / 1e6)
+        }
+        _ => format!("the model as it is, without any loss{measured}"),
+    }
+}

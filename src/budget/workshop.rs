@@ -1,0 +1,395 @@
+//! Everything that is known of a model before a plan is chosen (statistics, offers, times), and what a plan becomes: an
+//! artifact, its quality, its latency. Chooses nothing.
+
+use super::{
+    Costs, Error, Group, Latency, Offer, Quality, Subject, certificate::Certificate, compare,
+    groups::groups,
+};
+use crate::{
+    Cache,
+    calibrate::{self, Calibration, Progress, Store, Text},
+    measure::speed::{Encoding, Generation, Workload},
+    staged,
+};
+use compiler::{
+    Options,
+    checkpoint::Checkpoint,
+    compress::{Overlay, Site, apply, sites},
+    models,
+    plan::knapsack::{Cost, sum},
+};
+use ir::{Description, Program, Task};
+use runtime::{
+    Model, Session,
+    devices::{Bytes, cpu},
+    tokenizer::Tokenizer,
+};
+use std::{fs::File, path::Path, sync::Arc, time::Duration};
+
+/// Tokens that plans are compared on.
+const HELD_BACK: usize = 16_384;
+
+/// Turns that models take while their latencies are measured; an odd number.
+const TURNS: usize = 5;
+
+/// Time of a turn.
+const TURN: Duration = Duration::from_millis(200);
+
+/// For each site the number of its offer.
+pub type Plan = Vec<usize>;
+
+/// A plan as an artifact that runs.
+#[derive(Clone, Debug)]
+pub struct Build {
+    /// Ready to run.
+    pub model: Arc<Model>,
+    /// Bytes of the artifact.
+    pub bytes: u64,
+}
+
+/// A plan that was measured.
+#[derive(Clone, Debug)]
+pub struct Trial {
+    /// Which.
+    pub plan: Plan,
+    /// What it was predicted to cost: time and bytes of its products, divergence.
+    pub predicted: Cost,
+    /// Against the original.
+    pub quality: Quality,
+    /// Seconds of a step.
+    pub latency: f64,
+    /// Seconds of a step of the original, taken in turns with it.
+    pub original: f64,
+    /// Of the artifact.
+    pub bytes: u64,
+}
+
+/// See the module's text.
+pub struct Workshop {
+    /// Where weights are.
+    pub checkpoint: Checkpoint,
+    /// As the family built it.
+    pub program: Program,
+    /// What the model is.
+    pub description: Description,
+    /// Where it multiplies by weights.
+    pub sites: Vec<Site>,
+    /// What plans are compared on.
+    pub text: Text,
+    /// Statistics.
+    pub calibration: Calibration,
+    /// For each site.
+    pub offers: Vec<Vec<Offer>>,
+    /// Predictions.
+    pub latency: Latency,
+    /// Weights that are chosen together.
+    pub groups: Vec<Group>,
+    /// The model as it is.
+    pub original: Build,
+    /// Its seconds of a step.
+    pub original_latency: f64,
+    /// The share of them that is not in products with weights.
+    rest: f64,
+    tokenizer: Tokenizer,
+}
+
+impl Workshop {
+    /// Calibrates a model and asks for alternatives of its weights, as far as that was not done before.
+    ///
+    /// # Errors
+    /// A model or text that cannot be calibrated with.
+    pub fn open(
+        checkpoint: Checkpoint,
+        text: &Path,
+        tokens: usize,
+        cache: Option<&Cache>,
+        progress: Progress<'_>,
+    ) -> Result<Workshop, Error> {
+        let (program, description) = models::build(checkpoint.config(), &checkpoint)?;
+        let sites = sites(&program);
+        let options = Options::new(cpu::host());
+        let original = build(
+            &checkpoint,
+            (program.clone(), description.clone()),
+            &Overlay::default(),
+            &options,
+            progress,
+        )?;
+        let tokenizer = crate::tokenizer(&original.model)?;
+        let text = Text::read(text, &tokenizer, &description, tokens, HELD_BACK)?;
+        let mut key = blake3::Hasher::new_derive_key("satura calibration 1");
+        key.update(&checkpoint.digest()?);
+        key.update(&text.digest);
+        key.update(&tokens.to_le_bytes());
+        let folder = match cache {
+            Some(cache) => cache.folder().join("calibrations"),
+            None => std::env::temp_dir().join(format!("satura-{}", std::process::id())),
+        };
+        let store = Store::new(folder.join(&key.finalize().to_hex()[..32]))?;
+        let program_of = (&program, &description);
+        let calibration =
+            calibrate::calibrate(&checkpoint, program_of, &sites, &text, store, progress)?;
+        let subject = Subject {
+            checkpoint: &checkpoint,
+            program: &program,
+            sites: &sites,
+        };
+        let offers = subject.offers(&calibration, progress)?;
+        let form = |o: &Offer| o.alternative.form.clone();
+        let forms = offers.iter().map(|o| o.iter().map(form).collect());
+        let forms: Vec<Vec<_>> = forms.collect();
+        let mut costs = Costs::open(cache.map(Cache::folder));
+        let step = match description.task {
+            Task::CausalLm => 1,
+            _ => 128.min(description.context),
+        };
+        let timing = |done, of| progress("timing kernels", done, of);
+        let latency = Latency::of(&sites, &forms, step, &mut costs, &timing)?;
+        let groups = groups(&sites, &offers, &latency);
+        let [original_latency] = time([&original.model])?;
+        let rest = rest(&original.model)?;
+        Ok(Workshop {
+            checkpoint,
+            program,
+            description,
+            sites,
+            text,
+            calibration,
+            offers,
+            latency,
+            groups,
+            original,
+            original_latency,
+            rest,
+            tokenizer,
+        })
+    }
+
+    /// What the model is to choose for.
+    pub fn subject(&self) -> Subject<'_> {
+        Subject {
+            checkpoint: &self.checkpoint,
+            program: &self.program,
+            sites: &self.sites,
+        }
+    }
+
+    /// Costs of each group's options.
+    pub fn costs(&self) -> Vec<Vec<Cost>> {
+        self.groups.iter().map(|g| g.costs.clone()).collect()
+    }
+
+    /// The plan of an option for each group.
+    pub fn plan(&self, choice: &[usize]) -> Plan {
+        let mut plan = vec![0; self.sites.len()];
+        for (group, option) in self.groups.iter().zip(choice) {
+            for (site, offer) in group.sites.iter().zip(&group.options[*option]) {
+                plan[*site] = *offer;
+            }
+        }
+        plan
+    }
+
+    /// What a plan is predicted to cost: its products, group by group.
+    pub fn predict(&self, plan: &Plan) -> Cost {
+        let mut total = Cost::default();
+        for group in &self.groups {
+            let own: Vec<usize> = group.sites.iter().map(|s| plan[*s]).collect();
+            if let Some(option) = group.options.iter().position(|o| *o == own) {
+                total = total.and(group.costs[option]);
+                continue;
+            }
+            for (s, o) in group.sites.iter().zip(own) {
+                let (site, offer) = (&self.sites[*s], &self.offers[*s][o]);
+                let form = &offer.alternative.form;
+                total = total.and(Cost {
+                    time: self.latency.seconds(form, site.shape, site.stored),
+                    bytes: offer.alternative.bytes as f64,
+                    error: offer.kl,
+                });
+            }
+        }
+        total
+    }
+
+    /// Seconds of a step whose products are predicted to take so long, where the original takes `original`. Memory is
+    /// faster in one minute than in the next, and in a model than in a loop: predictions are taken relative to the
+    /// original's.
+    pub fn step(&self, products: f64, original: f64) -> f64 {
+        let unchanged = unchanged(self).time.max(f64::MIN_POSITIVE);
+        original * (self.rest + (1.0 - self.rest) * products / unchanged)
+    }
+
+    /// The inverse of [`Workshop::step`] at the original's latency: seconds of products, of which a step takes so long.
+    pub fn products(&self, step: f64) -> f64 {
+        let share = step / self.original_latency - self.rest;
+        share / (1.0 - self.rest) * unchanged(self).time
+    }
+
+    /// The program of a plan, and the numbers that it needs.
+    ///
+    /// # Errors
+    /// Weights that cannot be encoded.
+    pub fn program(
+        &self,
+        plan: &Plan,
+        progress: Progress<'_>,
+    ) -> Result<(Program, Overlay), Error> {
+        let mut choices = vec![];
+        for call in 0..self.program.calls.len() {
+            let wanted = |s: &usize| self.sites[*s].call == call && plan[*s] > 0;
+            if !(0..self.sites.len()).any(|s| wanted(&s)) {
+                continue;
+            }
+            for (s, moments) in self.calibration.of_call(&self.sites, call)? {
+                if !wanted(&s) {
+                    continue;
+                }
+                progress("encoding", s, self.sites.len());
+                let offer = &self.offers[s][plan[s]].alternative;
+                let encoded = self.subject().encode(s, &moments, offer)?;
+                choices.push((self.sites[s].clone(), encoded));
+            }
+        }
+        Ok(apply(&self.program, &choices)?)
+    }
+
+    /// Compiles plans and measures them side by side.
+    ///
+    /// # Errors
+    /// One that does not compile or run.
+    pub fn measure(&self, plans: &[Plan], progress: Progress<'_>) -> Result<Vec<Trial>, Error> {
+        let options = Options::new(cpu::host());
+        let mut builds = vec![];
+        for plan in plans {
+            let (program, overlay) = self.program(plan, progress)?;
+            let description = self.description.clone();
+            let of = (program, description);
+            builds.push(build(&self.checkpoint, of, &overlay, &options, progress)?);
+        }
+        let models: Vec<Arc<Model>> = builds.iter().map(|b| Arc::clone(&b.model)).collect();
+        let told = |done, of| progress("comparing plans", done, of);
+        let qualities = compare(
+            &self.original.model,
+            &models,
+            &self.text,
+            &self.tokenizer,
+            &told,
+        )?;
+        let mut trials = vec![];
+        for ((plan, build), quality) in plans.iter().zip(&builds).zip(qualities) {
+            let [original, latency] = time([&self.original.model, &build.model])?;
+            trials.push(Trial {
+                plan: plan.clone(),
+                predicted: self.predict(plan),
+                quality,
+                latency,
+                original,
+                bytes: build.bytes,
+            });
+        }
+        Ok(trials)
+    }
+
+    /// Writes the artifact of a plan with its certificate, for any target.
+    ///
+    /// # Errors
+    /// It does not compile; the disk.
+    pub fn write(
+        &self,
+        plan: &Plan,
+        certificate: &Certificate,
+        options: &Options,
+        file: &File,
+        progress: Progress<'_>,
+    ) -> Result<(), Error> {
+        let (program, overlay) = self.program(plan, progress)?;
+        let report = certificate.report();
+        let told = |_, done: u64, of: u64| progress("compiling", done as usize, of as usize);
+        let of = (program, self.description.clone());
+        compiler::compile_program(&self.checkpoint, of, &overlay, report, options, file, &told)?;
+        Ok(())
+    }
+}
+
+/// What a step is: a token of a decoder that continues a prompt, 128 tokens of an encoder.
+fn workload(description: &Description) -> Workload {
+    let half = description.context / 2;
+    match description.task {
+        Task::CausalLm => Workload::Generation(Generation {
+            depth: 0,
+            prompt: 32.min(half).max(1),
+            generate: 64.min(half).max(1),
+            sequences: 1,
+        }),
+        _ => Workload::Encoding(Encoding {
+            lengths: vec![128.min(description.context)],
+        }),
+    }
+}
+
+/// Seconds of a step of each model, in turns, so that what else happens on the machine happens to all: medians.
+fn time<const N: usize>(models: [&Arc<Model>; N]) -> Result<[f64; N], Error> {
+    let work = workload(models[0].description());
+    let sessions = models.iter().map(|m| work.session(m, None));
+    let mut sessions: Vec<Session> = sessions.collect::<Result<_, _>>()?;
+    let mut times = vec![vec![]; N];
+    for _ in 0..TURNS {
+        for (session, times) in sessions.iter_mut().zip(&mut times) {
+            times.push(work.measure(session, TURN)?.step().1);
+        }
+    }
+    Ok(std::array::from_fn(|i| {
+        times[i].sort_by(f64::total_cmp);
+        times[i][TURNS / 2]
+    }))
+}
+
+/// The share of a step's time that is not in products with weights.
+fn rest(model: &Arc<Model>) -> Result<f64, Error> {
+    let work = workload(model.description());
+    let launches = work.launches(&mut work.session(model, None)?)?;
+    let seconds = |products: bool| -> f64 {
+        let of = launches.iter();
+        let of = of.filter(|(name, _)| name.contains("gemm") == products);
+        of.map(|(_, time)| time.as_secs_f64()).sum()
+    };
+    let (products, rest) = (seconds(true), seconds(false));
+    Ok(rest / (products + rest).max(f64::MIN_POSITIVE))
+}
+
+fn build(
+    checkpoint: &Checkpoint,
+    of: (Program, Description),
+    overlay: &Overlay,
+    options: &Options,
+    progress: Progress<'_>,
+) -> Result<Build, Error> {
+    let failed = |source| Error::Write {
+        path: std::env::temp_dir(),
+        source,
+    };
+    let file = staged::in_memory().map_err(failed)?;
+    let told = |_, done: u64, of: u64| progress("compiling", done as usize, of as usize);
+    compiler::compile_program(checkpoint, of, overlay, vec![], options, &file, &told)?;
+    let bytes = file.metadata().map_err(failed)?.len();
+    let model = Model::from_bytes(Bytes::of_file("a plan", &file)?)?;
+    Ok(Build { model, bytes })
+}
+
+/// Costs of the choice with which every weight stays as it is.
+pub fn unchanged(workshop: &Workshop) -> Cost {
+    let stored = vec![0; workshop.groups.len()];
+    let choice: Vec<usize> = workshop
+        .groups
+        .iter()
+        .zip(stored)
+        .map(|(g, none)| {
+            g.options
+                .iter()
+                .position(|o| o.iter().all(|o| *o == 0))
+                .unwrap_or(none)
+        })
+        .collect();
+    sum(&workshop.costs(), &choice)
+}
