@@ -11,6 +11,7 @@ mod gpu;
 mod hub;
 mod inputs;
 mod measure;
+mod planted;
 mod refusals;
 mod verify;
 
