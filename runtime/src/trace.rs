@@ -7,7 +7,7 @@ use crate::{
 };
 use ir::{
     Name, Sym, Tensor,
-    artifact::{Layer, LayerResult, Plan},
+    artifact::{Base, Layer, LayerResult, Plan},
 };
 
 /// One run of the plan; a step of more tokens than the plan takes at once is several. Tokens are packed: rows of all
@@ -43,6 +43,16 @@ impl Trace {
             trace
                 .inputs
                 .push((port.name.clone(), Tensor::new(shape, data)));
+        }
+        for layer in &plan.layers {
+            let written = |r: &LayerResult| matches!(r.place.base, Base::Arena | Base::Output(_));
+            if let Some(result) = layer.results.iter().find(|r| !written(r)) {
+                return Err(Error::Plan {
+                    what: "a layer's result in",
+                    name: format!("{:?} (layer {})", result.place.base, layer.name),
+                    known: "arena and outputs, which launches write".into(),
+                });
+            }
         }
         let shape = |result: &LayerResult| result.ty.at(&|s| trace.at(s));
         let stop = |layer: &Layer| {

@@ -28,6 +28,12 @@ fn refused(args: &[&str], nvrtc: Option<&Path>, words: &[&str]) {
     }
 }
 
+/// What compiles a model to a file for a GPU, with more options.
+fn compile<'a>(model: &'a Path, out: &'a Path, target: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let args = ["compile", text(model), "-o", text(out), "--target", target];
+    [&args, more].concat()
+}
+
 #[test]
 fn without_a_gpu_nothing_runs_on_one() {
     let model = fixture("llama_gqa");
@@ -39,14 +45,7 @@ fn without_a_gpu_nothing_runs_on_one() {
 fn without_nvrtc_nothing_is_compiled_for_gpus() {
     let folder = tempfile::tempdir().unwrap();
     let (model, out) = (fixture("llama_gqa"), folder.path().join("m.satura"));
-    let args = [
-        "compile",
-        text(&model),
-        "-o",
-        text(&out),
-        "--target",
-        "sm_90a",
-    ];
+    let args = compile(&model, &out, "sm_90a", &[]);
     let missing = folder.path().join("libnvrtc.so.13");
     for (place, why) in [
         (missing.as_path(), "cannot open"),
@@ -71,22 +70,14 @@ fn with_nvrtc_models_are_compiled_for_gpus_that_are_not_here() {
     }
     let folder = tempfile::tempdir().unwrap();
     let (model, out) = (fixture("llama_gqa"), folder.path().join("m.satura"));
-    let compile = |target| {
-        let args = [
-            "compile",
-            text(&model),
-            "-o",
-            text(&out),
-            "--target",
-            target,
-        ];
-        let (done, said) = run(&args, None);
+    let compiled = |target| {
+        let (done, said) = run(&compile(&model, &out, target, &[]), None);
         assert!(done, "{said}");
         std::fs::read(&out).unwrap()
     };
-    let ampere = compile("sm_80");
-    let hopper = compile("sm_90a");
-    assert!(hopper != ampere && hopper == compile("sm_90a"));
+    let ampere = compiled("sm_80");
+    let hopper = compiled("sm_90a");
+    assert!(hopper != ampere && hopper == compiled("sm_90a"));
     let (done, said) = run(&["explain", text(&out), "--json"], None);
     let found: Value = serde_json::from_str(&said).unwrap();
     assert!(done && found["target"] == "sm_90a", "{said}");
@@ -105,16 +96,7 @@ fn weights_of_few_bits_compile_for_gpus() {
     let folder = tempfile::tempdir().unwrap();
     let (model, out) = (fixture("llama_gqa"), folder.path().join("m.satura"));
     for weights in ["q8", "q4"] {
-        let args = [
-            "compile",
-            text(&model),
-            "-o",
-            text(&out),
-            "--target",
-            "sm_90a",
-            "--weights",
-            weights,
-        ];
+        let args = compile(&model, &out, "sm_90a", &["--weights", weights]);
         let (done, said) = run(&args, None);
         assert!(done, "{said}");
         let (done, said) = run(&["explain", text(&out)], None);

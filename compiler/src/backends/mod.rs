@@ -2,6 +2,7 @@
 
 pub mod cpu;
 pub mod cuda;
+mod rows;
 
 use crate::{
     Options,

@@ -1,7 +1,7 @@
 //! The processor this runs on: what it has, executable memory for checked code, and the launches of a step.
 
 use super::{
-    Loaded, Part, Room, Stop,
+    Loaded, Part, Room, Stop, check_capacity,
     memory::{Buffer, Bytes},
     polynomial::Polynomial,
 };
@@ -317,15 +317,7 @@ impl Engine {
 
     /// Begins a step with symbol `i` of the plan at `dims[i]`.
     fn begin(&mut self, dims: &[i64]) {
-        let fits = dims
-            .iter()
-            .zip(&self.capacity)
-            .all(|(d, c)| (0..=*c).contains(d));
-        assert!(
-            fits && dims.len() == self.capacity.len(),
-            "{dims:?} is beyond {:?}",
-            self.capacity
-        );
+        check_capacity(dims, &self.capacity);
         self.dims.copy_from_slice(dims);
     }
 

@@ -94,6 +94,18 @@ pub(crate) trait Loaded: Debug + Send + Sync {
     ) -> Result<Box<dyn Engine>, Error>;
 }
 
+/// What [`Engine::run`] promises of a step's sizes.
+///
+/// # Panics
+/// A value is beyond the capacity, or there are more or fewer.
+fn check_capacity(dims: &[i64], capacity: &[i64]) {
+    let fits = |(d, c): (&i64, &i64)| (0..=*c).contains(d);
+    assert!(
+        dims.len() == capacity.len() && dims.iter().zip(capacity).all(fits),
+        "{dims:?} is beyond {capacity:?}"
+    );
+}
+
 /// A plan with memory of its own, ready to run. Not safe for arbitrary inputs: token ids, positions, rows and
 /// intervals become addresses, so the session checks them before they get here.
 pub(crate) trait Engine: Debug + Send + Sync {

@@ -5,10 +5,13 @@ use super::{
     functions::Spare,
     rows::{Columns, Row, RowBody},
 };
-use crate::schedule::{Round, View};
+use crate::{
+    backends::rows::Walk,
+    schedule::{Round, View},
+};
 use cranelift_codegen::ir::{InstBuilder, Value};
 use ir::{
-    Class, DType, Dim, Graph, Op, OpKind,
+    DType, Dim, Graph, Op,
     abi::{BLOCK, Codec, KernelTable, Layout, PANEL, SCRATCH_BYTES},
     artifact::Tasks,
 };
@@ -26,36 +29,12 @@ pub fn emit(
     views: &[View],
 ) -> Result<(Tasks, u64), String> {
     let (out, reads) = views.split_last().ok_or("a kernel without operands")?;
-    // What the loops walk: the output, or the rows that are scattered into it.
-    let root = body.ty(body.outputs[0]);
-    let space = if scatter.is_some() {
-        &root.shape
-    } else {
-        &out.shape
-    };
-    let kinds = || {
-        body.cone(&body.outputs)
-            .into_iter()
-            .filter_map(|v| body.op(v))
-            .map(Op::kind)
-    };
-    // Rows of one element, however many: of unknown number, or each at an index of its own.
-    let indexed = scatter.is_some() || kinds().any(|k| k == OpKind::Gather);
-    let pointwise = space.len() == 1 && (indexed || space[0].known().is_none());
-    let whole_row = |k| k != OpKind::Gather && OpKind::class(k) != Class::Elementwise;
-    if let Some(k) = kinds().find(|k| pointwise && whole_row(*k) && *k != OpKind::Const) {
-        return Err(format!("{} over elements that are walked singly", k.name()));
-    }
-    let outer: &[Dim] = if pointwise {
-        space
-    } else {
-        &space[..space.len().saturating_sub(1)]
-    };
-    let columns = match space.last() {
-        _ if pointwise => 1,
-        Some(d) => d.known().ok_or_else(|| format!("rows of {d} columns"))?,
-        None => 1,
-    };
+    let Walk {
+        space,
+        pointwise,
+        outer,
+        columns,
+    } = Walk::of(body, scatter.is_some(), out)?;
     let one = Dim::from(1);
     let first = outer.first().unwrap_or(&one);
     let inner: Vec<i64> = outer

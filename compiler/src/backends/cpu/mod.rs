@@ -10,7 +10,6 @@ mod gemm;
 mod lanes;
 mod map;
 mod rows;
-mod segments;
 
 use super::{Backend, Code, EmitError};
 use crate::schedule::{Kernel, Template};

@@ -4,6 +4,7 @@
 //! Columns are walked in segments within which every `concat` picks one argument, so that indices stay linear.
 
 use super::{function::Function, functions::Spare, lanes::WIDTH};
+use crate::backends::rows;
 use cranelift_codegen::ir::{InstBuilder, Value, types::I8};
 use ir::{DType, Graph, Node, Op, OpKind, Value as Term};
 use std::collections::{BTreeSet, HashMap};
@@ -86,7 +87,7 @@ impl<'a> RowBody<'a> {
         let bytes = out.dtype.bytes() as i64 * out.stride;
         self.prepare(f, root)?;
         let segments = match columns {
-            Columns::Known(n) => self.segments(root, 0, n)?,
+            Columns::Known(n) => self.segments(root, n)?,
             Columns::Dynamic(_) => vec![(0, 0)],
         };
         for (start, len) in segments {
@@ -252,7 +253,7 @@ impl<'a> RowBody<'a> {
             Op::Concat(c) if c.axis == last => {
                 let mut start = 0;
                 for a in args {
-                    let end = start + self.width(*a)?;
+                    let end = start + rows::width(self.graph, *a)?;
                     if base < end {
                         return self.value(f, *a, base - start, i, lanes, memo);
                     }
@@ -297,18 +298,11 @@ impl<'a> RowBody<'a> {
         Ok(f.join(columns))
     }
 
-    pub(super) fn width(&self, v: Term) -> Result<i64, String> {
-        let ty = self.graph.ty(v);
-        ty.last()
-            .known()
-            .ok_or_else(|| format!("{ty} has a symbolic last axis"))
-    }
-
     /// Sum or maximum over the columns, in an order that depends on their number alone.
     fn reduce(&mut self, f: &mut Function, max: bool, arg: Term) -> Result<Value, String> {
         self.call_functions(f, arg)?;
         self.prepare(f, arg)?;
-        let n = self.width(arg)?;
+        let n = rows::width(self.graph, arg)?;
         let dtype = self.compute_dtype(arg);
         let first = |f: &mut Function, lanes| match (dtype, max) {
             (DType::F32, true) => Ok(f.constant(f32::NEG_INFINITY, lanes)),
@@ -323,7 +317,7 @@ impl<'a> RowBody<'a> {
             (_, false) => f.b.ins().fadd(a, b),
         };
         let mut total = first(f, 1)?;
-        for (base, len) in self.segments(arg, 0, n)? {
+        for (base, len) in self.segments(arg, n)? {
             const UNROLL: i64 = 4;
             let (blocks, vectors) = (len / (UNROLL * WIDTH) * UNROLL * WIDTH, len / WIDTH * WIDTH);
             let mut sums = vec![first(f, 4)?; UNROLL as usize];
@@ -364,5 +358,10 @@ impl<'a> RowBody<'a> {
             }
         }
         Ok(f.round(self.graph.ty(arg).dtype, total, 1))
+    }
+
+    /// See [`rows::segments`].
+    fn segments(&self, v: Term, len: i64) -> Result<Vec<(i64, i64)>, String> {
+        rows::segments(self.graph, &|v| self.is_scalar(v), v, 0, len)
     }
 }

@@ -5,8 +5,11 @@ use super::{
     source::Source,
     text::{self, Text},
 };
-use crate::schedule::{Inlined, Round, View};
-use ir::{Class, DType, Dim, Graph, Name, Op, OpKind, abi::Codec, artifact::Tasks};
+use crate::{
+    backends::rows::Walk,
+    schedule::{Inlined, Round, View},
+};
+use ir::{DType, Dim, Graph, Name, Op, abi::Codec, artifact::Tasks};
 use std::collections::HashMap;
 
 /// Threads of a block whose rows are a warp's or a thread's each.
@@ -24,32 +27,13 @@ pub fn emit(
     symbols: &[Name],
 ) -> Result<Vec<Source>, String> {
     let (out, reads) = views.split_last().ok_or("a kernel without operands")?;
-    // What is walked: the output, or the rows that are scattered into it.
-    let root = body.ty(body.outputs[0]);
-    let space = if scatter.is_some() {
-        &root.shape
-    } else {
-        &out.shape
-    };
+    let Walk {
+        space,
+        pointwise,
+        outer,
+        columns,
+    } = Walk::of(body, scatter.is_some(), out)?;
     let cone = body.cone(&body.outputs);
-    let kinds = || cone.iter().filter_map(|v| body.op(*v)).map(Op::kind);
-    // Rows of one element, however many: of unknown number, or each at an index of its own.
-    let indexed = scatter.is_some() || kinds().any(|k| k == OpKind::Gather);
-    let pointwise = space.len() == 1 && (indexed || space[0].known().is_none());
-    let whole_row = |k| k != OpKind::Gather && OpKind::class(k) != Class::Elementwise;
-    if let Some(k) = kinds().find(|k| pointwise && whole_row(*k) && *k != OpKind::Const) {
-        return Err(format!("{} over elements that are walked singly", k.name()));
-    }
-    let outer: &[Dim] = if pointwise {
-        space
-    } else {
-        &space[..space.len().saturating_sub(1)]
-    };
-    let columns = match space.last() {
-        _ if pointwise => 1,
-        Some(d) => d.known().ok_or_else(|| format!("rows of {d} columns"))?,
-        None => 1,
-    };
     let widths = cone.iter().filter_map(|v| body.ty(*v).last().known());
     let widest = widths.chain([columns]).max().unwrap_or(1);
     let (team, threads) = match widest {

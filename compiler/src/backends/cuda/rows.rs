@@ -4,6 +4,7 @@
 //! Columns are walked in segments within which every `concat` picks one argument, so that indices stay linear.
 
 use super::text::{Text, literal, register};
+use crate::backends::rows;
 use ir::{DType, Graph, Node, Op, OpKind, Value as Term};
 use std::collections::{BTreeSet, HashMap};
 
@@ -75,7 +76,7 @@ impl<'a> RowBody<'a> {
             return Ok(());
         }
         self.prepare(t, root)?;
-        for (start, len) in self.segments(root, 0, columns)? {
+        for (start, len) in self.segments(root, columns)? {
             let head = format!("for (int i = lane; i < {len}; i += {threads})");
             t.block(head, |t| {
                 let x = self.value(t, root, start, "i", &mut Memo::new())?;
@@ -198,7 +199,7 @@ impl<'a> RowBody<'a> {
             Op::Concat(c) if c.axis == last => {
                 let mut start = 0;
                 for a in args {
-                    let end = start + self.width(*a)?;
+                    let end = start + rows::width(self.graph, *a)?;
                     if base < end {
                         return self.value(t, *a, base - start, i, memo);
                     }
@@ -228,13 +229,6 @@ impl<'a> RowBody<'a> {
         Ok(t.variable(&format!("const {}", register(row.dtype)), load))
     }
 
-    fn width(&self, v: Term) -> Result<i64, String> {
-        let ty = self.graph.ty(v);
-        ty.last()
-            .known()
-            .ok_or_else(|| format!("{ty} has a symbolic last axis"))
-    }
-
     /// Sum or maximum over the columns, in an order that depends on their number alone.
     fn reduce(&mut self, t: &mut Text, max: bool, arg: Term) -> Result<String, String> {
         let Team::Threads(threads) = self.team else {
@@ -250,7 +244,7 @@ impl<'a> RowBody<'a> {
         };
         let op = if max { "Max" } else { "Add" };
         let sum = t.variable(register(dtype), first);
-        for (base, len) in self.segments(arg, 0, self.width(arg)?)? {
+        for (base, len) in self.segments(arg, rows::width(self.graph, arg)?)? {
             let head = format!("for (int i = lane; i < {len}; i += {threads})");
             t.block(head, |t| {
                 let x = self.value(t, arg, base, "i", &mut Memo::new())?;
@@ -265,46 +259,9 @@ impl<'a> RowBody<'a> {
         Ok(t.variable(&format!("const {}", register(dtype)), all))
     }
 
-    /// Columns `start..start + len` as `(start, len)` parts within which each concat picks one argument.
-    fn segments(&self, v: Term, start: i64, len: i64) -> Result<Vec<(i64, i64)>, String> {
-        let mut cuts = BTreeSet::from([0, len]);
-        self.cuts(v, start, len, &mut cuts)?;
-        let cuts: Vec<i64> = cuts.into_iter().collect();
-        Ok(cuts
-            .windows(2)
-            .map(|w| (start + w[0], w[1] - w[0]))
-            .collect())
-    }
-
-    /// Cuts relative to `start`.
-    fn cuts(&self, v: Term, start: i64, len: i64, cuts: &mut BTreeSet<i64>) -> Result<(), String> {
-        let Node::Op { op, args } = self.graph.node(v) else {
-            return Ok(());
-        };
-        if self.is_scalar(v) || op.kind() == OpKind::Gather {
-            return Ok(());
-        }
-        match op {
-            Op::Slice(s) => self.cuts(args[0], start + s.start, len, cuts),
-            Op::Concat(_) => {
-                let mut first = 0;
-                for a in args {
-                    let width = self.width(*a)?;
-                    let (from, to) = (start.max(first), (start + len).min(first + width));
-                    if from < to {
-                        let mut inner = BTreeSet::new();
-                        self.cuts(*a, from - first, to - from, &mut inner)?;
-                        cuts.extend(inner.iter().map(|c| c + from - start));
-                        cuts.extend([from - start, to - start]);
-                    }
-                    first += width;
-                }
-                Ok(())
-            }
-            _ => args
-                .iter()
-                .try_for_each(|a| self.cuts(*a, start, len, cuts)),
-        }
+    /// See [`rows::segments`].
+    fn segments(&self, v: Term, len: i64) -> Result<Vec<(i64, i64)>, String> {
+        rows::segments(self.graph, &|v| self.is_scalar(v), v, 0, len)
     }
 }
 

@@ -287,15 +287,7 @@ impl Engine {
         dims: &[i64],
         steps: impl FnOnce(&mut Engine, bool) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let fits = dims
-            .iter()
-            .zip(&self.capacity)
-            .all(|(d, c)| (0..=*c).contains(d));
-        assert!(
-            fits && dims.len() == self.capacity.len(),
-            "{dims:?} is beyond {:?}",
-            self.capacity
-        );
+        devices::check_capacity(dims, &self.capacity);
         if let Some(why) = &self.broken {
             return Err(Error::Gpu {
                 what: "an earlier step failed".into(),
