@@ -80,7 +80,7 @@ fn kernels(path: &Path, weights: Weights) -> Kernels {
         .map(|(i, kernel)| {
             (
                 labels[&(i as u32)].clone(),
-                sources(kernel, &symbols).unwrap(),
+                sources(kernel, &symbols, "sm_90a").unwrap(),
             )
         })
         .collect()

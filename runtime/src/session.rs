@@ -227,6 +227,20 @@ impl Session {
         self.engine.measure(on);
     }
 
+    /// Sums the time of the steps from now on by the device's own clock, from zero, where it has one.
+    ///
+    /// # Errors
+    /// The device failed.
+    pub fn clock(&mut self) -> Result<(), Error> {
+        self.engine.clock()
+    }
+
+    /// What steps took since [`Session::clock`] by the device's own clock, copies in and out included; nothing where it has
+    /// none, as processors.
+    pub fn elapsed(&self) -> Option<Duration> {
+        self.engine.elapsed()
+    }
+
     /// The plan's launches in order and the wall time that each has taken since [`Session::measure`].
     pub fn times(&self) -> impl Iterator<Item = (&str, Duration)> {
         let launches = &self.model().manifest().plan.launches;

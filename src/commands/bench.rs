@@ -234,7 +234,12 @@ fn opening(opened: &Opened, threads: usize) -> Report {
 
 fn tell(speed: &Speed, report: &mut Report) {
     match speed {
-        Speed::Generation { of, prefill, step } => {
+        Speed::Generation {
+            of,
+            prefill,
+            step,
+            device: [on_prefill, on_step],
+        } => {
             let first = prefill.median();
             let rate = (of.prompt * of.sequences) as f64 / first;
             report.json["depth"] = json!(of.depth);
@@ -251,15 +256,21 @@ fn tell(speed: &Speed, report: &mut Report) {
             };
             report.say("first token", after);
             report.say("prefill", format!("{rate:.0} tokens/s"));
+            tell_device("prefill", on_prefill.as_ref(), report);
             if let Some(step) = step {
                 let rate = of.sequences as f64 / step.median();
                 report.json["decode_tokens_per_s"] = json!(rate);
                 report.json["step_ms"] = percentiles(step);
                 report.say("decode", format!("{rate:.1} tokens/s"));
                 report.say("step", in_words(step));
+                tell_device("step", on_step.as_ref(), report);
             }
         }
-        Speed::Encoding { of, latency } => {
+        Speed::Encoding {
+            of,
+            latency,
+            device,
+        } => {
             let (sequences, tokens) = (of.lengths.len(), of.lengths.iter().sum::<usize>());
             let rate = tokens as f64 / latency.median();
             report.json["lengths"] = json!(of.lengths);
@@ -272,7 +283,16 @@ fn tell(speed: &Speed, report: &mut Report) {
                 format!("{times} for {sequences} sequences, {tokens} tokens"),
             );
             report.say("throughput", format!("{rate:.0} tokens/s"));
+            tell_device("latency", device.as_ref(), report);
         }
+    }
+}
+
+/// What something took by the device's own clock, where it has one.
+fn tell_device(what: &'static str, latency: Option<&Latency>, report: &mut Report) {
+    if let Some(latency) = latency {
+        report.json[format!("device_{what}_ms")] = percentiles(latency);
+        report.say("on the device", format!("{what} {}", in_words(latency)));
     }
 }
 

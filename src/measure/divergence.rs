@@ -2,13 +2,15 @@
 
 /// Index of the largest element, the first of equals; 0 for none.
 pub fn argmax(row: &[f32]) -> usize {
-    let mut best = 0;
-    for (i, x) in row.iter().enumerate() {
-        if *x > row[best] {
-            best = i;
+    // Lane by lane, as registers do it.
+    let mut most = [f32::NEG_INFINITY; 16];
+    for part in row.chunks(most.len()) {
+        for (most, x) in most.iter_mut().zip(part) {
+            *most = if *x > *most { *x } else { *most };
         }
     }
-    best
+    let most = most.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    row.iter().position(|x| *x == most).unwrap_or(0)
 }
 
 /// Logarithm of the sum of exponentials, in f64. Four independent sums, so that additions overlap.

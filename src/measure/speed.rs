@@ -48,6 +48,8 @@ pub enum Speed {
         prefill: Latency,
         /// Steps of one token a sequence; none where none were asked for.
         step: Option<Latency>,
+        /// The prompts and the steps by the device's own clock, where it has one.
+        device: [Option<Latency>; 2],
     },
     /// Of an encoder.
     Encoding {
@@ -55,6 +57,8 @@ pub enum Speed {
         of: Encoding,
         /// All sequences together.
         latency: Latency,
+        /// The same by the device's own clock, where it has one.
+        device: Option<Latency>,
     },
 }
 
@@ -146,6 +150,7 @@ impl Generation {
     fn measure(self, session: &mut Session, budget: Duration) -> Result<Speed, Error> {
         let ids = tokens(self.prompt * self.sequences, session);
         let (mut prefill, mut steps) = (vec![], vec![]);
+        let (mut device_prefill, mut device_steps) = (vec![], vec![]);
         let start = Instant::now();
         for round in 0.. {
             if round > 3 && start.elapsed() > budget {
@@ -154,16 +159,20 @@ impl Generation {
             for sequence in 0..self.sequences {
                 session.truncate(sequence, self.depth)?;
             }
+            session.clock()?;
             let once = Instant::now();
             let mut last = next(session, ids.chunks(self.prompt.max(1)))?;
             if round > 0 {
                 prefill.push(once.elapsed());
+                device_prefill.extend(session.elapsed());
             }
             for _ in 1..self.generate {
+                let before = session.elapsed();
                 let once = Instant::now();
                 last = next(session, last.chunks(1))?;
                 if round > 0 {
                     steps.push(once.elapsed());
+                    device_steps.extend(between(before, session.elapsed()));
                 }
             }
         }
@@ -171,6 +180,7 @@ impl Generation {
             of: self,
             prefill: Latency::new(prefill).expect("three rounds were timed"),
             step: Latency::new(steps),
+            device: [Latency::new(device_prefill), Latency::new(device_steps)],
         })
     }
 }
@@ -189,10 +199,18 @@ impl Encoding {
     fn measure(&self, session: &mut Session, budget: Duration) -> Result<Speed, Error> {
         let ids = tokens(self.lengths.iter().sum(), session);
         let inputs = self.inputs(&ids);
-        let latency = Latency::measure(budget, 5, || session.encode(&inputs).map(drop))?;
+        let mut device = vec![];
+        session.clock()?;
+        let latency = Latency::measure(budget, 5, || {
+            let before = session.elapsed();
+            session.encode(&inputs)?;
+            device.extend(between(before, session.elapsed()));
+            Ok::<_, runtime::Error>(())
+        })?;
         Ok(Speed::Encoding {
             of: self.clone(),
             latency,
+            device: Latency::new(device),
         })
     }
 }
@@ -202,7 +220,9 @@ impl Speed {
     /// generates, a step of one token a sequence.
     pub fn step(&self) -> (Step, f64) {
         match self {
-            Speed::Generation { of, prefill, step } => {
+            Speed::Generation {
+                of, prefill, step, ..
+            } => {
                 // The middle one of the steps sees the prompt and half of what was generated.
                 let (tokens, keys, latency) = match step {
                     Some(step) => (1, (of.prompt + of.generate / 2) as f64, step),
@@ -216,7 +236,7 @@ impl Speed {
                 };
                 (step, latency.median())
             }
-            Speed::Encoding { of, latency } => {
+            Speed::Encoding { of, latency, .. } => {
                 let tokens: usize = of.lengths.iter().sum();
                 let pairs: usize = of.lengths.iter().map(|l| l * l).sum();
                 let step = Step {
@@ -229,6 +249,11 @@ impl Speed {
             }
         }
     }
+}
+
+/// What passed on a clock, if there is one.
+fn between(before: Option<Duration>, after: Option<Duration>) -> Option<Duration> {
+    Some(after?.saturating_sub(before?))
 }
 
 /// Appends tokens to each sequence; gives the likeliest token after them.

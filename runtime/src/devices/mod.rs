@@ -151,6 +151,19 @@ pub(crate) trait Engine: Debug + Send + Sync {
     /// What each launch took since measuring began; nothing where it has not.
     fn times(&self) -> &[Duration];
 
+    /// Sums the time of the steps from now on by the device's own clock, from zero, where it has one.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn clock(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// What steps took since [`Engine::clock`], copies in and out included.
+    fn elapsed(&self) -> Option<Duration> {
+        None
+    }
+
     /// State `i` of the plan: zero at first, then as the last step left it.
     #[cfg(feature = "testing")]
     fn state(&self, i: usize) -> Result<Vec<f32>, Error>;

@@ -13,6 +13,8 @@ use ir::{DType, Name, artifact::Tasks, ops};
 const FEW: u64 = 16;
 /// Blocks that a token's attention is split into, roughly: one for each multiprocessor.
 const BLOCKS: i64 = 128;
+/// Blocks of a cluster, on every architecture that has them.
+const CLUSTER: i64 = 8;
 /// Queries of a block that walks over keys in tiles.
 const QUERIES: i64 = 64;
 /// Elements of a head up to which tiles of them fit in shared memory.
@@ -131,12 +133,15 @@ impl Attention<'_> {
                 None => t.line(format_args!("{head} {{}}")),
             }
         }
-        let fresh = match keys {
+        let (fresh, ids) = match keys {
             Some(keys) => map::scattered(keys, self.views, "0")?,
-            None => "-1".into(),
+            None => ("-1".into(), self.views.len() - 1),
         };
         t.line(format_args!(
             "INLINE int fresh_row(const Args& args) {{ return {fresh}; }}"
+        ));
+        t.line(format_args!(
+            "INLINE const char* fresh_rows(const Args& args) {{ return args.p[{ids}]; }}"
         ));
         Ok(())
     }
@@ -153,16 +158,34 @@ impl Attention<'_> {
         let most = (64 / width)
             .min((40 << 10) / (threads / 8 * self.dim))
             .clamp(1, 4);
-        let together = (1..=most).rev().find(|n| group % n == 0).unwrap_or(1);
+        // The most heads whose blocks, a cluster to each set of heads, are as many as multiprocessors; or the most.
+        let divides = |n: &i64| group % n == 0;
+        let clusters = |n: &i64| self.heads / n * CLUSTER >= BLOCKS;
+        let counts = || (1..=most).rev().filter(divides);
+        let together = counts().find(clusters).or(counts().next()).unwrap_or(1);
         let sets = self.heads / together;
         let splits = match several {
             true => (BLOCKS / sets).clamp(1, 64),
             false => 1,
         };
+        let joined = (2..=CLUSTER).contains(&splits) && BLOCKS % splits == 0;
         let mut t = self.text()?;
         self.made(&mut t, rows)?;
         t.constant("TOGETHER", together);
         t.constant("SPLITS", splits);
+        if joined {
+            t.line("#if __CUDA_ARCH__ >= 900");
+            t.line(format_args!(
+                "#define CLUSTER __cluster_dims__({splits}, 1, 1)"
+            ));
+            t.line("constexpr bool JOINED = true;");
+            t.line("#else");
+        }
+        t.line("#define CLUSTER");
+        t.line("constexpr bool JOINED = false;");
+        if joined {
+            t.line("#endif");
+        }
         t.constant("VECTOR", vector);
         t.constant("LANES", lanes);
         t.constant("THREADS", threads);

@@ -22,10 +22,12 @@ use std::collections::HashMap;
 const STAGED: i64 = 64 << 10;
 /// Bytes of shared memory for partial sums.
 const SUMS: i64 = 32 << 10;
+/// Of the GPUs that this is tuned for.
+const MULTIPROCESSORS: i64 = 132;
+/// Rows up to which weights are streamed.
+const FEW: u64 = 10;
 /// Bf16 numbers whose sum is an f32 number.
 const TERMS: i64 = 3;
-/// Bytes of shared memory that a block may have, on every architecture.
-const SHARED: i64 = 160 << 10;
 
 /// What is multiplied: see [`Template::Gemm`](crate::schedule::Template::Gemm).
 #[derive(Clone, Copy, Debug)]
@@ -43,13 +45,20 @@ struct Gemm<'a> {
     product: Product<'a>,
     views: &'a [View],
     symbols: &'a [Name],
+    /// Bytes of shared memory that a block may have.
+    shared: i64,
     depth: i64,
     /// Elements of a row of the packed weights.
     padded: i64,
 }
 
-/// The kernel's sources.
-pub fn emit(product: Product<'_>, views: &[View], symbols: &[Name]) -> Result<Vec<Source>, String> {
+/// The kernel's sources, for blocks that may have so many bytes of shared memory.
+pub fn emit(
+    product: Product<'_>,
+    views: &[View],
+    symbols: &[Name],
+    shared: i64,
+) -> Result<Vec<Source>, String> {
     let x = &views[0];
     if x.dtype != DType::F32 {
         return Err(format!("reads rows of {}", x.dtype));
@@ -61,17 +70,29 @@ pub fn emit(product: Product<'_>, views: &[View], symbols: &[Name]) -> Result<Ve
         product,
         views,
         symbols,
+        shared,
         depth,
         padded: (depth.max(1) as usize).next_multiple_of(cell.map_or(DEPTH, |c| c.depth)) as i64,
     };
     Ok(match (codec, cell) {
-        (_, Some(cell)) => vec![
-            gemm.stream(cell, 1)?,
-            gemm.stream(cell, 5)?,
-            gemm.stream(cell, 10)?,
-            gemm.tensor(cell, 64, 2, 2, 64)?,
-            gemm.tensor(cell, 128, 2, 4, u64::MAX)?,
-        ],
+        (_, Some(cell)) => {
+            let mut sources = vec![
+                gemm.stream(cell, 1)?,
+                gemm.stream(cell, 5)?,
+                gemm.stream(cell, FEW as i64)?,
+            ];
+            // Small tiles while larger ones would leave multiprocessors without any.
+            let small = gemm.one_wave(64, 2);
+            if small > FEW {
+                sources.push(gemm.tensor(cell, 32, 2, 2, small)?);
+            }
+            let middle = gemm.one_wave(128, 4).max(64);
+            if middle > small {
+                sources.push(gemm.tensor(cell, 64, 2, 2, middle)?);
+            }
+            sources.push(gemm.tensor(cell, 128, 2, 4, u64::MAX)?);
+            sources
+        }
         (Codec::Plain(dtype), None) => vec![
             gemm.few_rows(dtype, 1)?,
             gemm.few_rows(dtype, 4)?,
@@ -113,6 +134,7 @@ impl Gemm<'_> {
     fn stage(&self, t: &mut Text, threads: i64, rows: i64) -> Result<(), String> {
         let args = "const Args& args, float* staged, int m";
         t.line("INLINE void stage_element(float* staged, int m, int k, float x);");
+        t.line("INLINE void stage_four(float* staged, int m, int k, float4 x);");
         let head = format!("INLINE void compute_row({args}, int lane)");
         let team = Team::Threads(threads as u32);
         let inlined = self.product.inlined.filter(|_| rows == 1);
@@ -133,11 +155,13 @@ impl Gemm<'_> {
                 format!("for (int i = {from}; i < KP / 4; i += {threads})"),
                 |t| {
                     t.line("const float4 x = input4(args, m, 4 * i);");
+                    if inlined.is_none() {
+                        t.line("stage_four(staged, m, 4 * i, x);");
+                        return;
+                    }
                     for (e, x) in ["x", "y", "z", "w"].iter().enumerate() {
-                        let skipped = inlined.is_some().then(|| format!("if (4 * i + {e} >= K) "));
-                        let skipped = skipped.unwrap_or_default();
                         t.line(format_args!(
-                            "{skipped}stage_element(staged, m, 4 * i + {e}, x.{x});"
+                            "if (4 * i + {e} >= K) stage_element(staged, m, 4 * i + {e}, x.{x});"
                         ));
                     }
                 },
@@ -263,10 +287,8 @@ impl Gemm<'_> {
     fn stream(&self, cell: Cell, rows: i64) -> Result<Source, String> {
         const THREADS: i64 = 512;
         const WARPS: i64 = THREADS / 32;
-        /// Of the GPUs that this is tuned for.
-        const MULTIPROCESSORS: i64 = 132;
         /// Bytes that a warp has on their way.
-        const AHEAD: i64 = 4 << 10;
+        const AHEAD: i64 = 8 << 10;
         let mut t = self.text()?;
         let (weights, lines) = (self.product.weights as i64, rows * TERMS);
         let (tiles, cells) = (
@@ -284,8 +306,8 @@ impl Gemm<'_> {
         let terms = 2 * lines * (self.padded + 32);
         // The ring gets what is left, and is as short as can be where not all of a row fits beside it.
         let least = 2 * WARPS * cell.bytes() as i64;
-        let staged = least + sums + terms <= SHARED;
-        let left = SHARED - sums - if staged { terms } else { 0 };
+        let staged = least + sums + terms <= self.shared;
+        let left = self.shared - sums - if staged { terms } else { 0 };
         let stages = (AHEAD / cell.codes as i64).min(left / (WARPS * cell.bytes() as i64));
         let ring = WARPS * stages * cell.bytes() as i64;
         t.constant("ROWS", rows);
@@ -321,12 +343,24 @@ impl Gemm<'_> {
         })
     }
 
+    /// Columns of each weight in a tile of `side` rows for `wn` warps across.
+    fn tile_columns(&self, side: i64, wn: i64) -> i64 {
+        (side / self.product.weights as i64).max(8 * wn)
+    }
+
+    /// Rows up to which such tiles are at most one for each multiprocessor.
+    fn one_wave(&self, side: i64, wn: i64) -> u64 {
+        let across = self.product.columns.max(1) as u64;
+        let across = across.div_ceil(self.tile_columns(side, wn) as u64);
+        MULTIPROCESSORS as u64 / across * side as u64
+    }
+
     /// Tiles of `side` rows by as many columns, of all weights together, for `wm` times `wn` warps.
     fn tensor(&self, cell: Cell, side: i64, wm: i64, wn: i64, rows: u64) -> Result<Source, String> {
         const STAGES: i64 = 3;
         let mut t = self.text()?;
         let weights = self.product.weights as i64;
-        let columns = (side / weights).max(8 * wn);
+        let columns = self.tile_columns(side, wn);
         t.constant("TERMS", TERMS);
         t.constant("TM", side);
         t.constant("TN", columns);

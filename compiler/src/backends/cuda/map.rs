@@ -150,10 +150,14 @@ pub fn function(
     })
 }
 
-/// Of an inlined map that scatters: which row of the state gets row `index`.
-pub fn scattered(inlined: &Inlined, views: &[View], index: &str) -> Result<String, String> {
+/// Of an inlined map that scatters: which row of the state gets row `index`, and the operand that says so.
+pub fn scattered(
+    inlined: &Inlined,
+    views: &[View],
+    index: &str,
+) -> Result<(String, usize), String> {
     let ids = inlined.scatter.ok_or("a map that scatters nothing")? + inlined.first;
-    row_number(ids, &views[ids], index)
+    Ok((row_number(ids, &views[ids], index)?, ids))
 }
 
 /// What a vector of row numbers holds at an index.

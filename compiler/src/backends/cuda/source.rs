@@ -58,7 +58,7 @@ impl Source {
     /// The whole text, as it is compiled.
     pub fn text(&self) -> String {
         let arguments = format!(
-            "struct Args {{ char* p[{}]; const i64* dims; u32* counters; char* scratch; }};\n",
+            "struct Args {{ char* p[{}]; const i64* dims; u32* counters; char* scratch; const char* inputs; }};\n",
             self.operands
         );
         let parts = [
@@ -97,8 +97,9 @@ impl Source {
     }
 }
 
-/// The sources of one kernel of the schedule, by the number of rows they are for.
-pub fn variants(kernel: &Kernel, symbols: &[ir::Name]) -> Result<Vec<Source>, String> {
+/// The sources of one kernel of the schedule, by the number of rows they are for, where blocks may have so many bytes of shared
+/// memory.
+pub fn variants(kernel: &Kernel, symbols: &[ir::Name], shared: i64) -> Result<Vec<Source>, String> {
     let Kernel {
         template,
         views,
@@ -125,7 +126,7 @@ pub fn variants(kernel: &Kernel, symbols: &[ir::Name]) -> Result<Vec<Source>, St
                 codec: *codec,
                 inlined: inlined.first(),
             };
-            super::gemm::emit(product, views, symbols)
+            super::gemm::emit(product, views, symbols, shared)
         }
         Template::Gemm { rows, .. } => Err(format!("rows of {rows}")),
         Template::Attention(a) => super::attention::emit(a, inlined, views, symbols),

@@ -106,6 +106,8 @@ pub(super) struct Engine {
     launches: Vec<Launch>,
     times: Option<Vec<Duration>>,
     events: Vec<Event>,
+    /// The ends of a step, and the time between them of all steps since it was asked for.
+    clock: Option<([Event; 2], Duration)>,
     /// What went wrong for good.
     broken: Option<String>,
     #[cfg_attr(
@@ -201,6 +203,7 @@ impl Engine {
                 arriving.address + symbols as u64,
                 counters.address,
                 scratch.address,
+                arriving.address,
             ];
             Launch {
                 name: launch.name.clone(),
@@ -221,6 +224,7 @@ impl Engine {
             outputs,
             times: None,
             events: vec![],
+            clock: None,
             broken: None,
             states,
             arena,
@@ -356,12 +360,22 @@ impl Engine {
             }
             None => None,
         };
+        if let Some(([begin, _], _)) = &self.clock {
+            self.stream.record(begin)?;
+        }
         match at {
             // SAFETY: the graph captured the engine's own memory.
             Some(at) => unsafe { self.stream.replay(&self.graphs[at].1)? },
             None => self.queue(true)?,
         }
-        self.stream.wait()
+        if let Some(([_, end], _)) = &self.clock {
+            self.stream.record(end)?;
+        }
+        self.stream.wait()?;
+        if let Some(([begin, end], sum)) = &mut self.clock {
+            *sum += Duration::from_secs_f32(end.since(begin)?.max(0.0) / 1e3);
+        }
+        Ok(())
     }
 
     /// A step whose launches are timed one by one.
@@ -465,6 +479,16 @@ impl devices::Engine for Engine {
 
     fn times(&self) -> &[Duration] {
         self.times.as_deref().unwrap_or_default()
+    }
+
+    fn clock(&mut self) -> Result<(), Error> {
+        let context = &self.loaded.context;
+        self.clock = Some(([context.event()?, context.event()?], Duration::ZERO));
+        Ok(())
+    }
+
+    fn elapsed(&self) -> Option<Duration> {
+        self.clock.as_ref().map(|(_, sum)| *sum)
     }
 
     fn output(&self, i: usize) -> &[f32] {

@@ -21,6 +21,9 @@ INLINE float* output(const Args& args, int t, int head) {
     return (float*)args.p[OUT] + ((i64)t * HEADS + head) * DIM;
 }
 
+// Whether an operand came with the step: it can be read before the kernel waits.
+INLINE bool given(const Args& args, const char* p) { return p >= args.inputs && p < (const char*)args.dims; }
+
 // A scaled score in units of ln 2, so that its weight is a power of two.
 INLINE float bend(float score) {
     if constexpr (CAP > 0.0f) return CAP * LOG2E * tanhf(score * (1.0f / CAP));

@@ -18,7 +18,6 @@ INLINE float scale_of(const char* cell, int j, int h) {
     return widen_f16(*(const u16*)(cell + Codec::CODES + ((j / 2 * Codec::GROUPS + group) * 2 + j % 2) * 2));
 }
 
-INLINE u32 address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 INLINE void copy16(const void* to, const char* from) {
     asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" ::"r"(address(to)), "l"(from));
 }

@@ -30,6 +30,12 @@ INLINE void stage_element(float* staged, int m, int k, float x) {
     staged[((m * PLANES + i % PLANES) * CHUNKS + i / PLANES) * 4 + k % 4] = x;
 }
 
+// Four neighbours at once.
+INLINE void stage_four(float* staged, int m, int k, float4 x) {
+    const int i = k / 4;
+    ((float4*)staged)[(m * PLANES + i % PLANES) * CHUNKS + i / PLANES] = x;
+}
+
 struct Loads {
     uint4 v[WEIGHTS][UNROLL];
 

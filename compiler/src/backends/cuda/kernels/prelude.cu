@@ -1,5 +1,6 @@
 // What every kernel may use. No headers: NVRTC's builtins and inline PTX alone. Arguments are `struct Args`, generated:
-// operands, then the symbols' values, counters (zero between launches) and scratch memory.
+// operands, then the symbols' values, counters (zero between launches), scratch memory, and the step's inputs, which end
+// where the symbols' values begin.
 
 typedef unsigned short u16;
 typedef unsigned int u32;
@@ -22,6 +23,8 @@ INLINE void let_dependents_start() {
     asm volatile("griddepcontrol.launch_dependents;");
 #endif
 }
+
+INLINE u32 address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 
 // Elements: narrow floats are widened when loaded and rounded to even when stored.
 INLINE float widen_bf16(u32 low) { return __uint_as_float(low << 16); }

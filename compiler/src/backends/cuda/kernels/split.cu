@@ -1,7 +1,9 @@
 // Attention of a few tokens: the keys of a token are split over blocks, those of a block over groups of LANES threads,
-// each with a part of the head (Flash-Decoding, Dao et al. 2023). The last block of a token joins the parts.
+// each with a part of the head (Flash-Decoding, Dao et al. 2023). The parts are joined by the blocks of a cluster, which read each
+// other's shared memory, or by the last block of a token.
 //
-// Generated: TOGETHER (heads of one group that a block has), SPLITS, VECTOR (floats of a load), LANES, THREADS.
+// Generated: TOGETHER (heads of one group that a block has), SPLITS, CLUSTER and JOINED (whether a token's blocks are one
+// cluster), VECTOR (floats of a load), LANES, THREADS.
 
 constexpr int AT_ONCE = THREADS / LANES;
 constexpr int LOADS = (DIM + LANES * VECTOR - 1) / (LANES * VECTOR), WIDTH = LOADS * VECTOR;
@@ -25,18 +27,62 @@ INLINE void load_part(const float* row, int lane, bool aligned, float* to) {
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) kernel(const __grid_constant__ Args args) {
+// What lies in another block of the cluster where `mine` lies in this one.
+INLINE float of_block(const float* mine, int block) {
+    float x = 0.0f;
+#if __CUDA_ARCH__ >= 900
+    asm volatile("{.reg .u32 at; mapa.shared::cluster.u32 at, %1, %2; ld.shared::cluster.f32 %0, [at];}"
+                 : "=f"(x)
+                 : "r"(address(mine)), "r"(block)
+                 : "memory");
+#endif
+    return x;
+}
+INLINE void arrive_in_cluster() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+#endif
+}
+INLINE void wait_for_cluster() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+#endif
+}
+
+extern "C" __global__ void CLUSTER __launch_bounds__(THREADS) kernel(const __grid_constant__ Args args) {
     __shared__ float parts[THREADS / 32][TOGETHER][DIM];
     __shared__ Softmax states[THREADS / 32][TOGETHER];
     __shared__ Softmax whole[SPLITS][TOGETHER];
+    __shared__ float sums[JOINED ? TOGETHER * DIM : 1];
     __shared__ bool last;
     __shared__ __align__(16) float made[TOGETHER + 2][DIM];
-    const int tokens = rows(args), t = blockIdx.x % tokens, column = blockIdx.x / tokens;
-    const int set = column / SPLITS, split = column % SPLITS, head = set * TOGETHER, group = head / GROUP;
+    const int tokens = rows(args), split = blockIdx.x % SPLITS, t = blockIdx.x / SPLITS % tokens;
+    const int set = blockIdx.x / SPLITS / tokens, head = set * TOGETHER, group = head / GROUP;
     const int lane = threadIdx.x % LANES, mine = threadIdx.x / LANES, warp = threadIdx.x / 32;
+    const bool aligned = (((MAKES_QUERY ? 0 : (u64)args.p[0]) | (u64)args.p[1] | (u64)args.p[2]) & 15) == 0 &&
+                         DIM % 4 == 0 && KV_PITCH % 4 == 0 && (MAKES_QUERY || Q_PITCH % 4 == 0);
     let_dependents_start();
+    int fresh, begin, end;
+    float k[WIDTH], v[WIDTH];
+    auto fetch = [&](int j) {
+        const bool there = j < end && !(MAKES_ROWS && j == fresh);
+#pragma unroll
+        for (int i = 0; i < WIDTH; i++) k[i] = v[i] = 0.0f;
+        if (there) load_part(key(args, j, group), lane, aligned, k);
+        if (there) load_part(value(args, j, group), lane, aligned, v);
+    };
+    auto first_rows = [&]() {
+        fresh = fresh_row(args);
+        const int low = low_end(args, t), high = high_end(args, t);
+        const int share = (larger(high - low, 0) + SPLITS - 1) / SPLITS;
+        begin = low + split * share, end = smaller(begin + share, high);
+        fetch(begin + mine);
+    };
+    // Rows of earlier steps are there before what this step computes, and the row of this one is made here.
+    const bool early = MAKES_ROWS && given(args, args.p[3]) && given(args, args.p[4]) && given(args, fresh_rows(args));
+    if (early) first_rows();
     wait_for_inputs();
-    const int fresh = fresh_row(args);
+    if (!early) first_rows();
     if constexpr (MAKES_QUERY || MAKES_ROWS) {
         for (int i = warp; i < TOGETHER + 2; i += THREADS / 32) {
             const int l = threadIdx.x % 32;
@@ -53,11 +99,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) kernel(const __grid_consta
         }
     }
 
-    const int low = low_end(args, t), high = high_end(args, t);
-    const int share = (larger(high - low, 0) + SPLITS - 1) / SPLITS;
-    const int begin = low + split * share, end = smaller(begin + share, high);
-    const bool aligned = (((MAKES_QUERY ? 0 : (u64)args.p[0]) | (u64)args.p[1] | (u64)args.p[2]) & 15) == 0 &&
-                         DIM % 4 == 0 && KV_PITCH % 4 == 0 && (MAKES_QUERY || Q_PITCH % 4 == 0);
     float q[TOGETHER][WIDTH], acc[TOGETHER][WIDTH] = {};
     Softmax state[TOGETHER];
 #pragma unroll
@@ -69,11 +110,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) kernel(const __grid_consta
     }
     for (int first = begin; first < end; first += AT_ONCE) {
         const int j = first + mine;
-        float k[WIDTH] = {}, v[WIDTH] = {};
-        if (j < end) {
-            const bool here = MAKES_ROWS && j == fresh;
-            load_part(here ? made[TOGETHER] : key(args, j, group), lane, aligned, k);
-            load_part(here ? made[TOGETHER + 1] : value(args, j, group), lane, aligned, v);
+        if (first != begin) fetch(j);
+        if (MAKES_ROWS && j == fresh && j < end) {
+            load_part(made[TOGETHER], lane, aligned, k);
+            load_part(made[TOGETHER + 1], lane, aligned, v);
         }
 #pragma unroll
         for (int h = 0; h < TOGETHER; h++) {
@@ -129,12 +169,42 @@ extern "C" __global__ void __launch_bounds__(THREADS) kernel(const __grid_consta
         }
         if constexpr (SPLITS == 1) {
             output(args, t, head + h)[d] = all.sum > 0.0f ? sum / all.sum : 0.0f;
+        } else if constexpr (JOINED) {
+            sums[i] = sum;
+            if (d == 0) whole[0][h] = all;
         } else {
             mine_out[TOGETHER * 2 + i] = sum;
             if (d == 0) mine_out[h * 2] = all.peak, mine_out[h * 2 + 1] = all.sum;
         }
     }
-    if constexpr (SPLITS > 1) {
+    if constexpr (JOINED) {
+        constexpr int SHARE = (TOGETHER * DIM + SPLITS - 1) / SPLITS;
+        arrive_in_cluster();
+        wait_for_cluster();
+        const int last_of_mine = smaller((split + 1) * SHARE, TOGETHER * DIM);
+        for (int i = split * SHARE + threadIdx.x; i < last_of_mine; i += THREADS) {
+            const int h = i / DIM, d = i % DIM;
+            Softmax others[SPLITS], all = {NONE, 0.0f};
+            float theirs[SPLITS], sum = 0.0f;
+#pragma unroll
+            for (int s = 0; s < SPLITS; s++) {
+                others[s] = {of_block(&whole[0][h].peak, s), of_block(&whole[0][h].sum, s)};
+                theirs[s] = of_block(sums + i, s);
+            }
+#pragma unroll
+            for (int s = 0; s < SPLITS; s++) all.peak = larger(all.peak, others[s].peak);
+#pragma unroll
+            for (int s = 0; s < SPLITS; s++) {
+                const float worth = all.worth(others[s].peak);
+                all.sum += others[s].sum * worth;
+                sum += theirs[s] * worth;
+            }
+            output(args, t, head + h)[d] = all.sum > 0.0f ? sum / all.sum : 0.0f;
+        }
+        // Nobody leaves while others read.
+        arrive_in_cluster();
+        wait_for_cluster();
+    } else if constexpr (SPLITS > 1) {
         __threadfence();
         __syncthreads();
         u32* const counter = args.counters + set * tokens + t;
@@ -144,7 +214,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) kernel(const __grid_consta
         __threadfence();
         if (threadIdx.x == 0) *counter = 0;
         auto part = [&](int s) {
-            return (const float*)args.scratch + ((i64)(set * SPLITS + s) * tokens + t) * PART;
+            return (const float*)args.scratch + (i64)(blockIdx.x - split + s) * PART;
         };
         for (int i = threadIdx.x; i < SPLITS * TOGETHER; i += THREADS) {
             const float* const from = part(i / TOGETHER) + i % TOGETHER * 2;

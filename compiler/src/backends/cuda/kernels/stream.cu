@@ -44,6 +44,15 @@ INLINE void stage_element(float* staged, int m, int k, float x) {
     }
 }
 
+// Of four neighbours at once.
+INLINE void stage_four(float* staged, int m, int k, float4 x) {
+#pragma unroll
+    for (int t = 0; t < TERMS; t++) {
+        const u32 first = take_term(x.x, x.y);
+        *(uint2*)((u16*)staged + (m * TERMS + t) * PITCH + k) = make_uint2(first, take_term(x.z, x.w));
+    }
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS, ROWS == 1 ? 2 : 1) kernel(const __grid_constant__ Args args) {
     extern __shared__ float4 shared[];
     char* const rings = (char*)shared;
@@ -80,8 +89,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, ROWS == 1 ? 2 : 1) kernel(
 #pragma unroll 1
     for (int s = 0; s < STAGES - 1; s++) copy();
     let_dependents_start();
-    wait_for_inputs();
     const int m_end = smaller(ROWS, rows(args));
+    wait_for_inputs();
     if constexpr (STAGED) {
 #pragma unroll 1
         for (int m = 0; m < m_end; m++) stage(args, (float*)staged, m);
