@@ -6,7 +6,11 @@
 use compiler::{
     checkpoint::Checkpoint,
     models,
-    optimize::{self, Options, Reports, Stop},
+    optimize::{
+        self, Options, Reports, Stop,
+        ablation::{Ablation, themes},
+        rules,
+    },
 };
 use ir::{
     Class, DType, Dim, Graph, Node, Op, OpKind, Program, Role, Sym, Tensor, Type, Value, feed, ops,
@@ -225,6 +229,87 @@ fn models_written_in_primitives_become_the_same_kernels() {
             assert_eq!(report.stop, Stop::Saturated);
         }
     }
+}
+
+#[test]
+fn each_theme_can_be_left_out_and_is_missed_where_it_matters() {
+    // Kernels of all graphs: with every rule, then without each theme.
+    let check = |name: &str, expected: &[(&str, usize)]| {
+        let (_, built, whole, _) = OPTIMIZED.iter().find(|(n, ..)| *n == name).unwrap();
+        let count = |p: &Program| p.graphs.values().map(kernels).sum::<usize>();
+        let mut found = vec![("", count(whole))];
+        for theme in themes().into_iter().filter(|t| *t != rules::KERNELS) {
+            let mut options = options(name);
+            options.without = theme.parse().unwrap();
+            let (without, reports) = optimize::program(built, &options).unwrap();
+            for (graph, g) in &without.graphs {
+                assert_normal(g);
+                assert_equal(
+                    &format!("{name} {graph} without {theme}"),
+                    &built.graphs[graph],
+                    g,
+                );
+            }
+            for rule in rules::all().iter().filter(|r| r.theme == theme) {
+                assert_eq!(reports["layer"].fired[&rule.name], 0, "{}", rule.name);
+            }
+            found.push((theme, count(&without)));
+        }
+        assert_eq!(found, expected, "{name}");
+    };
+    check(
+        "llama_gqa",
+        &[
+            ("", 15),
+            ("algebra", 15),
+            ("attention", 15),
+            ("composites", 15),
+            ("embedding", 16),
+            ("folding", 15),
+            ("fusion", 23),
+            ("layout", 16),
+            ("merge", 17),
+        ],
+    );
+    check(
+        "bert_model",
+        &[
+            ("", 12),
+            ("algebra", 12),
+            ("attention", 12),
+            ("composites", 12),
+            ("embedding", 12),
+            ("folding", 12),
+            ("fusion", 30),
+            ("layout", 12),
+            ("merge", 14),
+        ],
+    );
+}
+
+#[test]
+fn what_cannot_be_left_out_is_said() {
+    let check = |text: &str, expected: &str| {
+        let error = text.parse::<Ablation>().unwrap_err().to_string();
+        assert_eq!(error, expected, "{text}");
+    };
+    let themes =
+        "algebra, attention, composites, embedding, folding, fusion, kernels, layout, merge";
+    let unknown =
+        |name: &str| format!("`{name}`: there is no such theme or rule; the themes are {themes}");
+    check("", &unknown(""));
+    check("fusion,speed", &unknown("speed"));
+    check(
+        "kernels",
+        "`kernels`: without it no op becomes a kernel, and nothing compiles; the other themes are algebra, attention, \
+         composites, embedding, folding, fusion, layout, merge",
+    );
+    let both: Ablation = "merge-projections, fusion".parse().unwrap();
+    let left = rules::all().into_iter().filter(|r| both.leaves_out(r));
+    assert!(
+        left.clone().count() > 20 && left.clone().any(|r| r.theme == "merge"),
+        "{left:?}"
+    );
 }
 
 #[test]

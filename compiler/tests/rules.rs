@@ -14,6 +14,7 @@
 
 use compiler::optimize::{
     self,
+    ablation::Ablation,
     egraph::{self, EGraph},
     rules::{self, Finds, Rewrite, Rule},
     term::{self, Term},
@@ -291,7 +292,7 @@ fn every_example_saturates_small_under_all_rules() {
         let (e, left, _) = sides(rule).unwrap();
         let mut graph = e.graph;
         graph.outputs = vec![left];
-        let (graph, _) = optimize::recognise(&graph).unwrap();
+        let (graph, _) = optimize::recognise(&graph, &Ablation::default()).unwrap();
         let mut egraph = EGraph::default();
         egraph::load(&mut egraph, &graph).unwrap();
         let runner = run(egraph, &rewrites, 5000);

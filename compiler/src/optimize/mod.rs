@@ -7,12 +7,14 @@
 //! input. Bodies hold elementwise and row-wise ops over `acc`, closed values and literals; a gemm's body elementwise
 //! ops alone. Terms of weights alone are arbitrary: they are evaluated at compile time.
 
+pub mod ablation;
 pub mod cost;
 pub mod egraph;
 mod extract;
 pub mod rules;
 pub mod term;
 
+use ablation::Ablation;
 use cost::{Binding, CostModel, Roofline, Work};
 use egg::{Runner, SimpleScheduler, StopReason};
 use extract::Extraction;
@@ -33,6 +35,8 @@ pub struct Options {
     pub cost: Box<dyn CostModel>,
     /// How far rewriting goes.
     pub limits: Limits,
+    /// Rules that it goes without.
+    pub without: Ablation,
 }
 
 impl Options {
@@ -42,6 +46,7 @@ impl Options {
             sizes: Binding::new(sizes),
             cost: Box::new(Roofline::default()),
             limits: Limits::default(),
+            without: Ablation::default(),
         }
     }
 }
@@ -102,18 +107,22 @@ pub enum OptimizeError {
     },
 }
 
-/// The rules as egg runs them: those that recognise composites, and all.
-static REWRITES: LazyLock<[Vec<rules::Rewrite>; 2]> = LazyLock::new(|| {
-    let compile = |r: &rules::Rule| r.compile().expect("the tests compile every rule");
-    let all = rules::all();
-    let recognise = all
-        .iter()
-        .filter(|r| matches!(r.finds, rules::Finds::Expansion(_)));
-    [
-        recognise.flat_map(compile).collect(),
-        all.iter().flat_map(compile).collect(),
-    ]
+/// The rules, each as egg runs it.
+static REWRITES: LazyLock<Vec<(rules::Rule, Vec<rules::Rewrite>)>> = LazyLock::new(|| {
+    let compile = |r: rules::Rule| {
+        let rewrites = r.compile().expect("the tests compile every rule");
+        (r, rewrites)
+    };
+    rules::all().into_iter().map(compile).collect()
 });
+
+/// What egg runs of the rules that are wanted.
+fn rewrites(
+    wanted: impl Fn(&rules::Rule) -> bool,
+) -> impl Iterator<Item = &'static rules::Rewrite> {
+    let wanted = REWRITES.iter().filter(move |(rule, _)| wanted(rule));
+    wanted.flat_map(|(_, rewrites)| rewrites)
+}
 
 /// The graph with each composite that is written out replaced by its op, and for each new value the old one. A
 /// composite is as cheap as its expansion in any kernel's body, and fusing an expansion op by op has exponentially many
@@ -121,10 +130,16 @@ static REWRITES: LazyLock<[Vec<rules::Rewrite>; 2]> = LazyLock::new(|| {
 ///
 /// # Errors
 /// When an expansion does not type-check.
-pub fn recognise(g: &Graph) -> Result<(Graph, HashMap<Value, Value>), TypeError> {
+pub fn recognise(
+    g: &Graph,
+    without: &Ablation,
+) -> Result<(Graph, HashMap<Value, Value>), TypeError> {
     let mut egraph = egraph::EGraph::default();
     let ids = egraph::load(&mut egraph, g)?;
-    let egraph = runner(egraph, &Limits::default()).run(&REWRITES[0]).egraph;
+    let wanted =
+        |r: &rules::Rule| matches!(r.finds, rules::Finds::Expansion(_)) && !without.leaves_out(r);
+    let runner = runner(egraph, &Limits::default());
+    let egraph = runner.run(rewrites(wanted)).egraph;
     let (mut out, mut made, mut origin) = (Graph::new(), HashMap::new(), HashMap::new());
     for v in g.inputs() {
         if let Some((name, role)) = g.as_input(*v) {
@@ -196,7 +211,7 @@ fn runner(egraph: egraph::EGraph, limits: &Limits) -> Runner<egraph::ENode, egra
 /// # Errors
 /// When no kernel computes some value.
 pub fn graph(g: &Graph, o: &Options) -> Result<(Graph, Report), OptimizeError> {
-    let (recognised, origin) = recognise(g)?;
+    let (recognised, origin) = recognise(g, &o.without)?;
     saturate(&recognised, o).map_err(|e| match e {
         OptimizeError::NoKernel {
             graph,
@@ -242,12 +257,12 @@ pub fn program(p: &Program, o: &Options) -> Result<(Program, Reports), OptimizeE
 }
 
 fn saturate(g: &Graph, o: &Options) -> Result<(Graph, Report), OptimizeError> {
-    let rewrites = &REWRITES[1];
     let mut egraph = egraph::EGraph::default();
     let ids = egraph::load(&mut egraph, g)?;
-    let runner = runner(egraph, &o.limits).run(rewrites);
-    let names = rewrites.iter().map(|r| rules::name_of(r.name.as_str()));
-    let mut fired: BTreeMap<String, usize> = names.map(|n| (n.into(), 0)).collect();
+    let wanted = |r: &rules::Rule| !o.without.leaves_out(r);
+    let runner = runner(egraph, &o.limits).run(rewrites(wanted));
+    let names = REWRITES.iter().map(|(rule, _)| rule.name.clone());
+    let mut fired: BTreeMap<String, usize> = names.map(|n| (n, 0)).collect();
     for iteration in &runner.iterations {
         for (name, times) in &iteration.applied {
             *fired

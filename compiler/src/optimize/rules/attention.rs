@@ -1,4 +1,5 @@
-//! Attention: scales, and the biases of keys and values.
+//! Attention: scales, and the biases of keys and values. Biases of BERT's keys and values go, where no cache stands between;
+//! scales stand in programs that write attention out.
 
 use super::{Rule, rules};
 

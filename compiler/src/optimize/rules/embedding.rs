@@ -1,15 +1,10 @@
-//! Rows taken from tables: constants move into the table, and what is done to each row is done to the wanted rows
-//! alone.
+//! Rows taken from tables: what is done to each row is done to the wanted rows alone.
 
 use super::{Rule, fusion::samples, rules};
 use ir::Class;
 
 pub fn rules() -> Vec<Rule> {
     let mut all = rules! { "embedding";
-        "constant-into-table": "(add (gather ?t ?i) ?b)" => "(gather (add ?t ?b) ?i)" if "weight ?t ?b, vector ?b, closed ?i";
-            "t: weight f32[8,4]; i: i32[T] in 0..8; b: weight f32[4]"
-        "scale-into-table": "(mul (gather ?t ?i) ?c)" => "(gather (mul ?t ?c) ?i)" if "weight ?t ?c, scalar ?c, closed ?i";
-            "t: weight f32[8,4]; i: i32[T] in 0..8; c := (const 2.0 f32)"
         "rows-of-product": "(gather (matmul ?x ?w) ?i)" => "(matmul (gather ?x ?i) ?w)" if "weight ?w, data ?x, closed ?x ?i";
             "x: f32[T,8]; w: weight f32[8,4]; i: i32[L] in 0..T"
         "rows-of-rows": "(gather (gather ?x ?i) ?j)" => "(gather ?x (gather ?i ?j))" if "closed ?x ?i ?j";

@@ -1,7 +1,8 @@
-//! What a kernel may absorb, generated from each op's class: products become gemms, elementwise ops join a gemm's
-//! body, elementwise and row-wise ops join a map's. A new op gets its rules, and their examples, from here.
+//! What a kernel may absorb, generated from each op's class: products become gemms, other ops maps (the theme
+//! [`KERNELS`]); elementwise ops join a gemm's body, elementwise and row-wise ops join a map's (`fusion`). A new op gets
+//! its rules, and their examples, from here.
 
-use super::{Finds, Rule, rules};
+use super::{Finds, KERNELS, Rule, rules};
 use crate::optimize::term;
 use ir::{Attr, Class, OpKind, Type};
 
@@ -96,16 +97,18 @@ fn absorbs(kind: OpKind, position: usize) -> bool {
 const ARGS: [&str; 4] = ["?a", "?b", "?c", "?d"];
 
 pub fn rules() -> Vec<Rule> {
-    let mut all = rules! { "fusion";
+    let mut all = rules! { KERNELS;
         "gemm": "(matmul ?x ?w)" => "(gemm ?x ?w (acc 0 ($type ?self)))" if "weight ?w, data ?x, closed ?x";
             "x: f32[T,8]; w: weight f32[8,4]"
         "map-transpose": "(transpose ?x ?p)" => "(map ?x (transpose (acc 0 ($type ?x)) ?p))" if "data ?x, closed ?x";
             "x: f32[T,2,8]; p = [0,2,1]"
         "map-fake-quantize": "(fake_quantize ?x ?b ?g ?s)" => "(map ?x (fake_quantize (acc 0 ($type ?x)) ?b ?g ?s))" if "data ?x, closed ?x";
             "x: f32[T,64]; b = 8; g = 32; s = f32"
+    };
+    all.extend(rules! { "fusion";
         "map-then-fake-quantize": "(fake_quantize (map ?x ?e) ?b ?g ?s)" => "(map ?x (fake_quantize ?e ?b ?g ?s))" if "closed ?x, plain ?e";
             "x: f32[T,64]; e := (tanh (acc 0 f32[T,64])); b = 8; g = 32; s = f32"
-    };
+    });
     for sample in samples() {
         for position in 0..sample.args.len() {
             if absorbs(sample.kind, position) {
@@ -146,7 +149,7 @@ fn absorb(sample: &Sample, position: usize, all: &mut Vec<Rule>) {
     };
     let mut push = |form: &str, lhs: String, rhs: String, guard: String, example: String| {
         all.push(Rule {
-            theme: "fusion",
+            theme: if form == "map" { KERNELS } else { "fusion" },
             name: format!(
                 "{form}-{}{}",
                 kind.name(),

@@ -11,9 +11,7 @@ pub fn rules() -> Vec<Rule> {
         "reshape-nothing": "(reshape ?x ?a)" => "?x"; "x: f32[T,8]; a = [T,8]"
         "slice-slice": "(slice (slice ?x ?a ?i ?j) ?a ?k ?l)" => "(slice ?x ?a ($plus ?i ?k) ($plus ?i ?l))";
             "x: f32[T,8]; a = 1; i = 1; j = 7; k = 2; l = 5"
-        "slice-nothing": "(slice ?x ?a ?i ?j)" => "?x"; "x: f32[T,8]; a = 1; i = 0; j = 8"
         "reshape-of-cast": "(reshape (cast ?x ?t) ?s)" => "(cast (reshape ?x ?s) ?t)" if "data ?x"; "x: i32[T] in 0..9; t = f32; s = [T,1,1]"
-        "cast-nothing": "(cast ?x ?t)" => "?x"; "x: f32[T,8]; t = f32"
         "reshape-of-biased": "(reshape (add ?x ?b) ?s)" => "(add (reshape ?x ?s) (reshape ?b ($tail ?b ?s)))" if "weight ?b, vector ?b, data ?x";
             "x: f32[T,8]; b: weight f32[8]; s = [T,2,4]"
         "reshape-of-scaled": "(reshape (mul ?x ?c) ?s)" => "(mul (reshape ?x ?s) ?c)" if "weight ?c, scalar ?c, data ?x";

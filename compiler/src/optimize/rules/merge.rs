@@ -149,7 +149,8 @@ fn triples(egraph: &EGraph, args: &[Id], biased: bool) -> Vec<[Product; 3]> {
     q.iter().filter_map(triple).collect()
 }
 
-/// Products behind a value: through views, rotations, norms, constant scales and shifts, and cache updates.
+/// Products behind a value: through views, rotations, norms, constant scales and shifts, casts, and
+/// cache updates.
 fn products(egraph: &EGraph, from: Id, biased: bool) -> Vec<Product> {
     let weight = |id: Id| egraph[id].data.value().is_some_and(|k| k.weights_only);
     let vector = |id: Id| {
@@ -186,9 +187,13 @@ fn products(egraph: &EGraph, from: Id, biased: bool) -> Vec<Product> {
         for node in &egraph[class].nodes {
             let args = node.split().0;
             let next = match node.kind() {
-                Some(OpKind::Reshape | OpKind::Rope | OpKind::RmsNorm | OpKind::LayerNorm) => {
-                    args[0]
-                }
+                Some(
+                    OpKind::Reshape
+                    | OpKind::Rope
+                    | OpKind::RmsNorm
+                    | OpKind::LayerNorm
+                    | OpKind::Cast,
+                ) => args[0],
                 Some(OpKind::Scatter) => args[2],
                 Some(OpKind::Add | OpKind::Mul) if weight(args[0]) != weight(args[1]) => {
                     let (data, constant) = if weight(args[0]) {

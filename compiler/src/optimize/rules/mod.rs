@@ -8,10 +8,10 @@ mod algebra;
 mod attention;
 mod composites;
 mod embedding;
+mod folding;
 mod fusion;
 mod layout;
 mod merge;
-mod norm;
 
 use super::{
     egraph::{EGraph, ENode, Fact, Facts, Known},
@@ -20,6 +20,9 @@ use super::{
 use crate::storage::Storage;
 use egg::{Applier, Id, Pattern, PatternAst, Subst, Symbol};
 use ir::{Attr, OpKind};
+
+/// The theme of the rules that make kernels of single ops; the others make fewer and better ones of them.
+pub const KERNELS: &str = "kernels";
 
 /// One rewrite.
 #[derive(Clone, Debug)]
@@ -53,7 +56,7 @@ pub enum Finds {
 
 /// `name: lhs => rhs; if guard; example`, the guard optional.
 macro_rules! rules {
-    ($theme:literal; $($name:literal: $lhs:literal => $rhs:literal $(if $guard:literal)?; $example:literal)*) => {
+    ($theme:expr; $($name:literal: $lhs:literal => $rhs:literal $(if $guard:literal)?; $example:literal)*) => {
         vec![$($crate::optimize::rules::Rule {
             theme: $theme,
             name: $name.into(),
@@ -71,7 +74,7 @@ use rules;
 pub fn all() -> Vec<Rule> {
     let themes = [
         algebra::rules(),
-        norm::rules(),
+        folding::rules(),
         layout::rules(),
         embedding::rules(),
         attention::rules(),
