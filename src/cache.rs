@@ -49,10 +49,12 @@ impl Key {
         let Options {
             target,
             weights,
+            cache,
             nvrtc: _,
+            without,
         } = options;
         let rest = format!(
-            "{} {} {target:?} {weights:?}",
+            "{} {} {target:?} {weights:?} {cache:?} {without:?}",
             env!("CARGO_PKG_VERSION"),
             env!("SATURA_BUILD")
         );

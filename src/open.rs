@@ -10,6 +10,7 @@ use crate::{
 use compiler::{
     CompileError, Options, Stage, Weights,
     checkpoint::{Checkpoint, CheckpointError},
+    compress::CacheType,
 };
 use ir::artifact::{ArtifactError, HEADER_BYTES, Header};
 use runtime::{
@@ -183,6 +184,8 @@ impl std::fmt::Display for Source {
 pub struct Opening<'a> {
     /// How weights are stored, where it is compiled.
     pub weights: Weights,
+    /// How keys and values are kept, where it is compiled.
+    pub cache_type: CacheType,
     /// Where the model is to run; by default what an artifact was compiled for, or the processor.
     pub device: Option<Device>,
     /// Where compiled models are kept; `None` compiles anew and keeps nothing.
@@ -195,6 +198,7 @@ impl Default for Opening<'_> {
     fn default() -> Self {
         Opening {
             weights: Weights::default(),
+            cache_type: CacheType::default(),
             device: None,
             cache: Cache::of_user(),
             progress: &|_, _, _| {},
@@ -244,6 +248,7 @@ pub fn open(source: &Source, how: &Opening<'_>) -> Result<Opened, Error> {
     let checkpoint = source.checkpoint()?;
     let mut options = Options {
         weights: how.weights,
+        cache: how.cache_type,
         ..Options::new(how.device.unwrap_or_default().host()?)
     };
     let key = Key::new(&checkpoint, &options)?;

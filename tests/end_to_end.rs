@@ -3,7 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use compiler::{Options, Weights, checkpoint::Checkpoint, compress::Rounding};
+use compiler::{
+    CompileError, Options, Weights,
+    checkpoint::Checkpoint,
+    compress::{CacheType, Rounding},
+};
 use runtime::{Chunk, EncoderInput, Model, Select, Session, devices::cpu};
 use satura::{
     compiler, ir,
@@ -40,14 +44,17 @@ fn case(name: &str) -> PathBuf {
 }
 
 fn compile(dir: &Path, weights: Weights) -> Vec<u8> {
-    let checkpoint = Checkpoint::open(dir).unwrap();
     let options = Options {
         weights,
         ..Options::new(cpu::host())
     };
-    let out = compiler::compile(&checkpoint, &options, Cursor::new(vec![]), &|_, _, _| {});
-    out.unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
-        .into_inner()
+    try_compile(dir, &options).unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
+}
+
+fn try_compile(dir: &Path, options: &Options) -> Result<Vec<u8>, CompileError> {
+    let checkpoint = Checkpoint::open(dir).unwrap();
+    let out = compiler::compile(&checkpoint, options, Cursor::new(vec![]), &|_, _, _| {})?;
+    Ok(out.into_inner())
 }
 
 const fn rounded(bits: u8, activations: bool) -> Weights {
@@ -150,6 +157,53 @@ fn few_bits_give_nearly_the_same() {
             "{bits} bits, activations {activations}: relative error {error}"
         );
     }
+}
+
+/// Rounded to 11 and to 8 bits, keys and values change logits by about as much; where keys hold positions they are not
+/// rounded, and what keeps nothing has nothing to round.
+#[test]
+fn narrow_caches_give_nearly_the_same() {
+    let mut refused = vec![];
+    for (dir, file) in references() {
+        let (name, exact) = (dir.display(), model(&dir, Weights::Stored));
+        let reference = Reference::open(&file).unwrap();
+        for (cache, most) in [(CacheType::F16, 1e-3), (CacheType::Bf16, 8e-3)] {
+            let options = Options {
+                cache,
+                ..Options::new(cpu::host())
+            };
+            let artifact = match try_compile(&dir, &options) {
+                Ok(artifact) => artifact,
+                Err(e) => {
+                    let decodes = exact.description().task == ir::Task::CausalLm;
+                    let why = if decodes {
+                        "ALiBi"
+                    } else {
+                        "no key/value cache"
+                    };
+                    assert!(e.to_string().contains(why), "{name}: {e}");
+                    refused.push((decodes, dir.file_name().unwrap().to_owned()));
+                    continue;
+                }
+            };
+            let narrow = Model::from_bytes(artifact).unwrap();
+            let [one, two] = [1, 2].map(|threads| outputs(&narrow, &reference, threads));
+            assert!(bits(&one) == bits(&two), "{name} {cache:?}: threads");
+            let expected = outputs(&exact, &reference, 2);
+            let size = expected.iter().map(|x| x * x).sum::<f32>().sqrt();
+            let error = two.iter().zip(&expected).map(|(a, b)| (a - b).powi(2));
+            let error = error.sum::<f32>().sqrt() / size;
+            println!("{name} {cache:?}: {error}");
+            assert!(
+                error > 0.0 && error <= most,
+                "{name} {cache:?}: relative error {error}"
+            );
+        }
+    }
+    refused.dedup();
+    refused.retain(|(decodes, _)| *decodes);
+    let refused: Vec<_> = refused.iter().map(|(_, name)| name).collect();
+    assert_eq!(refused, ["bloom", "falcon_alibi"]);
 }
 
 #[test]

@@ -18,7 +18,7 @@ fn main() {}
 
 #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
 mod linux {
-    use compiler::{Options, Weights, checkpoint::Checkpoint};
+    use compiler::{Options, checkpoint::Checkpoint};
     use runtime::{
         Chunk, Model, Select, Session,
         devices::cpu,
@@ -98,11 +98,7 @@ mod linux {
     fn model() -> Arc<Model> {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama_gqa");
         let checkpoint = Checkpoint::open(&dir).unwrap();
-        let options = Options {
-            target: cpu::host(),
-            weights: Weights::Stored,
-            nvrtc: None,
-        };
+        let options = Options::new(cpu::host());
         let out = Cursor::new(vec![]);
         let artifact = compiler::compile(&checkpoint, &options, out, &|_, _, _| {}).unwrap();
         Model::from_bytes(artifact.into_inner()).unwrap()

@@ -16,7 +16,7 @@ pub mod storage;
 
 use backends::{EmitError, cuda::Nvrtc};
 use checkpoint::{Checkpoint, CheckpointError};
-use compress::{Overlay, Rounding};
+use compress::{CacheError, CacheType, Overlay, Rounding};
 use fold::{Array, Fold, FoldError};
 use indexmap::IndexMap;
 use ir::{
@@ -25,7 +25,7 @@ use ir::{
     feed,
 };
 use models::ModelError;
-use optimize::{OptimizeError, Reports, Stop, cost::Roofline};
+use optimize::{OptimizeError, Reports, Stop, ablation::Ablation, cost::Roofline};
 use schedule::{Kernel, Schedule, ScheduleError};
 use std::{
     collections::HashMap,
@@ -39,8 +39,12 @@ pub struct Options {
     pub target: Target,
     /// How weights are stored.
     pub weights: Weights,
+    /// How keys and values are kept.
+    pub cache: CacheType,
     /// NVIDIA's compiler, which targets that are GPUs need.
     pub nvrtc: Option<Nvrtc>,
+    /// Rewrite rules to go without.
+    pub without: Ablation,
 }
 
 impl Options {
@@ -49,7 +53,9 @@ impl Options {
         Options {
             target,
             weights: Weights::default(),
+            cache: CacheType::default(),
             nvrtc: None,
+            without: Ablation::default(),
         }
     }
 }
@@ -93,6 +99,8 @@ pub enum CompileError {
     Model(#[from] ModelError),
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Cache(#[from] CacheError),
     #[error("optimizing: {0}")]
     Optimize(#[from] OptimizeError),
     #[error("scheduling {graph}: {error}")]
@@ -149,8 +157,10 @@ impl Compilation {
         if let Weights::Rounded(rounding) = options.weights {
             rounding.apply(&mut built, description.vocabulary)?;
         }
+        options.cache.apply(&mut built)?;
         let mut sizes = sizes(&description);
         sizes.cost = Box::new(Roofline::of(&options.target));
+        sizes.without = options.without.clone();
         Compilation::of(built, description, &sizes, options, progress)
     }
 
@@ -464,6 +474,10 @@ fn array<'a>(
 /// What `satura explain` prints.
 fn report(compilation: &Compilation) -> Vec<(String, String)> {
     let mut out = vec![];
+    let without = &compilation.options.without;
+    if *without != Ablation::default() {
+        out.push(("rules left out".into(), without.to_string()));
+    }
     for (name, r) in &compilation.reports {
         let fired: Vec<String> = r
             .fired

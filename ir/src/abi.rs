@@ -210,7 +210,8 @@ pub type FakeQuantizeFn =
 ///
 /// For row `t` and head `h` of the group: `out[t, h] = softmax_j(softcap(scale * q[t, h] . k[j])) v[j]` over
 /// `j` in `lo[t]..hi[t]`. An empty interval gives zeros. The result for a row depends on that row alone
-/// (bit for bit), not on `tokens`; where keys lie in blocks it also depends on `lo[t] % BLOCK`.
+/// (bit for bit), not on `tokens`; where keys lie in blocks it also depends on `lo[t] % BLOCK`. Keys and values narrower
+/// than f32 give the bits of the f32 numbers that they widen to.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionArgs {
@@ -218,10 +219,10 @@ pub struct AttentionArgs {
     pub q: *const f32,
     /// Elements between query rows.
     pub q_stride: usize,
-    /// Keys of this key/value head: row `j` at `k + j * kv_stride`, or in blocks.
-    pub k: *const f32,
+    /// Keys of this key/value head, of the function's element type: row `j` at `k + j * kv_stride`, or in blocks.
+    pub k: *const u8,
     /// Values of this key/value head: row `j` at `v + j * kv_stride`, or in blocks.
-    pub v: *const f32,
+    pub v: *const u8,
     /// Elements between key (and value) rows; not read where they lie in blocks.
     pub kv_stride: usize,
     /// Elements between blocks of keys that lie as [`Layout::Keys`] and of values that lie as [`Layout::Values`]; 0
@@ -292,6 +293,10 @@ pub struct KernelTable {
     pub tanh: ElementsFn,
     /// The error function.
     pub erf: ElementsFn,
+    /// Attention over bf16 keys and values, widened exactly.
+    pub attention_bf16: AttentionFn,
+    /// Attention over f16 keys and values, widened exactly.
+    pub attention_f16: AttentionFn,
 }
 
 /// What generated GPU code and the runtime that launches it must agree on.

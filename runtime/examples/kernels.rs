@@ -205,8 +205,8 @@ fn attention(table: &KernelTable) {
                     let args = AttentionArgs {
                         q: q.as_ptr().cast::<f32>().add(h * group * head_dim),
                         q_stride,
-                        k: k.as_ptr().cast::<f32>().add(h * head_step),
-                        v: v.as_ptr().cast::<f32>().add(h * head_step),
+                        k: k.as_ptr().cast::<f32>().add(h * head_step).cast(),
+                        v: v.as_ptr().cast::<f32>().add(h * head_step).cast(),
                         kv_stride,
                         block_stride: if causal { BLOCK * kv_stride } else { 0 },
                         out: out.as_mut_ptr().cast::<f32>().add(h * group * head_dim),

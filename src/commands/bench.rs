@@ -1,6 +1,6 @@
 //! `satura bench`: latency and throughput, and how far they are from what the machine can do.
 
-use super::{ModelArgs, print_json};
+use super::{ModelArgs, Precision, print_json};
 use anyhow::Context;
 use ir::{Program, Task};
 use runtime::{
@@ -109,7 +109,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let budget = Duration::try_from_secs_f64(args.seconds)?;
     let mut session = workload.session(&opened.model, args.model.threads)?;
     let program = match args.roofline {
-        Roofline::Model => program(&source)?,
+        Roofline::Model => program(&source, args.model.precision)?,
         _ => None,
     };
     let measure = |session: &mut Session| -> anyhow::Result<Report> {
@@ -366,12 +366,13 @@ fn machine(threads: Option<usize>) -> anyhow::Result<Report> {
 }
 
 /// The program of the model, which counts the work; an artifact does not hold it.
-fn program(source: &Source) -> anyhow::Result<Option<Program>> {
+fn program(source: &Source, precision: Precision) -> anyhow::Result<Option<Program>> {
     if let Source::Artifact(_) = source {
         return Ok(None);
     }
     let checkpoint = source.checkpoint()?;
-    let (program, _) = compiler::models::build(checkpoint.config(), &checkpoint)?;
+    let (mut program, _) = compiler::models::build(checkpoint.config(), &checkpoint)?;
+    precision.cache().apply(&mut program)?;
     Ok(Some(program))
 }
 

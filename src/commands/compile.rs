@@ -5,7 +5,7 @@ use crate::signals;
 use satura::{
     Output, Source,
     budget::{Budget, Certificate},
-    compiler::Options,
+    compiler::{Options, optimize::ablation::Ablation},
     ir::Target,
     nvrtc,
 };
@@ -46,6 +46,10 @@ pub struct Args {
     #[command(flatten)]
     precision: Precision,
 
+    /// Rewrite rules to go without, to see what they are worth: themes or names of rules, which `satura explain` shows
+    #[arg(long, value_name = "THEME,..", conflicts_with = "budget")]
+    without: Option<Ablation>,
+
     #[command(flatten)]
     hub: HubArgs,
 
@@ -74,7 +78,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let options = Options {
         target: args.target.clone(),
         weights: args.precision.weights()?,
+        cache: args.precision.cache(),
         nvrtc,
+        without: args.without.clone().unwrap_or_default(),
     };
     let start = Instant::now();
     let (size, certificate) = match args.budget {
@@ -135,7 +141,7 @@ fn planned(
 ) -> anyhow::Result<(u64, Certificate)> {
     anyhow::ensure!(
         args.precision == Precision::default(),
-        "--budget chooses how weights are stored: leave out --weights, --activations and --group"
+        "--budget chooses how weights are stored: leave out --weights, --activations, --group and --cache-type"
     );
     let workshop = args.calibration.open(source, false)?;
     let trials = budget::search(&workshop, budget)?;

@@ -14,7 +14,10 @@ pub mod template;
 pub mod verify;
 
 use crate::signals;
-use compiler::{Stage, compress::Rounding};
+use compiler::{
+    Stage,
+    compress::{self, Rounding},
+};
 use indicatif::{ProgressBar, ProgressStyle};
 use satura::{
     Cache, Hub, Opened, Opening, Outline, Source, compiler,
@@ -114,7 +117,7 @@ impl ModelArgs {
     pub fn open(&self, source: &Source) -> anyhow::Result<Opened> {
         anyhow::ensure!(
             !matches!(source, Source::Artifact(_)) || self.precision == Precision::default(),
-            "{source}: is compiled already; --weights and --activations are for model directories"
+            "{source}: is compiled already; --weights, --activations and --cache-type are for model directories"
         );
         signals::reading(&source.to_string());
         let bar = Progress::new();
@@ -122,6 +125,7 @@ impl ModelArgs {
             source,
             &Opening {
                 weights: self.precision.weights()?,
+                cache_type: self.precision.cache(),
                 device: self.device.map(Into::into),
                 cache: if self.no_cache {
                     None
@@ -179,6 +183,10 @@ pub struct Precision {
     /// Weights (and activations) that share a scale, a multiple of 32; by default 64 for q8, 32 for q4
     #[arg(long, value_name = "N")]
     group: Option<u32>,
+
+    /// How keys and values of earlier tokens are kept where the model is compiled
+    #[arg(long, value_enum, default_value_t)]
+    cache_type: CacheType,
 }
 
 /// How weights are stored.
@@ -195,6 +203,18 @@ enum Weights {
     Q4,
 }
 
+/// How keys and values are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+enum CacheType {
+    /// As they are computed
+    #[default]
+    F32,
+    /// Rounded to f16: half the memory, and a long context is read in half the time
+    F16,
+    /// Rounded to bf16: the same, less precise, for values beyond f16's range
+    Bf16,
+}
+
 /// How activations are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 enum Activations {
@@ -208,10 +228,19 @@ enum Activations {
 impl Precision {
     /// Whether the model is not computed as its files have it.
     pub fn rounds(&self) -> bool {
-        matches!(self.weights, Weights::Q8 | Weights::Q4)
+        matches!(self.weights, Weights::Q8 | Weights::Q4) || self.cache_type != CacheType::F32
     }
 
-    /// What the compiler is asked for.
+    /// How keys and values are kept.
+    pub fn cache(&self) -> compress::CacheType {
+        match self.cache_type {
+            CacheType::F32 => compress::CacheType::F32,
+            CacheType::F16 => compress::CacheType::F16,
+            CacheType::Bf16 => compress::CacheType::Bf16,
+        }
+    }
+
+    /// What the compiler is asked for of weights.
     pub fn weights(&self) -> anyhow::Result<compiler::Weights> {
         let activations = self.activations == Activations::Q8;
         // Scales cost little time where 64 integers share one; 4 bits need them closer.

@@ -107,6 +107,7 @@ fn layers(
     if let Weights::Rounded(rounding) = args.model.precision.weights()? {
         rounding.apply(&mut program, description.vocabulary)?;
     }
+    args.model.precision.cache().apply(&mut program)?;
     let bar = Progress::new();
     let layers = compare_layers(
         model,
@@ -299,7 +300,7 @@ fn layers_in_words(args: &Args, found: &Comparison, layers: &Layers) -> String {
                 "as far as these tokens tell,"
             },
             if args.model.precision.rounds() {
-                "the rounding to few bits that was asked for, in "
+                "the rounding that was asked for, in "
             } else {
                 ""
             },

@@ -6,6 +6,7 @@
 
 mod apply;
 pub mod awq;
+mod cache;
 pub mod clip;
 pub mod dynamic;
 mod encoded;
@@ -21,6 +22,7 @@ mod rounding;
 mod sites;
 
 pub use apply::{Overlay, apply};
+pub use cache::{CacheError, CacheType};
 pub use encoded::{Encoded, Integers};
 pub use form::Form;
 pub use matrix::Matrix;

@@ -329,7 +329,8 @@ impl<'a> Kernels<'a> {
         for (i, arg) in args.iter().enumerate() {
             let (operand, view) = self.operand(*arg)?;
             let addressable = if i < 3 {
-                view.layout != Layout::Rows || side_by_side(&view)
+                let float = view.dtype == DType::F32 || i > 0 && view.dtype.is_float();
+                float && (view.layout != Layout::Rows || side_by_side(&view))
             } else {
                 view.strides == [1]
             };
@@ -548,7 +549,7 @@ fn side_by_side(view: &View) -> bool {
     };
     let next_head = heads.known() == Some(1) || Some(view.strides[1]) == head.known();
     let dense = head.known() == Some(1) || view.strides[2] == 1;
-    view.dtype == DType::F32 && next_head && dense
+    next_head && dense
 }
 
 /// Whether the op only changes how bytes are addressed.

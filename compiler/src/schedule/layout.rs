@@ -1,7 +1,7 @@
 //! How states lie in memory: those that attention alone reads lie as its register tiles want them. Knows nothing of
 //! kernels.
 
-use ir::{DType, Graph, Op, Role, Value, abi::Layout};
+use ir::{Graph, Op, Role, Value, abi::Layout};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// For each of the graph's inputs the layout of the state that it is, [`Layout::Rows`] for all else.
@@ -71,7 +71,7 @@ fn wanted(graph: &Graph, state: Value, versions: &BTreeSet<Value>) -> Option<Lay
     let [_, heads, dim] = &ty.shape[..] else {
         return None;
     };
-    if ty.dtype != DType::F32 || heads.known().is_none() || dim.known().is_none() {
+    if !ty.dtype.is_float() || heads.known().is_none() || dim.known().is_none() {
         return None;
     }
     let mut layout = None;

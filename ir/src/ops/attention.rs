@@ -7,6 +7,8 @@ op! {
     ///
     /// Intervals say every mask that serving needs: a token's own sequence in a packed batch (encoders), the rows of
     /// its cache up to itself (decoders), the last `w` of them (sliding window). They must not be empty.
+    ///
+    /// Keys and values may be narrower floats than f32 queries, as a cache holds them: they are widened, exactly.
     Attention = "attention" {
         /// Multiplies the scores.
         scale: Float,
@@ -25,8 +27,11 @@ impl OpDef for Attention {
             .known()
             .zip(g.known())
             .is_some_and(|(h, g)| g > 0 && h % g == 0);
-        if !grouped || d != kd || k != v || q.dtype != k.dtype || !q.dtype.is_float() {
-            return wrong("wants q: [T, H, D], k and v: [R, G, D] of one float type, G dividing H");
+        let widens = q.dtype == DType::F32 && k.dtype.is_float();
+        if !grouped || d != kd || k != v || !(q.dtype == k.dtype || widens) || !q.dtype.is_float() {
+            return wrong(
+                "wants q: [T, H, D], k and v: [R, G, D], G dividing H, of one float type or of one that q's holds",
+            );
         }
         if lo != hi || *lo != Type::new(DType::I32, [t.clone()]) {
             return wrong("wants lo and hi: i32[T]");
@@ -76,8 +81,13 @@ impl Attention {
         } else {
             g.add(turn(&[1, 0, 2]), &[q])?
         };
-        let k = g.add(turn(&[1, 2, 0]), &[k])?;
-        let v = g.add(turn(&[1, 0, 2]), &[v])?;
+        let (to, narrow) = (g.ty(q).dtype, g.ty(q).dtype != g.ty(k).dtype);
+        let mut turned_wide = |x: Value, perm: &[usize]| {
+            let x = if narrow { g.add(Cast { to }, &[x])? } else { x };
+            g.add(turn(perm), &[x])
+        };
+        let k = turned_wide(k, &[1, 2, 0])?;
+        let v = turned_wide(v, &[1, 0, 2])?;
         let mut scores = g.add(MatMul, &[turned, k])?;
         let mut row_number = vec![&t, &one];
         if shared {

@@ -3,11 +3,11 @@
 //! Each row goes through the same blocks in the same order whatever else is in the call, every score and every output
 //! element is one chain of fused multiply-adds, and the reductions of a block are fixed trees: a row's bits depend on
 //! that row alone. Keys and values that lie in blocks are read in place; others are packed, and shared by rows that
-//! start at the same key. Knows no instruction set.
+//! start at the same key. Narrow ones are widened where they are multiplied. Knows no instruction set.
 
 use super::Isa;
 use super::functions::{exp2, tanh};
-use super::gemm::{Tile, part, rows};
+use super::gemm::{Tile, Weight, part, rows};
 use super::lanes::Lanes;
 use super::scratch::scratch;
 use ir::abi::{AttentionArgs, BLOCK, PANEL};
@@ -22,9 +22,9 @@ const ROWS: usize = 64;
 ///
 /// # Safety
 /// As [`AttentionArgs`] states, and the CPU has the features of `I`.
-pub(super) unsafe extern "C" fn attention<I: Isa>(args: *const AttentionArgs) {
+pub(super) unsafe extern "C" fn attention<I: Isa, W: Weight>(args: *const AttentionArgs) {
     // SAFETY: the caller's.
-    unsafe { I::attend(&*args) }
+    unsafe { I::attend::<W>(&*args) }
 }
 
 /// What a row carries from block to block. Scores are in units of `ln 2`, so that weights are powers of two.
@@ -73,12 +73,12 @@ unsafe fn interval(args: &AttentionArgs, t: usize) -> (usize, usize) {
     }
 }
 
-/// [`AttentionArgs`]' meaning.
+/// [`AttentionArgs`]' meaning, of keys and values of type `W`.
 ///
 /// # Safety
 /// As [`attention`].
 #[inline(always)]
-pub(super) unsafe fn attend<I: Isa>(args: &AttentionArgs) {
+pub(super) unsafe fn attend<I: Isa, W: Weight>(args: &AttentionArgs) {
     let in_blocks = args.block_stride > 0;
     let per_call = args.group.min(ROWS);
     for head in (0..args.group).step_by(per_call.max(1)) {
@@ -114,7 +114,7 @@ pub(super) unsafe fn attend<I: Isa>(args: &AttentionArgs) {
                     set.first = set.first / KEYS * KEYS;
                 }
                 t = set.tokens.end;
-                attend_rows::<I>(args, &set);
+                attend_rows::<I, W>(args, &set);
             }
         }
     }
@@ -125,7 +125,7 @@ pub(super) unsafe fn attend<I: Isa>(args: &AttentionArgs) {
 /// # Safety
 /// As [`attention`].
 #[inline(always)]
-unsafe fn attend_rows<I: Isa>(args: &AttentionArgs, set: &Rows) {
+unsafe fn attend_rows<I: Isa, W: Weight>(args: &AttentionArgs, set: &Rows) {
     let (n, dim) = (set.len(), args.head_dim);
     let panels = dim.div_ceil(PANEL);
     let wide = panels * PANEL;
@@ -149,6 +149,9 @@ unsafe fn attend_rows<I: Isa>(args: &AttentionArgs, set: &Rows) {
         next = next.wrapping_add(size.next_multiple_of(PANEL));
         this
     });
+    // Room for f32 is room for anything narrower.
+    let (packed_keys, packed_values) = (packed_keys.cast::<W>(), packed_values.cast::<W>());
+    let (all_keys, all_values) = (args.k.cast::<W>(), args.v.cast::<W>());
     let mut state = [Row {
         peak: f32::NEG_INFINITY,
         sums: [0.0; PANEL],
@@ -177,11 +180,15 @@ unsafe fn attend_rows<I: Isa>(args: &AttentionArgs, set: &Rows) {
             let width = KEYS.min(set.end - start);
             let (keys, values, value_stride) = if in_blocks {
                 let block = start / KEYS * args.block_stride;
-                (args.k.add(block), args.v.add(block), dim)
+                (all_keys.add(block), all_values.add(block), dim)
             } else {
                 let row = start * args.kv_stride;
-                pack_keys::<I::V>(args.k.add(row), args.kv_stride, width, dim, packed_keys);
-                (packed_keys.cast_const(), args.v.add(row), args.kv_stride)
+                pack_keys::<I::V, W>(all_keys.add(row), args.kv_stride, width, dim, packed_keys);
+                (
+                    packed_keys.cast_const(),
+                    all_values.add(row),
+                    args.kv_stride,
+                )
             };
             let (values, ldv, value_panel) = if pack_values {
                 pack_rows(values, value_stride, width, dim, packed_values);
@@ -200,7 +207,7 @@ unsafe fn attend_rows<I: Isa>(args: &AttentionArgs, set: &Rows) {
                 let Some(most) = spans.iter().filter(|s| active(s)).map(|s| s.1).max() else {
                     continue;
                 };
-                rows::<I, f32>(
+                rows::<I, W>(
                     tile.len(),
                     most.div_ceil(PANEL),
                     Tile {
@@ -239,7 +246,7 @@ unsafe fn attend_rows<I: Isa>(args: &AttentionArgs, set: &Rows) {
                         resume: true,
                     };
                     if product.k > 0 {
-                        rows::<I, f32>(count, panels, product);
+                        rows::<I, W>(count, panels, product);
                     }
                 };
                 for (i, (from, to)) in spans.iter().copied().enumerate() {
@@ -339,12 +346,12 @@ unsafe fn rescale<V: Lanes>(x: *mut f32, panels: usize, factor: f32) {
 /// # Safety
 /// `from` is valid for the rows, `to` for `ceil(width / PANEL)` panels; features as [`Lanes`].
 #[inline(always)]
-unsafe fn pack_keys<V: Lanes>(
-    from: *const f32,
+unsafe fn pack_keys<V: Lanes, W: Weight>(
+    from: *const W,
     stride: usize,
     width: usize,
     dim: usize,
-    to: *mut f32,
+    to: *mut W,
 ) {
     // SAFETY: all indices below are inside the extents.
     unsafe {
@@ -353,14 +360,14 @@ unsafe fn pack_keys<V: Lanes>(
             let row = from.wrapping_add(j * stride);
             let transposed = if j + 8 <= width { dim / 8 * 8 } else { 0 };
             for d in (0..transposed).step_by(8) {
-                V::transpose8(row.add(d), stride, column.add(d * PANEL));
+                W::transpose8::<V>(row.add(d), stride, column.add(d * PANEL));
             }
             for i in 0..8 {
                 for d in transposed..dim {
                     *column.add(d * PANEL + i) = if j + i < width {
                         *row.add(i * stride + d)
                     } else {
-                        0.0
+                        W::default()
                     };
                 }
             }
@@ -373,7 +380,13 @@ unsafe fn pack_keys<V: Lanes>(
 /// # Safety
 /// `from` is valid for the rows, `to` for `ceil(dim / PANEL)` panels.
 #[inline(always)]
-unsafe fn pack_rows(from: *const f32, stride: usize, width: usize, dim: usize, to: *mut f32) {
+unsafe fn pack_rows<W: Weight>(
+    from: *const W,
+    stride: usize,
+    width: usize,
+    dim: usize,
+    to: *mut W,
+) {
     // SAFETY: all indices below are inside the extents.
     unsafe {
         for d in (0..dim).step_by(PANEL) {
@@ -381,9 +394,9 @@ unsafe fn pack_rows(from: *const f32, stride: usize, width: usize, dim: usize, t
             for j in 0..width {
                 let line = to.add((d / PANEL * KEYS + j) * PANEL);
                 if n == PANEL {
-                    line.cast::<[f32; PANEL]>().write(
+                    line.cast::<[W; PANEL]>().write(
                         from.add(j * stride + d)
-                            .cast::<[f32; PANEL]>()
+                            .cast::<[W; PANEL]>()
                             .read_unaligned(),
                     );
                 } else {

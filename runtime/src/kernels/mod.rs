@@ -45,7 +45,7 @@ trait Isa {
     /// [`gemm::widen`].
     unsafe fn widen<W: Weight>(from: *const W, ld: usize, to: *mut f32, panel_rows: usize);
     /// [`attention::attend`].
-    unsafe fn attend(args: &AttentionArgs);
+    unsafe fn attend<W: Weight>(args: &AttentionArgs);
     /// [`functions::apply`].
     unsafe fn apply<F: Function>(n: usize, x: *mut f32);
 }
@@ -90,9 +90,9 @@ macro_rules! isa {
                 });
 
             isa!(@feature $features
-                unsafe fn attend(args: &AttentionArgs) {
+                unsafe fn attend<W: Weight>(args: &AttentionArgs) {
                     // SAFETY: the caller's.
-                    unsafe { attention::attend::<Self>(args) }
+                    unsafe { attention::attend::<Self, W>(args) }
                 });
 
             isa!(@feature $features
@@ -221,7 +221,7 @@ const fn table_of<I: Isa, G: GroupedIsa>() -> KernelTable {
         gemm_f32: gemm::gemm::<I, f32>,
         gemm_bf16: gemm::gemm::<I, bf16>,
         gemm_f16: gemm::gemm::<I, f16>,
-        attention_f32: attention::attention::<I>,
+        attention_f32: attention::attention::<I, f32>,
         cos,
         sin,
         gemm_f32_q8: grouped::float_gemm::<I, G, 8>,
@@ -233,6 +233,8 @@ const fn table_of<I: Isa, G: GroupedIsa>() -> KernelTable {
         exp: elements::<I, functions::Exp>,
         tanh: elements::<I, functions::Tanh>,
         erf: elements::<I, functions::Erf>,
+        attention_bf16: attention::attention::<I, bf16>,
+        attention_f16: attention::attention::<I, f16>,
     }
 }
 

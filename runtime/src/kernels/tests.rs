@@ -4,7 +4,8 @@ mod grouped;
 
 use super::tables;
 use half::{bf16, f16};
-use ir::abi::{AttentionArgs, BLOCK, GemmFn, KernelTable, Layout, PANEL};
+use ir::DType;
+use ir::abi::{AttentionArgs, AttentionFn, BLOCK, GemmFn, KernelTable, Layout, PANEL};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -258,6 +259,8 @@ struct Attention {
     softcap: f32,
     /// Magnitude of queries.
     size: f32,
+    /// Of keys and values.
+    dtype: DType,
 }
 
 struct Operands {
@@ -279,10 +282,15 @@ impl Attention {
         q.iter_mut().for_each(|x| *x *= self.size);
         // Exactly as long as the last key needs: reading past it is an error that a sanitizer can see.
         let len = (keys - 1) * kv_stride + self.head_dim;
+        let mut rounded = || {
+            let exact = random(&mut rng, len).into_iter();
+            let round = |x| self.dtype.round(f64::from(x)) as f32;
+            exact.map(round).collect::<Vec<f32>>()
+        };
         let mut x = Operands {
             q,
-            k: random(&mut rng, len),
-            v: random(&mut rng, len),
+            k: rounded(),
+            v: rounded(),
             q_stride,
             kv_stride,
             blocks: [vec![], vec![]],
@@ -313,11 +321,28 @@ impl Attention {
         rows: std::ops::Range<usize>,
         in_blocks: bool,
     ) -> Vec<f32> {
+        match self.dtype {
+            DType::F16 => self.stored(table.attention_f16, x, rows, in_blocks, f16::from_f32),
+            DType::BF16 => self.stored(table.attention_bf16, x, rows, in_blocks, bf16::from_f32),
+            _ => self.stored(table.attention_f32, x, rows, in_blocks, |x| x),
+        }
+    }
+
+    /// The same, with keys and values stored so.
+    fn stored<W>(
+        &self,
+        attention: AttentionFn,
+        x: &Operands,
+        rows: std::ops::Range<usize>,
+        in_blocks: bool,
+        store: impl Fn(f32) -> W,
+    ) -> Vec<f32> {
         let head = BLOCK * self.head_dim;
         let [k, v] = match in_blocks {
             true => [&x.blocks[0][head..], &x.blocks[1][head..]],
             false => [&x.k[..], &x.v[..]],
         };
+        let [k, v] = [k, v].map(|x| x.iter().map(|x| store(*x)).collect::<Vec<W>>());
         let width = self.group * self.head_dim;
         let out_stride = width + 1;
         let (lo, hi): (Vec<i32>, Vec<i32>) = self.intervals[rows.clone()].iter().copied().unzip();
@@ -329,8 +354,8 @@ impl Attention {
         let args = AttentionArgs {
             q: x.q[rows.start * x.q_stride..].as_ptr(),
             q_stride: x.q_stride,
-            k: k.as_ptr(),
-            v: v.as_ptr(),
+            k: k.as_ptr().cast(),
+            v: v.as_ptr().cast(),
             kv_stride: x.kv_stride,
             block_stride: if in_blocks { 2 * head } else { 0 },
             out: out.as_mut_ptr(),
@@ -344,7 +369,7 @@ impl Attention {
             softcap: self.softcap,
         };
         // SAFETY: all operands have the extents stated.
-        unsafe { (table.attention_f32)(&args) };
+        unsafe { attention(&args) };
         assert!(
             out.iter()
                 .skip(width)
@@ -457,6 +482,7 @@ fn plain(intervals: Vec<(i32, i32)>, group: usize, head_dim: usize) -> Attention
         scale: 1.0 / (head_dim as f32).sqrt(),
         softcap: 0.0,
         size: 1.0,
+        dtype: DType::F32,
     }
 }
 
@@ -495,6 +521,32 @@ fn attention_of_any_intervals() {
         vec![(3, 700)],
     ] {
         plain(intervals, 2, 32).check(2e-6);
+    }
+}
+
+#[test]
+fn attention_over_narrow_keys_is_that_over_what_they_widen_to() {
+    for dtype in [DType::F16, DType::BF16] {
+        for head_dim in [1, 7, 16, 20, 64, 128] {
+            for intervals in [causal(60, 21), vec![(3, 700)]] {
+                let narrow = Attention {
+                    dtype,
+                    ..plain(intervals.clone(), 4, head_dim)
+                };
+                narrow.check(2e-6);
+                let wide = plain(intervals, 4, head_dim);
+                let x = narrow.operands();
+                for (name, table) in &tables() {
+                    for in_blocks in [false, true] {
+                        let all = 0..narrow.intervals.len();
+                        let [a, b] = [&narrow, &wide]
+                            .map(|a| a.run(table, &x, all.clone(), in_blocks))
+                            .map(|out| out.into_iter().map(f32::to_bits).collect::<Vec<u32>>());
+                        assert_eq!(a, b, "{name} {narrow:?} blocks {in_blocks}");
+                    }
+                }
+            }
+        }
     }
 }
 

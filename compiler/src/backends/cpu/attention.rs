@@ -4,6 +4,7 @@ use super::function::Function;
 use crate::schedule::View;
 use cranelift_codegen::ir::InstBuilder;
 use ir::{
+    DType,
     abi::{AttentionArgs, KernelTable, Layout},
     artifact::Tasks,
     ops,
@@ -32,6 +33,12 @@ pub fn emit(f: &mut Function, op: &ops::Attention, views: &[View]) -> Result<(Ta
     if k.strides[0] != v.strides[0] || lo.strides != [1] || hi.strides != [1] {
         return Err("keys and values lie differently".into());
     }
+    let attention = match (k.dtype, v.dtype) {
+        (DType::F32, DType::F32) => offset_of!(KernelTable, attention_f32),
+        (DType::BF16, DType::BF16) => offset_of!(KernelTable, attention_bf16),
+        (DType::F16, DType::F16) => offset_of!(KernelTable, attention_f16),
+        (k, v) => return Err(format!("keys are {k}, values {v}")),
+    };
     let group = heads / groups;
     let rows_per_task = (ROWS / group).max(1);
     let bases: Vec<_> = (0..6).map(|i| f.operand(i)).collect();
@@ -54,8 +61,9 @@ pub fn emit(f: &mut Function, op: &ops::Attention, views: &[View]) -> Result<(Ta
         let q_at = queries(f, bases[0], q.strides[0]);
         let out_at = queries(f, bases[5], out.strides[0]);
         let head_step = if in_blocks { k.strides[1] } else { head_dim };
-        let k_at = f.offset(bases[1], head, 4 * head_step);
-        let v_at = f.offset(bases[2], head, 4 * head_step);
+        let head_bytes = k.dtype.bytes() as i64 * head_step;
+        let k_at = f.offset(bases[1], head, head_bytes);
+        let v_at = f.offset(bases[2], head, head_bytes);
         let lo_at = f.offset(bases[3], row, 4);
         let hi_at = f.offset(bases[4], row, 4);
         let fields = [
@@ -82,7 +90,7 @@ pub fn emit(f: &mut Function, op: &ops::Attention, views: &[View]) -> Result<(Ta
             ),
         ];
         let args = f.structure(size_of::<AttentionArgs>(), &fields);
-        f.call(offset_of!(KernelTable, attention_f32), &[args], None);
+        f.call(attention, &[args], None);
         Ok(vec![])
     })?;
     let tasks = Tasks {

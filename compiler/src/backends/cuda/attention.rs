@@ -50,7 +50,10 @@ pub fn emit(
         return Err("keys and values lie differently".into());
     }
     if [q, k, v, out].iter().any(|v| v.dtype != DType::F32) {
-        return Err("keys, values or queries are not f32".into());
+        let types = [q, k, v].map(|v| v.dtype.to_string()).join(", ");
+        return Err(format!(
+            "queries, keys and values are {types}; kernels for GPUs read f32: compile with a cache of f32"
+        ));
     }
     let group = attention.heads / attention.groups;
     let mut sources = vec![];
