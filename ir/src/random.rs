@@ -164,7 +164,7 @@ impl Builder {
     }
 
     fn step(&mut self, a: Row) -> Row {
-        match self.random.below(14) {
+        match self.random.below(16) {
             0..=2 => self.unary(a),
             3..=4 => self.binary(a),
             5 => self.row_wise(a),
@@ -174,6 +174,8 @@ impl Builder {
             10 => self.norm(a),
             11 => self.heads(a),
             12 => self.scatter(a),
+            13 => self.cached(a),
+            14 => self.product_of_few_bits(a),
             _ => self.data(),
         }
     }
@@ -306,6 +308,26 @@ impl Builder {
         self.keep(v, a.rows, width, a.bound * a.width as f64 + 1.0)
     }
 
+    /// A product with a weight of few bits, in groups along what is summed.
+    fn product_of_few_bits(&mut self, a: Row) -> Row {
+        let (deep, width) = (
+            self.random.pick(&[32i64, 64, 96]),
+            self.random.pick(&WIDTHS),
+        );
+        let w = self.weight(&[deep.into(), a.width.into()]);
+        let wide = self.add(ops::Linear, &[a.v, w]);
+        let wide = self.add(ops::Tanh, &[wide]);
+        let w = self.weight(&[width.into(), deep.into()]);
+        let few = ops::FakeQuantize {
+            bits: self.random.pick(&[4, 8]),
+            group: 32,
+            scale: DType::F16,
+        };
+        let w = self.add(few, &[w]);
+        let v = self.add(ops::Linear, &[wide, w]);
+        self.keep(v, a.rows, width, deep as f64 + 1.0)
+    }
+
     fn view(&mut self, a: Row) -> Row {
         match self.random.below(3) {
             0 => {
@@ -403,6 +425,37 @@ impl Builder {
         let v = self.add(ops::Attention { scale, softcap }, &[q, k, v, lo, hi]);
         let v = self.reshape(v, &[rows.clone(), a.width.into()]);
         self.keep(v, rows, a.width, a.bound)
+    }
+
+    /// Attention over keys and values that are put into states, which nothing else reads, perhaps for several heads each.
+    fn cached(&mut self, a: Row) -> Row {
+        let (rows, (groups, size)) = (a.rows.clone(), self.split(a.width));
+        let ids = self.indices(rows.clone());
+        let states = [0, 1].map(|_| {
+            let new = self.like(&a);
+            let new = self.reshape(new.v, &[rows.clone(), groups.into(), size.into()]);
+            let state = [symbol(feed::R), groups.into(), size.into()];
+            let state = self.input(Role::State, DType::F32, &state);
+            let state = self.add(ops::Scatter, &[state, ids, new]);
+            self.g.outputs.push(state);
+            state
+        });
+        let shared = if a.width > 64 {
+            1
+        } else {
+            self.random.pick(&[1, 2, 3])
+        };
+        let wide: Vec<Value> = vec![a.v; shared as usize];
+        let q = self.add(ops::Concat { axis: 1 }, &wide);
+        let q = self.reshape(q, &[rows.clone(), (groups * shared).into(), size.into()]);
+        let (lo, hi) = (self.indices(rows.clone()), self.indices(rows.clone()));
+        let scale = Float::from(1.0 / (size as f64).sqrt());
+        let softcap = Float::from(self.random.pick(&[0.0, 0.0, 5.0]));
+        let [k, v] = states;
+        let v = self.add(ops::Attention { scale, softcap }, &[q, k, v, lo, hi]);
+        let width = a.width * shared;
+        let v = self.reshape(v, &[rows.clone(), width.into()]);
+        self.keep(v, rows, width, a.bound.max(1.0))
     }
 
     /// Rows put into a state, of which some are read.

@@ -68,13 +68,24 @@ impl DType {
     pub fn round(self, x: f64) -> f64 {
         match self {
             DType::F32 => f64::from(x as f32),
-            DType::F16 => half::f16::from_f64(x).to_f64(),
-            DType::BF16 => half::bf16::from_f64(x).to_f64(),
+            DType::F16 => half::f16::from_f32(to_odd(x)).to_f64(),
+            DType::BF16 => half::bf16::from_f32(to_odd(x)).to_f64(),
             DType::I32 => f64::from(x as i32),
             DType::Bool => f64::from(u8::from(x != 0.0)),
             DType::I8 => f64::from(x as i8),
         }
     }
+}
+
+/// `x` as f32, its last bit set where bits were lost, so that rounding again rounds as if once (Boldo and Melquiond 2008).
+/// `half` itself forgets the last 32 bits of an f64, and takes what is just above a tie for one.
+fn to_odd(x: f64) -> f32 {
+    let near = x as f32;
+    if f64::from(near) == x || !near.is_finite() {
+        return near;
+    }
+    let above = f64::from(near).abs() > x.abs();
+    f32::from_bits((near.to_bits() - u32::from(above)) | 1)
 }
 
 impl fmt::Display for DType {

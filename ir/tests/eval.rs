@@ -1,7 +1,7 @@
 //! The interpreter against independent math: each op on numbers worked out by hand or by a direct loop.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use ir::{EvalError, Graph, OpKind, Sym, Tensor};
+use ir::{DType, EvalError, Graph, OpKind, Sym, Tensor};
 use std::collections::BTreeSet;
 
 /// Values of a graph's outputs at `T` = 3.
@@ -478,4 +478,27 @@ fn composites_have_a_meaning_in_every_type_they_accept() {
             assert_eq!(graph.ty(*a), lowered.ty(*b));
         }
     }
+}
+
+#[test]
+fn narrow_floats_are_rounded_once() {
+    let check = |dtype: DType, x: f64, expected: f64| {
+        for sign in [1.0, -1.0] {
+            assert_eq!(dtype.round(sign * x), sign * expected, "{dtype}: {x}");
+        }
+    };
+    let ulp = |n: i32| f64::from(n).exp2();
+    // Ties go to even; what is above one by less than f32 or half of f64 can say goes up.
+    check(DType::BF16, 1.0 + ulp(-8), 1.0);
+    check(DType::BF16, 1.0 + ulp(-8) + ulp(-23), 1.0 + ulp(-7));
+    check(DType::BF16, 1.0 + ulp(-8) + ulp(-52), 1.0 + ulp(-7));
+    check(DType::BF16, 1.0 + 3.0 * ulp(-8) - ulp(-50), 1.0 + ulp(-7));
+    check(DType::F16, 1.0 + ulp(-11), 1.0);
+    check(DType::F16, 1.0 + ulp(-11) + ulp(-23), 1.0 + ulp(-10));
+    check(DType::F16, 1.0 + ulp(-11) + ulp(-52), 1.0 + ulp(-10));
+    check(DType::F16, ulp(-25) + ulp(-60), ulp(-24));
+    check(DType::F16, 65520.0 - ulp(-36), 65504.0);
+    check(DType::F16, 65520.0, f64::INFINITY);
+    check(DType::BF16, 1e300, f64::INFINITY);
+    check(DType::BF16, 1e-300, 0.0);
 }

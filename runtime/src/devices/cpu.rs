@@ -381,23 +381,20 @@ impl super::Engine for Engine {
     }
 
     #[cfg(feature = "testing")]
-    fn state(&self, i: usize) -> Result<Vec<f32>, Error> {
-        let (buffer, bytes) = (&self.states[i], self.states[i].len());
+    fn state(&self, i: usize) -> Result<Vec<u8>, Error> {
+        let buffer = &self.states[i];
         // SAFETY: as in `input`.
-        let values = unsafe {
-            std::slice::from_raw_parts(buffer.address().cast(), bytes / size_of::<f32>())
-        };
-        Ok(values.to_vec())
+        let bytes = unsafe { std::slice::from_raw_parts(buffer.address().cast(), buffer.len()) };
+        Ok(bytes.to_vec())
     }
 
     #[cfg(feature = "testing")]
-    fn set_state(&mut self, i: usize, values: &[f32]) -> Result<(), Error> {
-        let (buffer, bytes) = (&self.states[i], self.states[i].len());
+    fn set_state(&mut self, i: usize, bytes: &[u8]) -> Result<(), Error> {
+        let buffer = &self.states[i];
         // SAFETY: as in `input`.
-        let state: &mut [f32] = unsafe {
-            std::slice::from_raw_parts_mut(buffer.address().cast(), bytes / size_of::<f32>())
-        };
-        state[..values.len()].copy_from_slice(values);
+        let state: &mut [u8] =
+            unsafe { std::slice::from_raw_parts_mut(buffer.address().cast(), buffer.len()) };
+        state[..bytes.len()].copy_from_slice(bytes);
         Ok(())
     }
 

@@ -3,6 +3,7 @@
 
 use super::Room;
 use crate::{Error, Model};
+use half::{bf16, f16};
 use ir::{DType, Tensor, artifact::Port};
 use std::sync::Arc;
 
@@ -39,10 +40,11 @@ pub fn evaluate(
         index.map_or(0, |i| dims[i])
     };
     for (i, tensor) in states.iter().enumerate() {
-        let places = places(&plan.states[i], &tensor.shape);
+        let port = &plan.states[i];
+        let places = places(port, &tensor.shape);
         let mut state = engine.state(i)?;
         for (place, x) in places.zip(&tensor.data) {
-            state[place] = *x as f32;
+            put(port.ty.dtype, &mut state, place, *x as f32);
         }
         engine.set_state(i, &state)?;
     }
@@ -56,11 +58,33 @@ pub fn evaluate(
         .map(|(i, port)| {
             let shape = port.ty.at(&at);
             let state = engine.state(i)?;
-            let rows: Vec<f32> = places(port, &shape).map(|place| state[place]).collect();
+            let found = places(port, &shape).map(|place| take(port.ty.dtype, &state, place));
+            let rows: Vec<f32> = found.collect();
             Ok(tensor(shape, &rows))
         })
         .collect::<Result<_, Error>>();
     Ok((outputs, states?))
+}
+
+/// Element `i` of a state.
+fn take(dtype: DType, state: &[u8], i: usize) -> f32 {
+    let bytes = &state[i * dtype.bytes()..][..dtype.bytes()];
+    match *bytes {
+        [a, b] if dtype == DType::F16 => f16::from_le_bytes([a, b]).to_f32(),
+        [a, b] => bf16::from_le_bytes([a, b]).to_f32(),
+        [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
+        _ => unreachable!("states hold floats"),
+    }
+}
+
+/// Makes `x`, which the type holds, element `i` of a state.
+fn put(dtype: DType, state: &mut [u8], i: usize, x: f32) {
+    let to = &mut state[i * dtype.bytes()..][..dtype.bytes()];
+    match dtype {
+        DType::F16 => to.copy_from_slice(&f16::from_f32(x).to_le_bytes()),
+        DType::BF16 => to.copy_from_slice(&bf16::from_f32(x).to_le_bytes()),
+        _ => to.copy_from_slice(&x.to_le_bytes()),
+    }
 }
 
 /// Where a state's elements lie, in row-major order of their indices.

@@ -166,9 +166,9 @@ pub(crate) trait Engine: Debug + Send + Sync {
 
     /// State `i` of the plan: zero at first, then as the last step left it.
     #[cfg(feature = "testing")]
-    fn state(&self, i: usize) -> Result<Vec<f32>, Error>;
+    fn state(&self, i: usize) -> Result<Vec<u8>, Error>;
 
     /// Replaces state `i` of the plan.
     #[cfg(feature = "testing")]
-    fn set_state(&mut self, i: usize, values: &[f32]) -> Result<(), Error>;
+    fn set_state(&mut self, i: usize, bytes: &[u8]) -> Result<(), Error>;
 }

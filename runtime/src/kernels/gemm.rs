@@ -6,11 +6,8 @@
 use super::Isa;
 use super::lanes::Lanes;
 use super::scratch::scratch;
-use half::{bf16, f16};
-use ir::{
-    DType,
-    abi::{Codec, PANEL},
-};
+use super::weight::Weight;
+use ir::abi::PANEL;
 use std::ops::Range;
 
 /// Most rows of a panel block: with [`Isa::PANELS`] panels it should stay in the first-level cache.
@@ -28,56 +25,6 @@ const WIDEN_FROM: usize = 4;
 
 /// Rows that a line of codes of four bits holds; see [`ir::abi::Codec::panel`].
 const LINE_ROWS: usize = 8;
-
-/// An element of a packed panel; of attention's keys and values, too.
-pub(super) trait Weight: Copy + Default {
-    /// Whether a block of panels is worth widening once when several row tiles read it.
-    const NARROW: bool;
-    /// [`Codec::strip`].
-    const STRIP: usize;
-    /// Widens [`PANEL`] elements.
-    ///
-    /// # Safety
-    /// As [`Lanes::load`].
-    unsafe fn load<V: Lanes>(p: *const Self) -> V;
-    /// [`Lanes::transpose8`].
-    ///
-    /// # Safety
-    /// As there.
-    #[inline(always)]
-    unsafe fn transpose8<V: Lanes>(src: *const Self, stride: usize, dst: *mut Self) {
-        for i in 0..8 {
-            for j in 0..8 {
-                // SAFETY: the caller's.
-                unsafe { *dst.add(j * PANEL + i) = *src.add(i * stride + j) }
-            }
-        }
-    }
-}
-
-macro_rules! weight {
-    ($ty:ty, $dtype:ident, $load:ident $(, $transpose:ident)?) => {
-        impl Weight for $ty {
-            const NARROW: bool = size_of::<$ty>() < size_of::<f32>();
-            const STRIP: usize = Codec::Plain(DType::$dtype).strip();
-            #[inline(always)]
-            unsafe fn load<V: Lanes>(p: *const Self) -> V {
-                // SAFETY: the caller's.
-                unsafe { V::$load(p) }
-            }
-            $(
-                #[inline(always)]
-                unsafe fn transpose8<V: Lanes>(src: *const $ty, stride: usize, dst: *mut $ty) {
-                    // SAFETY: the caller's.
-                    unsafe { V::$transpose(src, stride, dst) }
-                }
-            )?
-        }
-    };
-}
-weight!(f32, F32, load, transpose8);
-weight!(bf16, BF16, load_bf16);
-weight!(f16, F16, load_f16);
 
 /// One product of a few rows with a run of panels. Strides are in elements.
 #[derive(Clone, Copy)]

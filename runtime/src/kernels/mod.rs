@@ -13,20 +13,23 @@ mod functions;
 mod gemm;
 mod grouped;
 mod lanes;
+mod packing;
 pub mod probe;
 mod scratch;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
+mod weight;
 
 use functions::Function;
-use gemm::{Tile, Weight};
+use gemm::Tile;
 use grouped::{GroupedIsa, Panel};
 use half::{bf16, f16};
 use ir::abi::{ABI_VERSION, AttentionArgs, KernelTable};
 use lanes::Lanes;
 use std::sync::OnceLock;
+use weight::Weight;
 
 /// An instruction set: its vector, its tile shapes, and the entries at which its CPU features begin to apply.
 ///

@@ -133,19 +133,22 @@ fn attention_of_all_shapes() {
 fn attention_over_narrow_keys() {
     for target in targets().into_iter().filter(|t| !t.is_gpu()) {
         for dtype in ["f16", "bf16"] {
-            // As inputs, and as states that steps write to.
+            // As values, and as states that steps write to.
             for (h, g, d) in [(1, 1, 3), (4, 2, 20), (8, 2, 64)] {
                 let head = format!("sym R <= 256\nsym T <= 256\ngraph(q: f32[T,{h},{d}]");
                 let attention = "lo, hi) {scale=0.7, softcap=0.0}";
                 let kv = format!("{dtype}[R,{g},{d}]");
                 let text = format!(
-                    "{head}, k: {kv}, v: {kv}, lo: i32[T], hi: i32[T]) {{ return attention(q, k, v, {attention} }}"
+                    "{head}, x: f32[T,{g},{d}], y: f32[T,{g},{d}], lo: i32[T], hi: i32[T]) {{
+                        %k = cast(mul(x, 0.5)) {{to={dtype}}}
+                        return attention(q, %k, cast(y) {{to={dtype}}}, {attention}
+                    }}"
                 );
                 check_rows(&text, [1, 2, 16, 17, 70], &target);
                 let text = format!(
                     "{head}, x: f32[T,{g},{d}], y: f32[T,{g},{d}], state k: {kv}, state v: {kv}, i: i32[T], lo: i32[T], \
                      hi: i32[T]) {{
-                        %k = scatter(k, i, cast(tanh(x)) {{to={dtype}}})
+                        %k = scatter(k, i, cast(mul(x, 0.5)) {{to={dtype}}})
                         %v = scatter(v, i, cast(y) {{to={dtype}}})
                         return attention(q, %k, %v, {attention}, %k, %v
                     }}"

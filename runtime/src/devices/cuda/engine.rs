@@ -503,14 +503,14 @@ impl devices::Engine for Engine {
     }
 
     #[cfg(feature = "testing")]
-    fn state(&self, i: usize) -> Result<Vec<f32>, Error> {
-        let mut values = vec![0.0; self.states[i].bytes / size_of::<f32>()];
-        self.states[i].read(0, bytemuck::cast_slice_mut(&mut values))?;
-        Ok(values)
+    fn state(&self, i: usize) -> Result<Vec<u8>, Error> {
+        let mut bytes = vec![0; self.states[i].bytes];
+        self.states[i].read(0, &mut bytes)?;
+        Ok(bytes)
     }
 
     #[cfg(feature = "testing")]
-    fn set_state(&mut self, i: usize, values: &[f32]) -> Result<(), Error> {
-        self.states[i].write(bytemuck::cast_slice(values))
+    fn set_state(&mut self, i: usize, bytes: &[u8]) -> Result<(), Error> {
+        self.states[i].write(bytes)
     }
 }
