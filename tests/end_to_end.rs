@@ -24,8 +24,9 @@ use std::{
 /// Every checkpoint with reference outputs, and the file that holds them.
 fn references() -> Vec<(PathBuf, PathBuf)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut cases: Vec<(PathBuf, PathBuf)> = std::fs::read_dir(root.join("tests/fixtures"))
-        .unwrap()
+    let of = |folder| std::fs::read_dir(root.join(folder)).unwrap();
+    let folders = ["tests/fixtures", "tests/matrix"].into_iter().flat_map(of);
+    let mut cases: Vec<(PathBuf, PathBuf)> = folders
         .map(|entry| entry.unwrap().path())
         .filter(|dir| dir.is_dir())
         .map(|dir| (dir.clone(), dir.join("expected.safetensors")))

@@ -18,8 +18,9 @@ fn root() -> PathBuf {
 
 /// Every checkpoint with reference outputs, and the file that holds them.
 fn references() -> Vec<(PathBuf, PathBuf)> {
-    let folder = root().join("tests/fixtures").read_dir().unwrap();
-    let mut cases: Vec<(PathBuf, PathBuf)> = folder
+    let of = |folder| root().join(folder).read_dir().unwrap();
+    let folders = ["tests/fixtures", "tests/matrix"].into_iter().flat_map(of);
+    let mut cases: Vec<(PathBuf, PathBuf)> = folders
         .map(|entry| entry.unwrap().path())
         .filter(|dir| dir.is_dir())
         .map(|dir| (dir.clone(), dir.join("expected.safetensors")))

@@ -29,6 +29,8 @@ fn read(config: &Config) -> Result<Box<dyn Architecture>, ModelError> {
         Size::read(config, "intermediate_size")?,
         Activation::read(config, "hidden_act", "gelu")?,
     );
+    let hidden = Size::read(config, "hidden_size")?;
+    let pooled = config.usize_or("pooler_output_size", hidden.n)?;
     let image = image(config)?;
     let tokens = image.patches() + 1;
     Ok(Box::new(Encoder {
@@ -41,7 +43,7 @@ fn read(config: &Config) -> Result<Box<dyn Architecture>, ModelError> {
         },
         image: Some(image),
         vocabulary: Size::new(1, "words"),
-        hidden: Size::read(config, "hidden_size")?,
+        hidden: hidden.clone(),
         embedding: None,
         positions: Size::new(0, "a table of its own"),
         token_types: Size::new(0, "segments"),
@@ -70,6 +72,10 @@ fn read(config: &Config) -> Result<Box<dyn Architecture>, ModelError> {
         head: match config.architecture()? {
             "ViTForImageClassification" => {
                 Head::classes(Rows::First, None, "classifier", config.labels()?)
+            }
+            _ if pooled != hidden.n => {
+                let expected = format!("hidden_size, which is {}", hidden.n);
+                return Err(config.invalid("pooler_output_size", expected).into());
             }
             _ if config.str_or("pooler_act", "tanh")? != "tanh" => {
                 return Err(config.invalid("pooler_act", "tanh").into());

@@ -13,35 +13,44 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use std::{
     borrow::Cow,
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs,
     path::{Path, PathBuf},
 };
 
-/// Every fixture, and whether it is a decoder: it has a greedy continuation.
-fn fixtures() -> Vec<(String, bool)> {
+/// Names of every fixture.
+fn fixtures() -> Vec<String> {
     let entries = fs::read_dir(fixture("")).unwrap();
     let dirs = entries.map(|e| e.unwrap().path()).filter(|p| p.is_dir());
-    let mut found: Vec<(String, bool)> = dirs
-        .map(|dir| {
-            let name = dir.file_name().unwrap().to_str().unwrap().to_string();
-            (name, manifest(&dir)["outputs"].get("greedy").is_some())
-        })
-        .collect();
+    let name = |dir: PathBuf| dir.file_name().unwrap().to_str().unwrap().to_string();
+    let mut found: Vec<String> = dirs.map(name).collect();
     found.sort();
     found
 }
 
-/// Names of the fixtures that are decoders, or of those that are not.
+/// Names of every fixture and of what is tried once: `matrix/...`.
+fn references() -> Vec<String> {
+    let mut found = fixtures();
+    let entries = fs::read_dir(fixture("matrix/")).unwrap();
+    let names = entries.map(|e| e.unwrap().file_name());
+    found.extend(names.map(|name| format!("matrix/{}", name.to_str().unwrap())));
+    found.sort();
+    found
+}
+
+/// Names of the references that are decoders, or of those that are not: decoders have a greedy continuation.
 fn those(decoders: bool) -> impl Iterator<Item = String> {
-    let found = fixtures().into_iter();
-    found.filter_map(move |(name, decodes)| (decodes == decoders).then_some(name))
+    let decodes = |name: &str| manifest(&fixture(name))["outputs"].get("greedy").is_some();
+    let found = references().into_iter();
+    found.filter(move |name| decodes(name) == decoders)
 }
 
 fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/fixtures")
-        .join(name)
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests");
+    match name.starts_with("matrix/") {
+        true => tests.join(name),
+        false => tests.join("fixtures").join(name),
+    }
 }
 
 /// Tensors of a safetensors file of reference values.
@@ -253,7 +262,11 @@ fn encoders_agree_with_the_reference() {
         let (reference, manifest) = (tensors(&dir.join("expected.safetensors")), manifest(&dir));
         let mut machine = Machine::load(&dir, 0);
         let (kept, feeds) = match reference.get("pixel_values") {
-            Some(pixels) => (vec![], seen(pixels, &machine.description)),
+            Some(pixels) => {
+                let tokens = machine.description.context;
+                let kept = vec![(0..tokens).collect(); pixels.shape[0]];
+                (kept, seen(pixels, &machine.description))
+            }
             None => {
                 let kept = kept(&reference);
                 let feeds = packed(&reference, &kept, machine.description.positions);
@@ -502,6 +515,36 @@ fn embeddings_pool_what_the_reference_pools() {
     }
 }
 
+/// A key of a reference's config.
+fn said(name: &str, key: &str) -> String {
+    let bytes = fs::read(fixture(name).join("config.json")).unwrap();
+    let config: Value = serde_json::from_slice(&bytes).unwrap();
+    let value = match &config[key] {
+        Value::Array(list) => &list[0],
+        value => value,
+    };
+    value.as_str().unwrap().to_string()
+}
+
+#[test]
+fn every_architecture_has_a_reference() {
+    let all = |names: Vec<String>, key: &str| -> BTreeSet<String> {
+        names.iter().map(|name| said(name, key)).collect()
+    };
+    let types = all(fixtures(), "model_type");
+    let architectures = all(references(), "architectures");
+    for family in models::FAMILIES {
+        // Which has snapshots of each stage, too.
+        assert!(types.contains(family.name), "{}: no fixture", family.name);
+        for architecture in family.architectures {
+            // XLM-RoBERTa is RoBERTa by another name.
+            let plain = architecture.trim_start_matches("XLM");
+            let there = architectures.contains(*architecture) || architectures.contains(plain);
+            assert!(there, "{architecture}: no reference");
+        }
+    }
+}
+
 #[test]
 fn depth_adds_calls_but_no_graphs() {
     for (name, layers) in [("llama_gqa", 3), ("bert_tokcls", 3)] {
@@ -557,7 +600,7 @@ fn built_programs_are_as_recorded_and_read_back() {
     settings.set_snapshot_path("../../../snapshots");
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
-    for (name, _) in fixtures() {
+    for name in fixtures() {
         let program = Machine::load(&fixture(&name), 0).program;
         let text = program.to_string();
         let read: Program = text.parse().unwrap();

@@ -127,6 +127,11 @@ fn what_is_not_covered_is_refused_from_the_config_alone() {
     );
     check(
         "vit",
+        json!({"architectures": ["ViTModel"], "pooler_output_size": 7}),
+        &["pooler_output_size", "48"],
+    );
+    check(
+        "vit",
         json!({"architectures": ["ViTModel"], "pooler_act": "relu"}),
         &["`pooler_act` is \"relu\"", "tanh"],
     );
