@@ -9,8 +9,9 @@ use crate::{
 };
 use compiler::{
     CompileError, Options, Stage, Weights,
-    checkpoint::{Checkpoint, CheckpointError},
+    checkpoint::{Checkpoint, CheckpointError, Config},
     compress::CacheType,
+    models,
 };
 use ir::artifact::{ArtifactError, HEADER_BYTES, Header};
 use runtime::{
@@ -138,7 +139,11 @@ impl Source {
     pub fn checkpoint(&self) -> Result<Checkpoint, Error> {
         Ok(match self {
             Source::Embedded => crate::embedded()?,
-            Source::Directory(dir) => settled(dir)?,
+            Source::Directory(dir) => {
+                // What is not supported is refused whatever its weights are.
+                models::supported(&Config::read(dir)?).map_err(CompileError::from)?;
+                settled(dir)?
+            }
             Source::Artifact(file) => {
                 return Err(Error::Source {
                     name: file.display().to_string(),
@@ -463,18 +468,19 @@ const TOKENIZER: &str = "tokenizer.json";
 /// # Errors
 /// It has none, or a broken one, or that of another model.
 pub fn tokenizer(model: &Model) -> Result<Tokenizer, Error> {
-    let json = model.tokenizer_json();
+    // Where it was loaded from may be the cache, which nobody asked for.
+    let (json, name) = (model.tokenizer_json(), &model.description().architecture);
     if json.is_empty() {
         let why = "has no tokenizer.json, so it takes no text; add one to the model's directory";
         return Err(Error::Source {
-            name: model.origin().into(),
+            name: name.clone(),
             why: why.into(),
         });
     }
-    let tokenizer = parse(Path::new(model.origin()), json)?;
+    let tokenizer = parse(Path::new(name), json)?;
     let fits = tokenizer.check_vocabulary(model.description().vocabulary);
     fits.map_err(|source| Error::Tokenizer {
-        name: model.origin().into(),
+        name: name.clone(),
         source,
     })?;
     Ok(tokenizer)

@@ -18,7 +18,9 @@ pub struct EncoderInput<'a> {
     pub positions: Option<&'a [i32]>,
     /// Pixels of each token's patch of an image, one after another, for models that see images.
     pub patches: Option<&'a [f32]>,
-    /// 0 where a token is padding: it is not computed, and no token attends to it. By default none is.
+    /// 0 where a token is padding: it is not computed, and no token attends to it. By default none is. What is pooled
+    /// is of the tokens that are left: the first of them, where the reference implementation takes what is at position 0
+    /// even if that is padding. Padding on the left still counts as positions where [`Positions::Index`] says so.
     pub mask: Option<&'a [u8]>,
 }
 

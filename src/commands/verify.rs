@@ -148,6 +148,7 @@ fn in_json(found: &Comparison, layers: Option<&Layers>, passes: bool) -> Value {
                 Tolerance::Elements { absolute, relative } => json!({ "absolute": absolute, "relative": relative }),
                 Tolerance::RelativeL2(most) => json!({ "relative_l2": most }),
             },
+            "rows_not_compared": o.padded,
             "within_tolerance": o.divergence.is_none(),
             "first_divergence": o.divergence.as_ref().map(divergence),
         })
@@ -214,6 +215,12 @@ fn outputs_in_words(found: &Comparison) -> String {
                 )
             }
         };
+    }
+    for o in found.outputs.iter().filter(|o| o.padded > 0) {
+        text += &format!(
+            "{:<18} {:>7} rows  not compared: they begin with padding, which the reference pools in place of a token\n",
+            o.name, o.padded
+        );
     }
     for name in &found.skipped {
         text += &format!(

@@ -34,6 +34,9 @@ pub struct OutputComparison {
     pub name: String,
     /// Rows compared.
     pub rows: usize,
+    /// Rows of sequences that begin with padding, in outputs of whole sequences: not compared, as the reference pools
+    /// what is at position 0, and a session the first token.
+    pub padded: usize,
     /// Largest `|found - expected|`.
     pub max_absolute: f64,
     /// `norm(found - expected) / norm(expected)`.
@@ -127,10 +130,18 @@ pub fn compare(
         progress,
     )?;
     let outputs = wanted.iter().zip(&found.outputs);
+    let outputs: Vec<OutputComparison> = outputs
+        .map(|(expected, found)| output(expected, found, reference))
+        .collect();
+    if let Some(output) = outputs.iter().find(|o| o.rows == 0 && o.padded > 0) {
+        return Err(Error::Mismatch(format!(
+            "every sequence begins with padding, which is what the reference's `{}` is of; make the reference with \
+             padding on the right, or leave it out",
+            output.name
+        )));
+    }
     let mut comparison = Comparison {
-        outputs: outputs
-            .map(|(expected, found)| output(expected, found, reference))
-            .collect(),
+        outputs,
         greedy: reference
             .greedy
             .as_ref()
@@ -179,7 +190,14 @@ fn output(expected: &Expected, found: &[f32], reference: &Reference) -> OutputCo
         .data
         .chunks(expected.width)
         .zip(found.chunks(expected.width));
-    let kept = |i: usize| !expected.per_token || reference.is_kept(i);
+    let kept = |i: usize| match expected.per_token {
+        true => reference.is_kept(i),
+        false => reference.is_kept(i * reference.length),
+    };
+    let padded = match expected.per_token {
+        true => 0,
+        false => (0..reference.sequences).filter(|i| !kept(*i)).count(),
+    };
     let rows: Vec<(usize, &[f32], &[f32])> = rows
         .enumerate()
         .filter(|(i, _)| kept(*i))
@@ -235,6 +253,7 @@ fn output(expected: &Expected, found: &[f32], reference: &Reference) -> OutputCo
     OutputComparison {
         name: expected.name.clone(),
         rows: rows.len(),
+        padded,
         max_absolute,
         relative_l2,
         top1: (expected.name == "logits").then(|| same as f64 / rows.len().max(1) as f64),
@@ -341,6 +360,32 @@ mod tests {
         check(Tolerance::RelativeL2(0.1), None, off(3, 50.0), Some((1, 1)));
         // The first row alone is past a tenth; the output as a whole is not.
         check(Tolerance::RelativeL2(0.1), None, off(0, 1.0), None);
+    }
+
+    #[test]
+    fn what_is_pooled_from_padding_is_not_compared() {
+        let pooled = |mask: Vec<u8>| Reference {
+            sequences: 3,
+            length: 2,
+            mask: Some(mask),
+            outputs: vec![Expected {
+                per_token: false,
+                ..reference(Tolerance::RelativeL2(0.1), None).outputs[0].clone()
+            }],
+            ..reference(Tolerance::RelativeL2(0.1), None)
+        };
+        let check = |mask: [u8; 6], expected: (usize, usize, Option<usize>)| {
+            let reference = pooled(mask.into());
+            // The second sequence's row is wrong.
+            let found = [1.0, 2.0, 3.0, 7.0, 0.5, 6.0];
+            let found = output(&reference.outputs[0], &found, &reference);
+            let past = found.divergence.map(|d| d.sequence);
+            assert_eq!((found.rows, found.padded, past), expected, "{mask:?}");
+        };
+        check([1, 1, 1, 1, 1, 0], (3, 0, Some(1)));
+        check([1, 1, 0, 1, 1, 0], (2, 1, None));
+        check([0, 1, 1, 1, 0, 1], (1, 2, Some(1)));
+        check([0, 1, 0, 1, 0, 1], (0, 3, None));
     }
 
     #[test]

@@ -542,9 +542,17 @@ fn models_are_inspected() {
         "LlamaForCausalLM",
         "NovelForCausalLM",
     );
-    let run = satura(&["inspect", text(dir.path()), "--json"]);
-    let found: Value = serde_json::from_str(&run.out).unwrap();
-    assert_eq!((run.code, &found["supported"]), (Some(1), &json!(false)));
+    let refused = || {
+        let run = satura(&["inspect", text(dir.path()), "--json"]);
+        let found: Value = serde_json::from_str(&run.out).unwrap();
+        assert_eq!((run.code, &found["supported"]), (Some(1), &json!(false)));
+        let why = found["why"].as_str().unwrap();
+        assert!(why.contains("`NovelForCausalLM` is not supported"), "{why}");
+    };
+    refused();
+    // From config.json alone.
+    fs::remove_file(dir.path().join("model.safetensors")).unwrap();
+    refused();
 }
 
 #[test]

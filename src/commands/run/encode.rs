@@ -158,9 +158,10 @@ pub(super) fn see(args: &Args, opened: &Opened) -> anyhow::Result<()> {
         return print_json(&Value::Object(object));
     }
     note(&format!(
-        "{}; {} images in {}; {} threads",
+        "{}; {} image{} in {}; {} threads",
         origin(opened),
         args.image.len(),
+        if args.image.len() == 1 { "" } else { "s" },
         crate::commands::time(time),
         session.threads()
     ));
