@@ -36,7 +36,10 @@ const WORDS: &[(&str, &[&str])] = &[
     ("petgraph", &["ir/src/graph.rs"]),
     ("cranelift_", &["compiler/src/backends/cpu/"]),
     ("cudarc", &["runtime/src/devices/cuda/"]),
-    ("faer::", &["compiler/src/compress/"]),
+    (
+        "faer::",
+        &["compiler/src/compress/", "compiler/src/plan/moments.rs"],
+    ),
     ("libloading", &["compiler/src/backends/cuda/nvrtc.rs"]),
     ("anyhow", &["src/main.rs", "src/commands/"]),
     ("clap", &["src/main.rs", "src/commands/"]),
