@@ -81,7 +81,7 @@ impl Axis {
                 self.low.log10().floor() as i32,
                 self.high.log10().ceil() as i32,
             );
-            let wide = last - first > 2;
+            let wide = (self.high / self.low).log10() > 2.5;
             let steps: &[f64] = if wide { &[1.0] } else { &[1.0, 2.0, 5.0] };
             let ticks = (first..=last).flat_map(|e| steps.iter().map(move |s| s * 10f64.powi(e)));
             return ticks
