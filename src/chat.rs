@@ -5,6 +5,7 @@
 use ir::Chat;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value, value::Kwargs};
 use serde::{Deserialize, Serialize};
+use std::io::{self, Write};
 
 /// Instructions that a template may take: some hundred times what long conversations need.
 const FUEL: u64 = 5_000_000;
@@ -99,16 +100,16 @@ const REFUSAL: ErrorKind = ErrorKind::EvalBlock;
 /// Text up to a limit.
 struct Bounded(Vec<u8>);
 
-impl std::io::Write for Bounded {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+impl Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.0.extend_from_slice(bytes);
         match self.0.len() > MAX_BYTES {
-            true => Err(std::io::Error::other("too much text")),
+            true => Err(io::Error::other("too much text")),
             false => Ok(bytes.len()),
         }
     }
 
-    fn flush(&mut self) -> std::io::Result<()> {
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
@@ -120,9 +121,10 @@ fn strftime_now(format: String) -> Result<String, minijinja::Error> {
         .map_err(|e| minijinja::Error::new(ErrorKind::InvalidOperation, e.to_string()))
 }
 
-/// JSON as Python writes it: spaces after commas and colons, characters as they are.
+/// JSON as Python writes it: spaces after commas and colons, where no other separators are given; characters as they are.
 fn tojson(value: Value, options: Kwargs) -> Result<String, minijinja::Error> {
     let indent: Option<usize> = options.get("indent")?;
+    let separators: Option<Vec<String>> = options.get("separators")?;
     // Of what Python takes, these change nothing that templates rely on.
     let _: Option<bool> = options.get("ensure_ascii")?;
     let _: Option<bool> = options.get("sort_keys")?;
@@ -138,7 +140,11 @@ fn tojson(value: Value, options: Kwargs) -> Result<String, minijinja::Error> {
             value.serialize(&mut serializer).map_err(failed)?;
         }
         None => {
-            let mut serializer = serde_json::Serializer::with_formatter(&mut out, Spaced);
+            let separators = separators.as_deref().unwrap_or_default();
+            let [item, key] =
+                [(0, ", "), (1, ": ")].map(|(i, default)| separators.get(i).map_or(default, |s| s));
+            let separated = Separated { item, key };
+            let mut serializer = serde_json::Serializer::with_formatter(&mut out, separated);
             value.serialize(&mut serializer).map_err(failed)?;
         }
     }
@@ -146,28 +152,29 @@ fn tojson(value: Value, options: Kwargs) -> Result<String, minijinja::Error> {
         .map_err(|e| minijinja::Error::new(ErrorKind::BadSerialization, e.to_string()))
 }
 
-/// `[1, 2]` and `{"a": 1}`.
-struct Spaced;
+/// `[1, 2]` and `{"a": 1}`, with what stands between items and after keys.
+struct Separated<'a> {
+    item: &'a str,
+    key: &'a str,
+}
 
-impl serde_json::ser::Formatter for Spaced {
-    fn begin_array_value<W: ?Sized + std::io::Write>(
-        &mut self,
-        w: &mut W,
-        first: bool,
-    ) -> std::io::Result<()> {
-        if first { Ok(()) } else { w.write_all(b", ") }
+impl Separated<'_> {
+    fn begin<W: ?Sized + Write>(&self, w: &mut W, first: bool) -> io::Result<()> {
+        w.write_all(if first { "" } else { self.item }.as_bytes())
+    }
+}
+
+impl serde_json::ser::Formatter for Separated<'_> {
+    fn begin_array_value<W: ?Sized + Write>(&mut self, w: &mut W, first: bool) -> io::Result<()> {
+        self.begin(w, first)
     }
 
-    fn begin_object_key<W: ?Sized + std::io::Write>(
-        &mut self,
-        w: &mut W,
-        first: bool,
-    ) -> std::io::Result<()> {
-        if first { Ok(()) } else { w.write_all(b", ") }
+    fn begin_object_key<W: ?Sized + Write>(&mut self, w: &mut W, first: bool) -> io::Result<()> {
+        self.begin(w, first)
     }
 
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, w: &mut W) -> std::io::Result<()> {
-        w.write_all(b": ")
+    fn begin_object_value<W: ?Sized + Write>(&mut self, w: &mut W) -> io::Result<()> {
+        w.write_all(self.key.as_bytes())
     }
 }
 
@@ -234,6 +241,10 @@ mod tests {
         check(
             "{{ {'a': [1, 2]} | tojson(indent=2) }}",
             "{\n  \"a\": [\n    1,\n    2\n  ]\n}",
+        );
+        check(
+            "{{ {'a': [1, 2]} | tojson(separators=(',', ':')) }}",
+            r#"{"a":[1,2]}"#,
         );
         check("{{ messages[0].content.split(' ')[0].upper() }}", "BE");
         check(

@@ -1,7 +1,10 @@
 //! Images as a model wants them: decoded, resized, normalised. Knows files and pixels; not models. An image comes from
 //! anywhere: its size is bounded before it is decoded.
 
-use image::{DynamicImage, ImageReader, Limits, imageops::FilterType};
+use image::{
+    DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, error::DecodingError,
+    imageops::FilterType,
+};
 use ir::{Filter, Image};
 use std::{
     io::Cursor,
@@ -37,7 +40,7 @@ pub enum PictureError {
         /// The file.
         file: PathBuf,
         /// What the decoder says.
-        source: image::ImageError,
+        source: ImageError,
     },
 }
 
@@ -59,21 +62,50 @@ pub fn picture(file: &Path, form: &Image) -> Result<Vec<f32>, PictureError> {
         )));
     }
     let bytes = std::fs::read(file).map_err(|e| unread(e.to_string()))?;
-    let image = decode(bytes).map_err(|source| PictureError::Image {
+    let image = decode(&bytes).map_err(|source| PictureError::Image {
         file: file.into(),
         source,
     })?;
     Ok(normalised(&image, form))
 }
 
-fn decode(bytes: Vec<u8>) -> Result<DynamicImage, image::ImageError> {
+/// Upright, as a camera says that it was held.
+fn decode(bytes: &[u8]) -> Result<DynamicImage, ImageError> {
     let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
+    if reader.format() == Some(ImageFormat::Jpeg) && !ends(bytes) {
+        let why = "unexpected end of file";
+        let jpeg = ImageFormat::Jpeg.into();
+        return Err(ImageError::Decoding(DecodingError::new(jpeg, why)));
+    }
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
     limits.max_image_height = Some(MAX_SIDE);
     limits.max_alloc = Some(MAX_MEMORY);
-    reader.limits(limits);
-    reader.decode()
+    reader.limits(limits.clone());
+    let mut decoder = reader.into_decoder()?;
+    limits.reserve(decoder.total_bytes())?;
+    decoder.set_limits(limits)?;
+    let orientation = decoder.orientation()?;
+    let mut image = DynamicImage::from_decoder(decoder)?;
+    image.apply_orientation(orientation);
+    Ok(image)
+}
+
+/// Whether a JPEG goes on to its end: its decoder makes up what is missing.
+fn ends(mut jpeg: &[u8]) -> bool {
+    // Segments say how long they are, up to the scans, in whose data no marker can be.
+    while let Some(at) = jpeg.iter().position(|byte| *byte == 0xff) {
+        jpeg = &jpeg[at..];
+        let skipped = match *jpeg {
+            [_, 0xda, ..] => return jpeg.windows(2).any(|marker| marker == [0xff, 0xd9]),
+            // Neither the start of the image nor a byte that fills has a length.
+            [_, 0xd8 | 0xff, ..] | [_] => 1,
+            [_, _, high, low, ..] => 2 + usize::from(u16::from_be_bytes([high, low])),
+            _ => 2,
+        };
+        jpeg = jpeg.get(skipped..).unwrap_or_default();
+    }
+    false
 }
 
 /// Colours without transparency, as the reference converts them; resized in whole numbers from 0 to 255, as it does.

@@ -1,5 +1,5 @@
-//! The IR at each stage, under insta: of every example graph in `tests/ir`, and the kernels of every fixture, whose
-//! earlier stages are under the compiler's own tests.
+//! The IR at each stage, under insta: of every example graph in `tests/ir`, and what every fixture is optimized to, with
+//! its kernels; what it is built as is under the compiler's own tests.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -45,6 +45,7 @@ fn fixtures() {
         let checkpoint = Checkpoint::open(&path).unwrap_or_else(|e| panic!("{name}: {e}"));
         let compiled = Compilation::new(&checkpoint, &options, &|_, _, _| {})
             .unwrap_or_else(|e| panic!("{name}: {e}"));
+        check(&name, "optimized", &compiled.optimized.to_string());
         let mut scheduled = String::new();
         for graph in compiled.optimized.graphs.keys() {
             writeln!(scheduled, "{graph}\n{}\n", compiled.schedules[graph]).unwrap();

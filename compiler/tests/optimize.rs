@@ -376,7 +376,7 @@ fn what_no_kernel_computes_is_named() {
 }
 
 #[test]
-fn plans_are_as_recorded() {
+fn growth_is_as_recorded() {
     let mut settings = insta::Settings::new();
     settings.set_snapshot_path("../../snapshots");
     settings.set_prepend_module_to_snapshot(false);
@@ -391,7 +391,6 @@ fn plans_are_as_recorded() {
             );
             assert!(r.nodes <= 5000, "{name}: {graph} has {} e-nodes", r.nodes);
         }
-        settings.bind(|| insta::assert_snapshot!(format!("{name}@optimized"), better.to_string()));
     }
     settings.bind(|| insta::assert_snapshot!("optimizer@growth", growth));
 }

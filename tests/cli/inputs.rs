@@ -1,9 +1,9 @@
 //! What users give models to run on: many texts at once, conversations. A text's result is its own, whatever it is run
 //! with.
 
-use super::{Case, satura, text};
+use super::{Case, fixture, satura, text};
 use serde_json::{Value, json};
-use std::fs;
+use std::{fs, path::Path};
 
 /// Runs a model on texts; the results without what was measured.
 fn results(case: &Case, texts: &[String], more: &[&str]) -> Vec<Value> {
@@ -135,5 +135,62 @@ fn templates_cannot_take_what_they_like() {
         check("{{ 'a' | indent(99999999999, true) }}", limits);
         let itself = "{% set ns = namespace() %}{% set ns.x = ns %}{{ ns }}";
         check(itself, "nests without end");
+    }
+}
+
+#[test]
+fn images_are_classified_or_refused() {
+    let model = fixture("vit");
+    let dir = tempfile::tempdir().unwrap();
+    let picture = |name: &str| fixture("../pictures").join(name);
+    let see = |files: &[&Path]| {
+        let mut args = vec!["run", text(&model), "--json"];
+        files
+            .iter()
+            .for_each(|file| args.extend(["--image", text(file)]));
+        satura(&args)
+    };
+    // Each by itself, whatever its format; the labels of all classes share one.
+    let (wide, turned) = (picture("wide.png"), picture("turned.jpg"));
+    let both = see(&[&wide, &turned]).json();
+    for (i, file) in [wide, turned.clone()].iter().enumerate() {
+        let result = &both["results"][i];
+        assert_eq!(*result, see(&[file]).json()["results"][0]);
+        let labels = result["labels"].as_array().unwrap();
+        let sum: f64 = labels.iter().map(|l| l["score"].as_f64().unwrap()).sum();
+        assert!((sum - 1.0).abs() < 1e-3, "{result}");
+    }
+
+    let damaged = dir.path().join("picture");
+    let check = |content: &[u8], words: &[&str]| {
+        fs::write(&damaged, content).unwrap();
+        let done = see(&[&turned, &damaged]);
+        assert_eq!(done.code, Some(1), "{done:?}");
+        for word in words {
+            assert!(done.err.contains(word), "no {word:?} in {done:?}");
+        }
+    };
+    let refused = ["no image that can be read", "PNG, JPEG", "picture"];
+    for name in ["wide.png", "turned.jpg", "tall.webp", "few.gif"] {
+        let whole = fs::read(picture(name)).unwrap();
+        for parts in 1..8 {
+            check(&whole[..whole.len() * parts / 8], &refused);
+        }
+    }
+    check(b"II*\0TIFF", &refused);
+    check(b"", &refused);
+    // A header that claims more than is decoded.
+    let mut huge = fs::read(picture("wide.png")).unwrap();
+    huge[16..24].copy_from_slice(&[0, 1, 0, 0, 0, 1, 0, 0]);
+    check(&huge, &refused);
+    fs::File::create(&damaged)
+        .unwrap()
+        .set_len(1 << 30)
+        .unwrap();
+    let long = see(&[&damaged]);
+    assert!(long.err.contains("1073741824 bytes long"), "{long:?}");
+    for more in [&[][..], &["-p", "w5"]] {
+        let none = satura(&[&["run", text(&model)], more].concat());
+        assert!(none.err.contains("--image FILE"), "{none:?}");
     }
 }

@@ -135,3 +135,39 @@ fn values_without_meaning_are_refused() {
         "a token id or a list of them",
     );
 }
+
+#[test]
+fn the_template_of_conversations_is_found_where_it_is() {
+    let check = |written: &[(&str, Value)], template: Option<&str>| {
+        let mut all = files("llama_odd", &json!({}));
+        all.extend(written.iter().map(|(name, value)| {
+            let text = value.as_str().map(str::to_string);
+            let bytes = text.unwrap_or_else(|| value.to_string()).into_bytes();
+            (name.to_string(), bytes.into())
+        }));
+        let checkpoint = Checkpoint::from_files(all).unwrap();
+        let built = models::build(checkpoint.config(), &checkpoint);
+        let chat = built.unwrap().1.chat;
+        let found = chat.as_ref().map(|chat| chat.template.as_str());
+        assert_eq!(found, template, "{written:?}");
+        chat
+    };
+    let settings = "tokenizer_config.json";
+    check(&[], None);
+    check(&[(settings, json!({"eos_token": "</s>"}))], None);
+    // A token is its text, or an object that holds it.
+    let one = json!({"chat_template": "one", "eos_token": {"content": "</s>"}, "bos_token": "<s>"});
+    let chat = check(&[(settings, one.clone())], Some("one")).unwrap();
+    let token = |name: &str, text: &str| (name.to_string(), text.to_string());
+    assert_eq!(
+        chat.tokens,
+        [token("bos_token", "<s>"), token("eos_token", "</s>")]
+    );
+    let named = json!({"chat_template": [
+        {"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"},
+    ]});
+    check(&[(settings, named)], Some("plain"));
+    let own = ("chat_template.jinja", json!("own"));
+    check(&[(settings, one), own.clone()], Some("own"));
+    check(&[own], Some("own"));
+}

@@ -182,7 +182,7 @@ impl Args {
         }
         anyhow::ensure!(
             !texts.is_empty(),
-            "there is no text to run the model on; give some with -p TEXT or --file FILE"
+            "there is no text to run the model on; give some with -p TEXT or --file FILE, or an image with --image FILE"
         );
         anyhow::ensure!(
             texts.iter().all(|text| !text.is_empty()),
