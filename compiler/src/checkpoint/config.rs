@@ -134,6 +134,13 @@ impl Config {
         self.value(key).is_some()
     }
 
+    /// The same with another value of `key`.
+    pub fn with(&self, key: &str, value: Value) -> Config {
+        let mut config = self.clone();
+        config.entries.insert(key.into(), value);
+        config
+    }
+
     /// The error for a `key` whose value a family cannot use; `expected` completes "expected ...".
     pub fn invalid(&self, key: &str, expected: impl Into<String>) -> CheckpointError {
         let mut found = self

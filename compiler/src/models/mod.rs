@@ -175,7 +175,8 @@ pub fn supported(config: &Config) -> Result<&'static Family, ModelError> {
 }
 
 /// The program of the model that `config` describes, over the tensors of `checkpoint`, and what it is to its user.
-/// Weights are named as in the checkpoint's files, and typed as stored there.
+/// Weights are named as in the checkpoint's files, and typed as stored there. A checkpoint of sentence-transformers that
+/// pools rows is the bare model, whatever head its config names.
 ///
 /// # Errors
 /// As [`supported`]; or a tensor is missing, unplaced, or of another shape than the config implies.
@@ -183,6 +184,11 @@ pub fn build(
     config: &Config,
     checkpoint: &Checkpoint,
 ) -> Result<(Program, Description), ModelError> {
+    let architecture = pooling::architecture(config, checkpoint)?;
+    let config = &config.with(
+        "architectures",
+        [architecture.as_str()].into_iter().collect(),
+    );
     let family = supported(config)?;
     let (program, mut outline) = (family.read)(config)?.build(checkpoint)?;
     if let Task::SequenceClassification { classes, .. } = &mut outline.task {
@@ -193,7 +199,7 @@ pub fn build(
         .values()
         .map(|ty| ty.numel().size().unwrap_or(0));
     let description = Description {
-        architecture: config.architecture()?.to_string(),
+        architecture,
         task: outline.task,
         vocabulary: outline.vocabulary,
         token_types: outline.token_types,

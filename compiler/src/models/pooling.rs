@@ -2,13 +2,12 @@
 //! and modes it does not know.
 
 use super::{ModelError, draft::Block};
-use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::checkpoint::{Checkpoint, CheckpointError, Config};
 use ir::{
     Value, feed,
     ops::{Gather, Max, MaxRows, MeanRows, Mul, Rsqrt, Sum},
 };
 use serde::Deserialize;
-use std::path::Path;
 
 const MODULES: &str = "modules.json";
 const SETTINGS: &str = "1_Pooling/config.json";
@@ -49,10 +48,50 @@ pub(super) struct Pooling {
     pub(super) context: Option<usize>,
 }
 
+/// What is done to a text, one after another.
 #[derive(Deserialize)]
 struct Module {
     path: String,
     r#type: String,
+}
+
+impl Module {
+    /// Those of the checkpoint.
+    fn all(checkpoint: &Checkpoint) -> Result<Vec<Module>, CheckpointError> {
+        let Some(bytes) = checkpoint.file(MODULES)? else {
+            return Ok(vec![]);
+        };
+        let modules = serde_json::from_slice(&bytes);
+        modules.map_err(|e| malformed(checkpoint, format!("is no list of modules: {e}")))
+    }
+
+    fn name(&self) -> &str {
+        self.r#type.rsplit('.').next().unwrap_or_default()
+    }
+}
+
+fn malformed(checkpoint: &Checkpoint, problem: String) -> CheckpointError {
+    let file = checkpoint.config().file().with_file_name(MODULES);
+    CheckpointError::Malformed { file, problem }
+}
+
+/// The architecture of the checkpoint's model: what its config says, but the bare model of it where embeddings are pooled,
+/// whatever head the config knows of.
+///
+/// # Errors
+/// The config names no architecture, or the list of modules is none.
+pub(super) fn architecture(
+    config: &Config,
+    checkpoint: &Checkpoint,
+) -> Result<String, CheckpointError> {
+    let said = config.architecture()?;
+    let pools = Module::all(checkpoint)?
+        .iter()
+        .any(|m| m.name() == "Pooling");
+    Ok(match said.split_once("For") {
+        Some((base, _)) if pools => format!("{base}Model"),
+        _ => said.to_string(),
+    })
 }
 
 impl Pooling {
@@ -61,21 +100,11 @@ impl Pooling {
     /// # Errors
     /// They name a module or a mode that is not covered.
     pub(super) fn read(checkpoint: &Checkpoint) -> Result<Option<Pooling>, ModelError> {
-        let Some(bytes) = checkpoint.file(MODULES)? else {
-            return Ok(None);
-        };
-        let file = checkpoint.config().file().with_file_name(MODULES);
-        let malformed = |problem: String| CheckpointError::Malformed {
-            file: file.clone(),
-            problem,
-        };
-        let modules: Vec<Module> = serde_json::from_slice(&bytes)
-            .map_err(|e| malformed(format!("is no list of modules: {e}")))?;
+        let modules = Module::all(checkpoint)?;
         let mut normalize = false;
         let mut pools = false;
         for module in &modules {
-            let name = module.r#type.rsplit('.').next().unwrap_or_default();
-            match (name, module.path.as_str()) {
+            match (module.name(), module.path.as_str()) {
                 ("Transformer", "") => {}
                 ("Pooling", "1_Pooling") => pools = true,
                 ("Normalize", _) => normalize = true,
@@ -83,7 +112,7 @@ impl Pooling {
                     let found = format!("`{}` at {:?}", module.r#type, module.path);
                     let known = "Transformer, Pooling at 1_Pooling, Normalize";
                     let problem = format!("names the module {found}; supported are {known}");
-                    return Err(malformed(problem).into());
+                    return Err(malformed(checkpoint, problem).into());
                 }
             }
         }
@@ -106,7 +135,7 @@ impl Pooling {
         }
         let context = limits.map(|c| c.opt_usize("max_seq_length")).transpose()?;
         Ok(Some(Pooling {
-            mode: mode(checkpoint, &file)?,
+            mode: mode(checkpoint)?,
             normalize,
             context: context.flatten(),
         }))
@@ -139,11 +168,11 @@ impl Pooling {
     }
 }
 
-fn mode(checkpoint: &Checkpoint, modules: &Path) -> Result<Mode, ModelError> {
+fn mode(checkpoint: &Checkpoint) -> Result<Mode, ModelError> {
     let settings = checkpoint.settings(SETTINGS)?;
-    let settings = settings.ok_or_else(|| CheckpointError::Malformed {
-        file: modules.to_path_buf(),
-        problem: format!("names a pooling module, but {SETTINGS} is missing; download it too"),
+    let settings = settings.ok_or_else(|| {
+        let problem = format!("names a pooling module, but {SETTINGS} is missing; download it too");
+        malformed(checkpoint, problem)
     })?;
     let expected = "pooling by mean, cls or max, one of them";
     if settings.has("pooling_mode") {

@@ -447,8 +447,12 @@ fn the_default_model_agrees_with_the_reference() {
     assert!(relative < 2e-5, "relative error {relative}");
 }
 
-/// Files that make a bare encoder an embedding model.
+/// Files that make an encoder an embedding model.
 fn with_pooling(pooling: &Value, modules: &[&str]) -> Vec<(String, Cow<'static, [u8]>)> {
+    pooled("bert_model", pooling, modules)
+}
+
+fn pooled(name: &str, pooling: &Value, modules: &[&str]) -> Vec<(String, Cow<'static, [u8]>)> {
     let modules = ["Transformer", "Pooling"].iter().chain(modules);
     let modules = modules.enumerate().map(|(i, name)| {
         let path = if i == 0 {
@@ -459,7 +463,7 @@ fn with_pooling(pooling: &Value, modules: &[&str]) -> Vec<(String, Cow<'static, 
         let kind = format!("sentence_transformers.models.{name}");
         json!({"idx": i, "name": i.to_string(), "path": path, "type": kind})
     });
-    let mut files = files("bert_model", &json!({}));
+    let mut files = files(name, &json!({}));
     let more = [
         ("modules.json", Value::from_iter(modules)),
         ("1_Pooling/config.json", pooling.clone()),
@@ -514,6 +518,29 @@ fn embeddings_pool_what_the_reference_pools() {
             }
         }
     }
+}
+
+#[test]
+fn what_pools_is_the_bare_model_whatever_head_its_config_names() {
+    let pooling = json!({"pooling_mode_mean_tokens": true});
+    let built = |files| {
+        let checkpoint = Checkpoint::from_files(files).unwrap();
+        models::build(checkpoint.config(), &checkpoint)
+    };
+    for (name, bare) in [
+        ("bert_mlm", "BertModel"),
+        ("mpnet_mlm", "MPNetModel"),
+        ("roberta_seqcls", "RobertaModel"),
+    ] {
+        let (program, description) = built(pooled(name, &pooling, &["Normalize"])).unwrap();
+        assert_eq!(description.architecture, bare);
+        assert_eq!(description.task, Task::Embedding { normalize: true });
+        assert!(program.outputs.contains_key("embedding"), "{name}");
+    }
+    // Decoders have no rows to pool yet.
+    let error = built(pooled("llama_gqa", &pooling, &[])).err().unwrap();
+    let error = error.to_string();
+    assert!(error.contains("`LlamaModel` is not supported"), "{error}");
 }
 
 #[test]
