@@ -16,6 +16,7 @@ use ir::random::Source;
 use runtime::devices::cpu;
 use satura::{chat::Message, compiler, ir, runtime};
 use std::{
+    collections::BTreeMap,
     env, fs,
     io::{Cursor, Write},
     ops::Range,
@@ -108,14 +109,9 @@ fn mutated(file: &[u8], range: Range<usize>, seeds: &[Vec<u8>], random: &mut Sou
 
 /// Tries a reader on what was found before, on `seeds`, and on mutations of them inside `range`.
 fn fuzz(name: &str, reader: fn(&[u8]), seeds: &[Vec<u8>], range: Range<usize>) {
-    let found = root().join("fuzz/found").join(name);
-    let mut kept: Vec<PathBuf> = fs::read_dir(found)
-        .map(|files| files.map(|file| file.unwrap().path()).collect())
-        .unwrap_or_default();
-    kept.sort();
-    for file in kept {
+    for (file, input) in of_folder(&format!("fuzz/found/{name}")) {
         println!("{}", file.display());
-        reader(&fs::read(file).unwrap());
+        reader(&input);
     }
     seeds.iter().for_each(|seed| reader(seed));
     let seconds = env::var("FUZZ_SECONDS").ok().map(|s| s.parse().unwrap());
@@ -143,6 +139,15 @@ fn fuzz(name: &str, reader: fn(&[u8]), seeds: &[Vec<u8>], range: Range<usize>) {
             fs::write(kept, &input).unwrap();
         }
     }
+}
+
+/// The files of a folder, none where it is not there.
+fn of_folder(folder: &str) -> BTreeMap<PathBuf, Vec<u8>> {
+    let files = fs::read_dir(root().join(folder)).into_iter().flatten();
+    let paths = files.map(|file| file.unwrap().path());
+    paths
+        .map(|path| (path.clone(), fs::read(path).unwrap()))
+        .collect()
 }
 
 /// Files of this name in all fixtures.
@@ -207,13 +212,7 @@ fn rendered(data: &[u8]) {
 
 #[test]
 fn template() {
-    let seeds = [
-        "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>{{ m.content | trim }}{{ eos_token }}{% endfor %}",
-        "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% if loop.last %}{{ ns.n }}{% endif %}{% endfor %}",
-        "{%- generation -%}{{ messages[0] | tojson(indent=2) }}{%- endgeneration -%}{{ raise_exception('no') }}",
-        "{{ messages[-1].content.split(' ')[0].upper() }}{{ strftime_now('%Y') }}{% macro f(x) %}{{ x }}{% endmacro %}{{ f(2 * 3) }}",
-    ];
-    let seeds = seeds.map(|seed| seed.as_bytes().to_vec());
+    let seeds: Vec<Vec<u8>> = of_folder("fuzz/templates").into_values().collect();
     fuzz("template", rendered, &seeds, 0..usize::MAX);
 }
 
@@ -231,12 +230,7 @@ fn artifact() {
 
 #[test]
 fn text() {
-    let mut files: Vec<PathBuf> = fs::read_dir(root().join("tests/ir"))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    files.sort();
-    let mut seeds: Vec<Vec<u8>> = files.iter().map(|file| fs::read(file).unwrap()).collect();
+    let mut seeds: Vec<Vec<u8>> = of_folder("tests/ir").into_values().collect();
     seeds.extend((0..4).map(|seed| ir::random::graph(seed, 12).to_string().into_bytes()));
     fuzz("text", readers::text, &seeds, 0..usize::MAX);
 }

@@ -1,7 +1,7 @@
 //! Models that are not covered are refused by name: from the config alone where that shows it, else from the weights'
 //! names and shapes.
 
-use super::{changed, files, with_pooling};
+use super::{changed, files};
 use compiler::{
     checkpoint::{Checkpoint, Config},
     models,
@@ -264,72 +264,4 @@ fn the_first_gemma_means_another_gelu_than_it_says() {
     let tanh = program(json!({"hidden_activation": "gelu_pytorch_tanh"}));
     assert!(program(json!({"hidden_activation": null, "hidden_act": "gelu"})) == tanh);
     assert!(program(json!({"hidden_activation": "gelu"})) != tanh);
-}
-
-#[test]
-fn what_sentence_transformers_does_to_texts_is_refused() {
-    let check = |file: &str, content: Value, expected: &str| {
-        let mut files = with_pooling(&json!({"pooling_mode_mean_tokens": true}), &[]);
-        files.retain(|(name, _)| name != file);
-        files.push((file.into(), content.to_string().into_bytes().into()));
-        let checkpoint = Checkpoint::from_files(files).unwrap();
-        let error = models::build(checkpoint.config(), &checkpoint)
-            .err()
-            .unwrap()
-            .to_string();
-        assert!(error.contains(file) && error.contains(expected), "{error}");
-    };
-    let limits = "sentence_bert_config.json";
-    check(
-        limits,
-        json!({"max_seq_length": 8, "do_lower_case": true}),
-        "do_lower_case",
-    );
-    let prompts = "config_sentence_transformers.json";
-    check(
-        prompts,
-        json!({"default_prompt_name": "query"}),
-        "default_prompt_name",
-    );
-}
-
-#[test]
-fn poolings_that_are_not_covered_are_refused() {
-    let check = |pooling: Value, modules: &[&str], expected: &[&str]| {
-        let checkpoint = Checkpoint::from_files(with_pooling(&pooling, modules)).unwrap();
-        let error = models::build(checkpoint.config(), &checkpoint)
-            .err()
-            .unwrap();
-        for part in expected {
-            let message = error.to_string();
-            assert!(
-                message.contains(part),
-                "{pooling}: no `{part}` in: {message}"
-            );
-        }
-    };
-    let mean = json!({"pooling_mode_mean_tokens": true});
-    check(
-        mean,
-        &["Dense"],
-        &["modules.json", "sentence_transformers.models.Dense"],
-    );
-    let weighted = json!({"pooling_mode_weightedmean_tokens": true});
-    check(
-        weighted,
-        &[],
-        &[
-            "1_Pooling/config.json",
-            "pooling_mode_weightedmean_tokens",
-            "mean, cls or max",
-        ],
-    );
-    let both = json!({"pooling_mode_mean_tokens": true, "pooling_mode_cls_token": true});
-    check(both, &[], &["pooling_mode_cls_token", "one of them"]);
-    check(
-        json!({"pooling_mode": "lasttoken"}),
-        &[],
-        &["`pooling_mode` is \"lasttoken\""],
-    );
-    check(json!({}), &[], &["pooling_mode_mean_tokens"]);
 }
