@@ -6,6 +6,7 @@
 pub mod backends;
 pub mod checkpoint;
 pub mod compress;
+pub mod explain;
 pub mod fold;
 pub mod models;
 pub mod optimize;
@@ -25,7 +26,7 @@ use ir::{
     feed,
 };
 use models::ModelError;
-use optimize::{OptimizeError, Reports, Stop, ablation::Ablation, cost::Roofline};
+use optimize::{OptimizeError, Reports, ablation::Ablation, cost::Roofline};
 use schedule::{Kernel, Schedule, ScheduleError};
 use std::{
     collections::HashMap,
@@ -158,8 +159,7 @@ impl Compilation {
             rounding.apply(&mut built, description.vocabulary)?;
         }
         options.cache.apply(&mut built)?;
-        let mut sizes = sizes(&description);
-        sizes.cost = Box::new(Roofline::of(&options.target));
+        let mut sizes = sizes(&description, &options.target);
         sizes.without = options.without.clone();
         Compilation::of(built, description, &sizes, options, progress)
     }
@@ -251,7 +251,7 @@ impl Compilation {
             error,
         })?;
         let mut said = self.report.clone();
-        said.extend(report(self));
+        said.extend(explain::report(self));
         let manifest = Manifest {
             compiler: env!("CARGO_PKG_VERSION").into(),
             images: vec![Image {
@@ -291,19 +291,22 @@ impl Compilation {
 }
 
 /// Sizes at which alternatives are compared: a decoder is judged by little more than a token, whose logits alone are
-/// wanted; an encoder by a sentence.
-fn sizes(description: &Description) -> optimize::Options {
+/// wanted; an encoder by a sentence. Costs are the target's.
+fn sizes(description: &Description, target: &Target) -> optimize::Options {
     let (tokens, selected) = match description.task {
         Task::CausalLm => (2, 1),
         _ => (128, 128),
     };
     let context = u32::try_from(description.context.min(512)).unwrap_or(512);
-    optimize::Options::at([
-        (feed::T, tokens),
-        (feed::L, selected),
-        (feed::B, 1),
-        (feed::R, context),
-    ])
+    optimize::Options {
+        cost: Box::new(Roofline::of(target)),
+        ..optimize::Options::at([
+            (feed::T, tokens),
+            (feed::L, selected),
+            (feed::B, 1),
+            (feed::R, context),
+        ])
+    }
 }
 
 /// Compiles a checkpoint into an artifact. `progress` is told `(stage, done, of)`.
@@ -336,8 +339,7 @@ pub fn compile_program<W: Read + Write + Seek>(
     file: W,
     progress: &dyn Fn(Stage, u64, u64),
 ) -> Result<W, CompileError> {
-    let mut sizes = sizes(&description);
-    sizes.cost = Box::new(Roofline::of(&options.target));
+    let sizes = sizes(&description, &options.target);
     let mut compilation = Compilation::of(built, description, &sizes, options, progress)?;
     compilation.report = report;
     let out = BufWriter::with_capacity(1 << 20, file);
@@ -469,49 +471,4 @@ fn array<'a>(
         }
         _ => None,
     })
-}
-
-/// What `satura explain` prints.
-fn report(compilation: &Compilation) -> Vec<(String, String)> {
-    let mut out = vec![];
-    let without = &compilation.options.without;
-    if *without != Ablation::default() {
-        out.push(("rules left out".into(), without.to_string()));
-    }
-    for (name, r) in &compilation.reports {
-        let fired: Vec<String> = r
-            .fired
-            .iter()
-            .filter(|(_, n)| **n > 0)
-            .map(|(rule, n)| format!("{rule} x{n}"))
-            .collect();
-        let calls = compilation
-            .optimized
-            .calls
-            .iter()
-            .filter(|c| c.graph == *name)
-            .count();
-        out.push((
-            match calls {
-                1 => format!("graph {name}, called once"),
-                _ => format!("graph {name}, called {calls} times"),
-            },
-            format!(
-                "{} e-nodes in {} classes after {} rounds ({}); predicted {:.1} us, {:.1} us unfused\nrules that fired: {}\n{}",
-                r.nodes,
-                r.classes,
-                r.iterations,
-                match r.stop {
-                    Stop::Saturated => "saturated",
-                    Stop::Nodes => "stopped at the most nodes",
-                    Stop::Iterations => "stopped at the most rounds",
-                },
-                r.after as f64 / 1e6,
-                r.before as f64 / 1e6,
-                fired.join(", "),
-                compilation.schedules[name]
-            ),
-        ));
-    }
-    out
 }

@@ -6,12 +6,16 @@ use anyhow::Context;
 use satura::{
     Cache, Opening, Source,
     budget::{Certificate, certificate},
+    compiler::{
+        explain::{self, Explained},
+        optimize::verdict::Verdict,
+    },
     ir::{
         Description,
         artifact::{HEADER_BYTES, Header, Launch, Manifest, Section, Sections},
     },
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     fs::File,
@@ -25,7 +29,9 @@ use std::{
 #[command(after_help = "\
 Examples:
   satura explain llama.satura
-  satura explain models/llama           compiles it first, where it is not in the cache")]
+  satura explain models/llama           compiles it first, where it is not in the cache
+  satura explain models/llama --block layer
+                                        the rules that made its kernels of it, step by step")]
 pub struct Args {
     /// A file that `satura compile` wrote, a model directory, or an id of the Hugging Face hub (org/name)
     #[arg(value_name = "ARTIFACT")]
@@ -33,6 +39,11 @@ pub struct Args {
 
     #[command(flatten)]
     hub: HubArgs,
+
+    /// Show how this block was derived instead, rule by rule, and why other rules did not fire: a graph's name, which
+    /// `satura explain` shows, or its number
+    #[arg(long, value_name = "BLOCK")]
+    block: Option<String>,
 
     /// Print one JSON object instead of text
     #[arg(long)]
@@ -55,6 +66,14 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             (satura::open(&source, &how)?.model.manifest().clone(), None)
         }
     };
+    if let Some(block) = &args.block {
+        let explained = explain::block(&manifest, block).with_context(|| args.artifact.clone())?;
+        match args.json {
+            true => print_json(&derivation(&explained))?,
+            false => write!(io::stdout().lock(), "{explained}")?,
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     match args.json {
         true => print_object(&manifest, sections.as_ref())?,
         false => io::stdout()
@@ -119,6 +138,40 @@ fn entries(manifest: &Manifest) -> usize {
     entries.len()
 }
 
+/// The parts of the report that are not for programs.
+fn for_people(manifest: &Manifest) -> impl Iterator<Item = &(String, String)> {
+    let internal = |h: &str| h == certificate::JSON || h.starts_with(explain::BUILT);
+    manifest.report.iter().filter(move |(h, _)| !internal(h))
+}
+
+fn derivation(explained: &Explained) -> Value {
+    let e = &explained.explanation;
+    let steps = e.recognised.steps.iter().chain(&e.rewritten.steps);
+    let steps = steps.map(|s| {
+        json!({ "rule": s.rule, "backwards": s.backwards, "value": s.value, "left": s.left, "right": s.right })
+    });
+    let rules = e.verdicts.iter().map(|(rule, verdict)| {
+        let (fired, why) = match verdict {
+            Verdict::Fired(n) => (*n, json!([])),
+            Verdict::LeftOut => (0, json!(["left out"])),
+            Verdict::NoOp(op) => (0, json!([format!("no {op} occurs")])),
+            Verdict::Silent(reasons) if reasons.is_empty() => (0, json!(["its left side is nowhere"])),
+            Verdict::Silent(reasons) => {
+                let reasons = reasons.iter().map(|(why, n)| format!("{why} ({n} times)"));
+                (0, reasons.collect())
+            }
+        };
+        json!({ "rule": rule.name, "left": rule.lhs, "right": rule.rhs, "guard": rule.guard, "fired": fired, "why_not": why })
+    });
+    json!({
+        "block": explained.name,
+        "built": explained.built.to_string(),
+        "steps": steps.collect::<Vec<_>>(),
+        "optimized": e.optimized.to_string(),
+        "rules": rules.collect::<Vec<_>>(),
+    })
+}
+
 fn text(manifest: &Manifest, sections: Option<&Sections>) -> String {
     let Description {
         architecture,
@@ -165,11 +218,7 @@ fn text(manifest: &Manifest, sections: Option<&Sections>) -> String {
         *states.entry(state.ty.to_string()).or_default() += 1;
     }
     lines.extend(states.iter().map(|(ty, n)| format!("state: {n} of {ty}")));
-    for (heading, text) in manifest
-        .report
-        .iter()
-        .filter(|(h, _)| h != certificate::JSON)
-    {
+    for (heading, text) in for_people(manifest) {
         lines.push(format!("\n{heading}"));
         lines.extend(text.lines().map(|line| format!("  {line}")));
     }
@@ -185,11 +234,8 @@ fn print_object(manifest: &Manifest, sections: Option<&Sections>) -> anyhow::Res
     let port =
         |p: &satura::ir::artifact::Port| json!({ "name": &*p.name, "type": p.ty.to_string() });
     let plan = &manifest.plan;
-    let report = manifest
-        .report
-        .iter()
-        .filter(|(h, _)| h != certificate::JSON);
-    let report = report.map(|(heading, text)| json!({ "heading": heading, "text": text }));
+    let report =
+        for_people(manifest).map(|(heading, text)| json!({ "heading": heading, "text": text }));
     print_json(&json!({
         "architecture": d.architecture,
         "parameters": d.parameters,

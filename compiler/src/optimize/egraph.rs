@@ -219,16 +219,21 @@ pub fn derive<'a>(node: &ENode, fact: impl Fn(Id) -> &'a Fact) -> Option<Fact> {
     Fact::of(&kind.build(&attrs)?, &args).ok().map(Fact::Value)
 }
 
-/// Adds an op of known attributes.
+/// Adds an op of known attributes. Like all ids that are added here, the one that it returns is of this very term where
+/// egg keeps explanations.
 pub fn add_op(egraph: &mut EGraph, op: &Op, args: &[Id]) -> Id {
-    let attrs = op.attrs().into_iter().map(|a| egraph.add(ENode::Attr(a)));
+    let attrs = op.attrs().into_iter();
+    let attrs = attrs.map(|a| egraph.add_uncanonical(ENode::Attr(a)));
     let ids: Vec<Id> = args
         .iter()
         .copied()
         .chain(attrs.collect::<Vec<_>>())
         .collect();
-    egraph.add(ENode::Op(op.kind(), ids.into()))
+    egraph.add_uncanonical(ENode::Op(op.kind(), ids.into()))
 }
+
+/// What explanations call the step from a composite to its expansion.
+pub const DEFINITION: &str = "definition";
 
 /// Whether a kernel template computes the op as it stands.
 pub fn is_kernel(kind: OpKind) -> bool {
@@ -299,7 +304,7 @@ fn load_into(
         }
         let id = match g.node(v) {
             Node::Input { name, role } => {
-                egraph.add(ENode::Input(name.clone(), *role, g.ty(v).clone()))
+                egraph.add_uncanonical(ENode::Input(name.clone(), *role, g.ty(v).clone()))
             }
             Node::Op { op, args } => {
                 let args: Vec<Id> = args.iter().map(|a| ids[a]).collect();
@@ -310,7 +315,7 @@ fn load_into(
                         let (body, root) = expanded?;
                         let inner = body.inputs().iter().copied().zip(args).collect();
                         let inner = load_into(egraph, &body, inner)?;
-                        egraph.union(id, inner[&root]);
+                        egraph.union_trusted(id, inner[&root], DEFINITION);
                     }
                 }
                 id

@@ -9,13 +9,16 @@
 
 pub mod ablation;
 pub mod cost;
+pub mod derivation;
 pub mod egraph;
 mod extract;
 pub mod rules;
 pub mod term;
+pub mod verdict;
 
 use ablation::Ablation;
 use cost::{Binding, CostModel, Roofline, Work};
+use derivation::{Derivation, derive};
 use egg::{Runner, SimpleScheduler, StopReason};
 use extract::Extraction;
 use indexmap::IndexMap;
@@ -25,6 +28,7 @@ use std::{
     sync::LazyLock,
     time::Duration,
 };
+use verdict::{Verdict, verdicts};
 
 /// What to optimize for, and how long to try.
 #[derive(Debug)]
@@ -108,10 +112,10 @@ pub enum OptimizeError {
 }
 
 /// The rules, each as egg runs it.
-static REWRITES: LazyLock<Vec<(rules::Rule, Vec<rules::Rewrite>)>> = LazyLock::new(|| {
+static REWRITES: LazyLock<Vec<(rules::Rule, Vec<rules::Form>)>> = LazyLock::new(|| {
     let compile = |r: rules::Rule| {
-        let rewrites = r.compile().expect("the tests compile every rule");
-        (r, rewrites)
+        let forms = r.forms().expect("the tests compile every rule");
+        (r, forms)
     };
     rules::all().into_iter().map(compile).collect()
 });
@@ -121,7 +125,7 @@ fn rewrites(
     wanted: impl Fn(&rules::Rule) -> bool,
 ) -> impl Iterator<Item = &'static rules::Rewrite> {
     let wanted = REWRITES.iter().filter(move |(rule, _)| wanted(rule));
-    wanted.flat_map(|(_, rewrites)| rewrites)
+    wanted.flat_map(|(_, forms)| forms.iter().map(|f| &f.rewrite))
 }
 
 /// The graph with each composite that is written out replaced by its op, and for each new value the old one. A
@@ -256,6 +260,67 @@ pub fn program(p: &Program, o: &Options) -> Result<(Program, Reports), OptimizeE
     Ok((out, reports))
 }
 
+/// How a graph came to be what [`graph`] makes of it.
+#[derive(Debug)]
+pub struct Explanation {
+    /// What [`graph`] gives.
+    pub optimized: Graph,
+    /// Of it.
+    pub report: Report,
+    /// How composites that were written out became ops.
+    pub recognised: Derivation,
+    /// How that became the optimized graph.
+    pub rewritten: Derivation,
+    /// What became of every rule.
+    pub verdicts: Vec<(&'static rules::Rule, Verdict)>,
+}
+
+/// Explains what [`graph`] does; takes several times as long. Values in derivations have the names of the graph's text.
+/// `None` if egg stopped at the limits before it had proved again what was found.
+///
+/// # Errors
+/// Those of [`graph`].
+pub fn explain(g: &Graph, o: &Options) -> Result<Option<Explanation>, OptimizeError> {
+    let (recognised, origin) = recognise(g, &o.without)?;
+    let (optimized, report) = graph(g, o)?;
+    let mut names = g.labels();
+    let wanted =
+        |r: &rules::Rule| matches!(r.finds, rules::Finds::Expansion(_)) && !o.without.leaves_out(r);
+    let first = derive(g, &recognised, &names, &Limits::default(), rewrites(wanted))?;
+    let renamed = origin.iter();
+    names = renamed
+        .filter_map(|(new, old)| Some((*new, names.get(old)?.clone())))
+        .collect();
+    let wanted = |r: &rules::Rule| !o.without.leaves_out(r);
+    let second = derive(&recognised, &optimized, &names, &o.limits, rewrites(wanted))?;
+    let (Some((recognised, _)), Some((rewritten, mut egraph))) = (first, second) else {
+        return Ok(None);
+    };
+    let mut fired = report.fired.clone();
+    for (rule, times) in &recognised.fired {
+        *fired.entry(rule.clone()).or_default() += times;
+    }
+    let verdicts = verdicts(&mut egraph, &fired, &o.without);
+    Ok(Some(Explanation {
+        optimized,
+        report,
+        recognised,
+        rewritten,
+        verdicts,
+    }))
+}
+
+/// How often each rule said something new, for those that did.
+fn fired(runner: &Runner<egraph::ENode, egraph::Facts>) -> BTreeMap<String, usize> {
+    let mut fired = BTreeMap::new();
+    for (name, times) in runner.iterations.iter().flat_map(|i| &i.applied) {
+        *fired
+            .entry(rules::name_of(name.as_str()).into())
+            .or_default() += times;
+    }
+    fired
+}
+
 fn saturate(g: &Graph, o: &Options) -> Result<(Graph, Report), OptimizeError> {
     let mut egraph = egraph::EGraph::default();
     let ids = egraph::load(&mut egraph, g)?;
@@ -263,13 +328,7 @@ fn saturate(g: &Graph, o: &Options) -> Result<(Graph, Report), OptimizeError> {
     let runner = runner(egraph, &o.limits).run(rewrites(wanted));
     let names = REWRITES.iter().map(|(rule, _)| rule.name.clone());
     let mut fired: BTreeMap<String, usize> = names.map(|n| (n, 0)).collect();
-    for iteration in &runner.iterations {
-        for (name, times) in &iteration.applied {
-            *fired
-                .entry(rules::name_of(name.as_str()).into())
-                .or_default() += times;
-        }
-    }
+    fired.extend(self::fired(&runner));
     let outputs: Vec<egg::Id> = g.outputs.iter().map(|v| ids[v]).collect();
     let shared = g.cone(&g.outputs).into_iter().filter(|v| {
         let kept = usize::from(g.outputs.contains(v));

@@ -356,7 +356,7 @@ impl Draft {
         self.0.last().map(|(_, fact)| fact)
     }
 
-    /// Adds the nodes and returns the class of the last entry.
+    /// Adds the nodes and returns the id of the last entry, which is of this very term where egg keeps explanations.
     pub fn commit(self, egraph: &mut EGraph) -> Option<Id> {
         let mut ids: Vec<Id> = Vec::with_capacity(self.0.len());
         for (planned, _) in self.0 {
@@ -364,7 +364,7 @@ impl Draft {
                 Planned::Class(id) => id,
                 Planned::New(node) => {
                     use egg::Language;
-                    egraph.add(node.map_children(|i| ids[usize::from(i)]))
+                    egraph.add_uncanonical(node.map_children(|i| ids[usize::from(i)]))
                 }
             });
         }

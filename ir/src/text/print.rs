@@ -24,8 +24,7 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
-/// How each value that the outputs need is referred to: an input by its name, an f32 constant by its number, others
-/// as `%0`, `%1`, .. in order.
+/// See [`Graph::labels`].
 pub(crate) fn labels(graph: &Graph) -> HashMap<Value, String> {
     let mut labels = HashMap::new();
     for v in graph.inputs() {
@@ -156,6 +155,12 @@ fn symbols_of_graph(graph: &Graph, into: &mut BTreeSet<Sym>) {
 }
 
 impl Graph {
+    /// How the graph's text refers to each value that its outputs need: an input by its name, an f32 constant by its
+    /// number, others as `%0`, `%1`, .. in order.
+    pub fn labels(&self) -> HashMap<Value, String> {
+        labels(self)
+    }
+
     /// The symbols that occur in types and attributes of what the outputs need.
     pub fn symbols(&self) -> BTreeSet<Sym> {
         let mut symbols = BTreeSet::new();

@@ -2,12 +2,12 @@
 //! then verified by expanding the op anew with the attributes found. A new composite needs a line in
 //! [`COMPOSITES`], or none if it has no attributes and takes tensors of one type.
 
-use super::{Finds, Rewrite, Rule};
+use super::{Conclusion, Finds, Form, Refusal, Rule};
 use crate::optimize::{
     egraph::{EGraph, ENode, Fact, Facts, Tag, add_op, expansion},
     term::{Term, commutative, var},
 };
-use egg::{Applier, Id, PatternAst, SearchMatches, Searcher, Subst, Symbol, Var};
+use egg::{Id, SearchMatches, Searcher, Subst, Symbol, Var};
 use ir::{Attr, Graph, Node, Op, OpKind, Type, Value};
 use std::collections::HashMap;
 
@@ -75,7 +75,7 @@ pub fn rules() -> Vec<Rule> {
 }
 
 /// The recognition as an egg rewrite.
-pub fn compile(rule: &Rule, kind: OpKind) -> Result<Rewrite, String> {
+pub fn compile(rule: &Rule, kind: OpKind) -> Result<Form, String> {
     let Term::Op(_, terms) = Term::parse(&rule.rhs)? else {
         return Err("the right side is no op".into());
     };
@@ -135,7 +135,7 @@ pub fn compile(rule: &Rule, kind: OpKind) -> Result<Rewrite, String> {
         args: names(args),
         attrs,
     };
-    Rewrite::new(&*rule.name, search, build)
+    Form::new(&rule.name, search, build)
 }
 
 /// `x: type` and `a = value` of an example, by name.
@@ -280,29 +280,28 @@ struct Recognised {
     attrs: Vec<Attribute>,
 }
 
-impl Applier<ENode, Facts> for Recognised {
-    fn apply_one(
+impl Conclusion for Recognised {
+    fn conclude(
         &self,
         egraph: &mut EGraph,
         class: Id,
         subst: &Subst,
-        _: Option<&PatternAst<ENode>>,
-        _: Symbol,
-    ) -> Vec<Id> {
-        let Some((op, args)) = self.verified(egraph, class, subst) else {
-            return vec![];
-        };
-        let id = add_op(egraph, &op, &args);
-        if egraph.union(class, id) {
-            vec![class]
-        } else {
-            vec![]
-        }
+        rule: Symbol,
+    ) -> Result<Vec<Id>, Refusal> {
+        let (op, args) = self.read(egraph, subst).ok_or(Refusal::Untyped)?;
+        let expanded = self.verified(egraph, class, &op, &args);
+        let left = expanded.ok_or(Refusal::Lacks(
+            "with the attributes found, its expansion is another",
+        ))?;
+        let right = add_op(egraph, &op, &args);
+        let news = egraph.union_trusted(left, right, rule);
+        Ok(news.then_some(class).into_iter().collect())
     }
 }
 
 impl Recognised {
-    fn verified(&self, egraph: &EGraph, class: Id, subst: &Subst) -> Option<(Op, Vec<Id>)> {
+    /// The op and its arguments as matched; `None` if they do not type-check.
+    fn read(&self, egraph: &EGraph, subst: &Subst) -> Option<(Op, Vec<Id>)> {
         let args: Vec<Id> = self
             .args
             .iter()
@@ -313,22 +312,28 @@ impl Recognised {
             None => Some(a.example.clone()),
         });
         let op = self.kind.build(&attrs.collect::<Option<Vec<Attr>>>()?)?;
-        let types = args
-            .iter()
-            .map(|a| egraph[*a].data.value().map(|k| k.ty.clone()));
-        let types: Vec<Type> = types.collect::<Option<_>>()?;
         let facts: Vec<_> = args
             .iter()
             .filter_map(|a| egraph[*a].data.value())
             .collect();
         Fact::of(&op, &facts).ok()?;
-        let (graph, root) = expansion(&op, &types)?.ok()?;
-        (find(egraph, &graph, root, &args)? == egraph.find(class)).then_some((op, args))
+        Some((op, args))
+    }
+
+    /// The op's expansion, if the class holds it.
+    fn verified(&self, egraph: &mut EGraph, class: Id, op: &Op, args: &[Id]) -> Option<Id> {
+        let types = args
+            .iter()
+            .map(|a| egraph[*a].data.value().map(|k| k.ty.clone()));
+        let types: Vec<Type> = types.collect::<Option<_>>()?;
+        let (graph, root) = expansion(op, &types)?.ok()?;
+        let expanded = find(egraph, &graph, root, args)?;
+        (egraph.find(expanded) == egraph.find(class)).then_some(expanded)
     }
 }
 
-/// The class that holds a graph's value, up to the order of commutative ops' arguments; `None` if none does.
-fn find(egraph: &EGraph, graph: &Graph, root: Value, args: &[Id]) -> Option<Id> {
+/// A graph's value, up to the order of commutative ops' arguments; `None` if no class holds it.
+fn find(egraph: &mut EGraph, graph: &Graph, root: Value, args: &[Id]) -> Option<Id> {
     let mut ids: HashMap<Value, Id> = graph
         .inputs()
         .iter()
@@ -345,13 +350,13 @@ fn find(egraph: &EGraph, graph: &Graph, root: Value, args: &[Id]) -> Option<Id> 
             .into_iter()
             .map(|a| egraph.lookup(ENode::Attr(a)))
             .collect::<Option<_>>()?;
-        let look =
-            |args: &[Id]| egraph.lookup(ENode::Op(op.kind(), [args, &attrs].concat().into()));
-        let found = look(&args).or_else(|| {
-            let turned: Vec<Id> = args.iter().rev().copied().collect();
-            commutative(op.kind()).then(|| look(&turned)).flatten()
-        });
-        ids.insert(v, found?);
+        let node = |args: &[Id]| ENode::Op(op.kind(), [args, &attrs].concat().into());
+        let turned: Vec<Id> = args.iter().rev().copied().collect();
+        let mut orders = vec![node(&args)];
+        orders.extend(commutative(op.kind()).then(|| node(&turned)));
+        let known = |node: &ENode| egraph.lookup(node.clone()).is_some();
+        let found = orders.into_iter().find(known)?;
+        ids.insert(v, egraph.add_uncanonical(found));
     }
-    ids.get(&root).map(|id| egraph.find(*id))
+    ids.get(&root).copied()
 }

@@ -2,12 +2,12 @@
 //! weights side by side. Anchored at the attention: without an anchor any two products of a tensor would merge, and
 //! the e-graph would blow up.
 
-use super::{Finds, Rewrite, Rule};
+use super::{Conclusion, Finds, Form, Refusal, Rule};
 use crate::{
     optimize::egraph::{EGraph, ENode, Facts, Tag, add_op, derive},
     storage::Storage,
 };
-use egg::{Applier, Id, PatternAst, SearchMatches, Searcher, Subst, Symbol, Var};
+use egg::{Id, SearchMatches, Searcher, Subst, Symbol, Var};
 use ir::{Op, OpKind, ops};
 
 pub fn rules() -> Vec<Rule> {
@@ -56,9 +56,9 @@ pub fn rules() -> Vec<Rule> {
 }
 
 /// The merge as an egg rewrite. Both rules of the table are one rewrite each: with and without biases.
-pub fn compile(rule: &Rule) -> Result<Rewrite, String> {
+pub fn compile(rule: &Rule) -> Result<Form, String> {
     let biased = rule.lhs.contains("(add ");
-    Rewrite::new(&*rule.name, Attentions, Merge { biased })
+    Form::new(&rule.name, Attentions, Merge { biased })
 }
 
 /// Every class that holds an attention.
@@ -106,22 +106,23 @@ struct Merge {
     biased: bool,
 }
 
-impl Applier<ENode, Facts> for Merge {
-    fn apply_one(
+impl Conclusion for Merge {
+    fn conclude(
         &self,
         egraph: &mut EGraph,
         class: Id,
         _: &Subst,
-        _: Option<&PatternAst<ENode>>,
-        _: Symbol,
-    ) -> Vec<Id> {
+        rule: Symbol,
+    ) -> Result<Vec<Id>, Refusal> {
         let attentions: Vec<Vec<Id>> = egraph[class]
             .nodes
             .iter()
             .filter(|n| n.kind() == Some(OpKind::Attention))
             .map(|n| n.split().0[..3].to_vec())
             .collect();
-        let mut changed = vec![];
+        let mut concluded = Err(Refusal::Lacks(
+            "queries, keys and values are no products of one tensor (or the other rule's, with biases or without)",
+        ));
         for args in attentions {
             // With all biases known, products without them have nothing to offer.
             let biased = triples(egraph, &args, true);
@@ -132,10 +133,17 @@ impl Applier<ENode, Facts> for Merge {
                 false => plain.into_iter().filter(|t| !covered(t)).collect(),
             };
             for triple in chosen {
-                changed.extend(merge(egraph, &triple));
+                concluded = match (concluded, merge(egraph, &triple, rule)) {
+                    (Ok(mut changed), Ok(more)) => {
+                        changed.extend::<Vec<Id>>(more);
+                        Ok(changed)
+                    }
+                    (Ok(changed), Err(_)) | (Err(_), Ok(changed)) => Ok(changed),
+                    (Err(_), refused) => refused,
+                };
             }
         }
-        changed
+        concluded
     }
 }
 
@@ -216,26 +224,26 @@ fn products(egraph: &EGraph, from: Id, biased: bool) -> Vec<Product> {
 }
 
 /// Makes each product a slice of one; returns the classes for which that is news.
-fn merge(egraph: &mut EGraph, parts: &[Product]) -> Vec<Id> {
+fn merge(egraph: &mut EGraph, parts: &[Product], rule: Symbol) -> Result<Vec<Id>, Refusal> {
     let distinct = parts.iter().enumerate().all(|(i, p)| {
         parts[..i]
             .iter()
             .all(|q| egraph.find(q.class) != egraph.find(p.class))
     });
     if !distinct {
-        return vec![];
+        return Err(Refusal::Lacks("two of the products are the same"));
     }
     let weights: Vec<Id> = parts.iter().map(|p| p.w).collect();
     let stored = weights.iter().filter_map(|w| egraph[*w].data.value());
     if !Storage::alike(stored.map(|k| k.storage)) {
-        return vec![];
+        return Err(Refusal::Lacks("the weights are not stored alike"));
     }
     let biases: Option<Vec<Id>> = parts.iter().map(|p| p.bias).collect();
     let mut add = |op: Op, args: &[Id]| -> Option<Id> {
         let attrs: Vec<Id> = op
             .attrs()
             .into_iter()
-            .map(|a| egraph.add(ENode::Attr(a)))
+            .map(|a| egraph.add_uncanonical(ENode::Attr(a)))
             .collect();
         let node = ENode::Op(op.kind(), [args, &attrs].concat().into());
         derive(&node, |id| &egraph[id].data)?;
@@ -252,7 +260,7 @@ fn merge(egraph: &mut EGraph, parts: &[Product]) -> Vec<Id> {
             None => Some(product),
         }
     })();
-    let Some(merged) = merged else { return vec![] };
+    let merged = merged.ok_or(Refusal::Untyped)?;
     let (mut changed, mut start) = (vec![], 0);
     for part in parts {
         let shape = egraph[part.class]
@@ -260,7 +268,7 @@ fn merge(egraph: &mut EGraph, parts: &[Product]) -> Vec<Id> {
             .value()
             .map(|k| (k.ty.shape.len(), k.ty.last().known()));
         let Some((rank, Some(width))) = shape else {
-            return changed;
+            return Err(Refusal::Lacks("the products' widths are not known"));
         };
         let slice = ops::Slice {
             axis: rank as i64 - 1,
@@ -269,9 +277,28 @@ fn merge(egraph: &mut EGraph, parts: &[Product]) -> Vec<Id> {
         };
         let id = add_op(egraph, &slice.into(), &[merged]);
         start += width;
-        if egraph.union(part.class, id) {
+        let whole = part.term(egraph);
+        if egraph.union_trusted(whole, id, rule) {
             changed.push(part.class);
         }
     }
-    changed
+    Ok(changed)
+}
+
+impl Product {
+    /// The product as it was found, for explanations.
+    fn term(&self, egraph: &mut EGraph) -> Id {
+        if !egraph.are_explanations_enabled() {
+            return self.class;
+        }
+        let product = add_op(egraph, &ops::MatMul.into(), &[self.x, self.w]);
+        let Some(bias) = self.bias else {
+            return product;
+        };
+        let orders = [[product, bias], [bias, product]];
+        let sums = orders.map(|args| ENode::Op(OpKind::Add, args.into()));
+        let known = |node: &ENode| egraph.lookup(node.clone()) == Some(egraph.find(self.class));
+        let found = sums.into_iter().find(known);
+        found.map_or(self.class, |node| egraph.add_uncanonical(node))
+    }
 }

@@ -9,16 +9,19 @@ mod attention;
 mod composites;
 mod embedding;
 mod folding;
+mod form;
 mod fusion;
 mod layout;
 mod merge;
 
 use super::{
-    egraph::{EGraph, ENode, Fact, Facts, Known},
-    term::{Draft, SELF, Term, var},
+    egraph::{ENode, Fact, Facts, Known},
+    term::{SELF, Term},
 };
 use crate::storage::Storage;
-use egg::{Applier, Id, Pattern, PatternAst, Subst, Symbol};
+use egg::Pattern;
+use form::{Build, Guard};
+pub use form::{Conclusion, Form, Refusal};
 use ir::{Attr, OpKind};
 
 /// The theme of the rules that make kernels of single ops; the others make fewer and better ones of them.
@@ -151,16 +154,36 @@ impl Rule {
     /// # Errors
     /// When the rule's text is malformed.
     pub fn compile(&self) -> Result<Vec<Rewrite>, String> {
-        let here = |e: String| format!("rule {}: {e}", self.name);
-        let compiled = match self.finds {
-            Finds::Pattern => self.compile_patterns().map_err(here)?,
-            Finds::Expansion(kind) => vec![composites::compile(self, kind).map_err(here)?],
-            Finds::Products => vec![merge::compile(self).map_err(here)?],
-        };
-        Ok(compiled)
+        Ok(self.forms()?.into_iter().map(|f| f.rewrite).collect())
     }
 
-    fn compile_patterns(&self) -> Result<Vec<Rewrite>, String> {
+    /// The same, each with what it concludes.
+    ///
+    /// # Errors
+    /// When the rule's text is malformed.
+    pub fn forms(&self) -> Result<Vec<Form>, String> {
+        let forms = match self.finds {
+            Finds::Pattern => self.patterns(),
+            Finds::Expansion(kind) => composites::compile(self, kind).map(|form| vec![form]),
+            Finds::Products => merge::compile(self).map(|form| vec![form]),
+        };
+        forms.map_err(|e| format!("rule {}: {e}", self.name))
+    }
+
+    /// What a refusal of this rule says.
+    pub fn why(&self, refusal: Refusal) -> String {
+        match refusal {
+            Refusal::Guard(i) => {
+                let condition = conditions(&self.guard).nth(i);
+                format!("not `{}`", condition.unwrap_or_default())
+            }
+            Refusal::Untyped => "the right side does not type-check".into(),
+            Refusal::OtherType => "the right side has another type".into(),
+            Refusal::Lacks(what) => what.into(),
+        }
+    }
+
+    fn patterns(&self) -> Result<Vec<Form>, String> {
         let (lhs, rhs) = (Term::parse(&self.lhs)?, Term::parse(&self.rhs)?);
         let guard = guard(&self.guard)?;
         let unbound = |v: &&str| *v != SELF && !lhs.vars().contains(v);
@@ -176,12 +199,13 @@ impl Rule {
             .map(|(i, form)| {
                 let pattern = form.pattern().ok_or("a left side calls no functions")?;
                 let build = Build {
+                    lhs: form.clone(),
                     rhs: rhs.clone(),
                     guard: guard.clone(),
                 };
                 // egg wants unique names; see `name_of`.
                 let name = format!("{}{VARIANT}{i}", self.name);
-                Rewrite::new(name, Pattern::new(pattern), build)
+                Form::new(&name, Pattern::new(pattern), build)
             })
             .collect()
     }
@@ -198,12 +222,13 @@ pub fn name_of(rewrite: &str) -> &str {
 /// A rule that egg can run.
 pub type Rewrite = egg::Rewrite<ENode, Facts>;
 
-type Guard = Vec<(fn(&[&Fact]) -> bool, Vec<String>)>;
+/// Of a guard, each as it is written.
+fn conditions(guard: &str) -> impl Iterator<Item = &str> {
+    guard.split(',').map(str::trim).filter(|g| !g.is_empty())
+}
 
 fn guard(text: &str) -> Result<Guard, String> {
-    text.split(',')
-        .map(str::trim)
-        .filter(|g| !g.is_empty())
+    conditions(text)
         .map(|g| {
             let mut words = g.split_whitespace();
             let name = words.next().unwrap_or_default();
@@ -215,48 +240,4 @@ fn guard(text: &str) -> Result<Guard, String> {
             ))
         })
         .collect()
-}
-
-/// Builds a right side where the guard holds and the types agree.
-struct Build {
-    rhs: Term,
-    guard: Guard,
-}
-
-impl Applier<ENode, Facts> for Build {
-    fn apply_one(
-        &self,
-        egraph: &mut EGraph,
-        class: Id,
-        subst: &Subst,
-        _: Option<&PatternAst<ENode>>,
-        _: Symbol,
-    ) -> Vec<Id> {
-        let holds = self.guard.iter().all(|(predicate, vars)| {
-            let facts: Option<Vec<&Fact>> = vars
-                .iter()
-                .map(|v| match &**v {
-                    SELF => Some(&egraph[class].data),
-                    v => subst.get(var(v)).map(|id| &egraph[*id].data),
-                })
-                .collect();
-            facts.is_some_and(|f| predicate(&f))
-        });
-        if !holds {
-            return vec![];
-        }
-        unite(egraph, class, &self.rhs, subst).into_iter().collect()
-    }
-}
-
-/// Makes a term equal to a class if it has the same type, and returns the class if that is news.
-fn unite(egraph: &mut EGraph, class: Id, term: &Term, subst: &Subst) -> Option<Id> {
-    let mut draft = Draft::default();
-    draft.lay(term, egraph, class, subst)?;
-    let (new, old) = (draft.fact()?.value()?, egraph[class].data.value()?);
-    if new.ty != old.ty || new.open != old.open {
-        return None;
-    }
-    let id = draft.commit(egraph)?;
-    egraph.union(class, id).then_some(class)
 }
