@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use compiler::{Compilation, Options, backends, checkpoint::Checkpoint, optimize, schedule};
+use compiler::{
+    Compilation, Options, backends, checkpoint::Checkpoint, explain::Explained, optimize, schedule,
+};
 use ir::Graph;
 use std::{fmt::Write, path::PathBuf};
 
@@ -51,7 +53,25 @@ fn fixtures() {
             writeln!(scheduled, "{graph}\n{}\n", compiled.schedules[graph]).unwrap();
         }
         check(&name, "scheduled", &scheduled);
+        if EXPLAINED.contains(&&*name) {
+            let built = compiled.built.graphs["layer"].clone();
+            let sizes = optimize::Options::at([("T", 2), ("L", 1), ("B", 1), ("R", 64)]);
+            check(&name, "explained", &explained("layer", built, &sizes));
+        }
     }
+}
+
+/// Inputs whose derivations are recorded: a layer of ops, one of primitives.
+const EXPLAINED: &[&str] = &["llama_gqa", "decoder_attention"];
+
+fn explained(name: &str, built: Graph, options: &optimize::Options) -> String {
+    let explanation = optimize::explain(&built, options).unwrap();
+    let explained = Explained {
+        name: name.into(),
+        built,
+        explanation: explanation.unwrap_or_else(|| panic!("{name} is not proved")),
+    };
+    explained.to_string()
 }
 
 #[test]
@@ -65,6 +85,9 @@ fn examples() {
         match optimize::graph(&built, &options) {
             Ok((optimized, _)) => {
                 check(&name, "optimized", &optimized.to_string());
+                if EXPLAINED.contains(&&*name) {
+                    check(&name, "explained", &explained(&name, built, &options));
+                }
                 let scheduled =
                     schedule::graph(&optimized, order).unwrap_or_else(|e| panic!("{name}: {e}"));
                 check(&name, "scheduled", &scheduled.to_string());

@@ -209,14 +209,19 @@ fn indented(text: &str) -> String {
 
 /// What became of every rule, alike ones together.
 fn rules(f: &mut fmt::Formatter<'_>, e: &Explanation) -> fmt::Result {
-    let mut fired = vec![];
+    let steps = e.recognised.steps.iter().chain(&e.rewritten.steps);
+    let used: Vec<&str> = steps.map(|s| s.rule.as_str()).collect();
+    let (mut fired, mut unused) = (vec![], vec![]);
     let mut left_out = vec![];
     let mut no_op: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut nowhere = vec![];
     let mut refused = vec![];
     for (rule, verdict) in &e.verdicts {
         match verdict {
-            Verdict::Fired(n) => fired.push(format!("{} x{n}", rule.name)),
+            Verdict::Fired(n) if used.contains(&&*rule.name) => {
+                fired.push(format!("{} x{n}", rule.name))
+            }
+            Verdict::Fired(n) => unused.push(format!("{} x{n}", rule.name)),
             Verdict::LeftOut => left_out.push(rule.name.clone()),
             Verdict::NoOp(op) => no_op.entry(op).or_default().push(&rule.name),
             Verdict::Silent(reasons) if reasons.is_empty() => nowhere.push(rule.name.clone()),
@@ -227,7 +232,12 @@ fn rules(f: &mut fmt::Formatter<'_>, e: &Explanation) -> fmt::Result {
         true => Ok(()),
         false => writeln!(f, "{what}:\n  {}\n", names.join(", ")),
     };
-    list(f, "rules that fired", &fired)?;
+    list(f, "rules that fired, and are in the derivation", &fired)?;
+    list(
+        f,
+        "rules that fired, but what they made costs more or as much",
+        &unused,
+    )?;
     list(f, "left out", &left_out)?;
     if !refused.is_empty() {
         writeln!(

@@ -9,7 +9,8 @@ use compiler::{
     optimize::{
         self, Options, Reports, Stop,
         ablation::{Ablation, themes},
-        rules,
+        egraph, rules,
+        verdict::Verdict,
     },
 };
 use ir::{
@@ -393,4 +394,69 @@ fn growth_is_as_recorded() {
         }
     }
     settings.bind(|| insta::assert_snapshot!("optimizer@growth", growth));
+}
+
+#[test]
+fn whatever_is_optimized_is_explained() {
+    let names: Vec<String> = rules::all().into_iter().map(|r| r.name).collect();
+    for (fixture, built, better, _) in OPTIMIZED.iter() {
+        for (name, graph) in &built.graphs {
+            let e = optimize::explain(graph, &options(fixture)).unwrap();
+            let e = e.unwrap_or_else(|| panic!("{fixture}, {name}: not proved"));
+            assert_eq!(e.optimized, better.graphs[name], "{fixture}, {name}");
+            let steps = e.recognised.steps.iter().chain(&e.rewritten.steps);
+            for step in steps {
+                let known = names.contains(&step.rule) || step.rule == egraph::DEFINITION;
+                assert!(
+                    known && step.left != step.right,
+                    "{fixture}, {name}: {step}"
+                );
+            }
+            assert!(!e.rewritten.steps.is_empty(), "{fixture}, {name}");
+            let judged: Vec<&str> = e.verdicts.iter().map(|(r, _)| r.name.as_str()).collect();
+            assert_eq!(judged, names);
+        }
+    }
+}
+
+#[test]
+fn rules_that_did_not_fire_say_why() {
+    let verdict = |graph: &str, rule: &str, without: &str| {
+        let graph: Graph = graph.parse().unwrap();
+        let mut options = decode();
+        if !without.is_empty() {
+            options.without = without.parse().unwrap();
+        }
+        let e = optimize::explain(&graph, &options).unwrap().unwrap();
+        let found = e.verdicts.into_iter().find(|(r, _)| r.name == rule);
+        found.unwrap().1
+    };
+    let product = "graph(x: f32[4,8], weight w: f32[8,8]) { return matmul(tanh(x), w) }";
+    let check = |graph: &str, rule: &str, expected: Verdict| {
+        assert_eq!(verdict(graph, rule, ""), expected, "{rule}");
+    };
+    let silent = |why: &str, n| Verdict::Silent(vec![(why.into(), n)]);
+    check(product, "gemm", Verdict::Fired(1));
+    check(product, "map-exp", Verdict::NoOp("exp"));
+    check(product, "gemm-then-tanh", Verdict::Silent(vec![]));
+    check(
+        "graph(x: f32[4,8], y: f32[8,8], weight w: f32[8,8]) { return matmul(add(x, x), w), mul(tanh(y), w) }",
+        "bias-before-product",
+        // In either order.
+        silent("not `weight ?b ?w`", 2),
+    );
+    check(
+        "graph(x: f32[4,8], weight w: f32[8,8]) { return matmul(reshape(tanh(x)) {shape=[4,8]}, w) }",
+        "reshape-nothing",
+        Verdict::Fired(1),
+    );
+    check(
+        "graph(x: f32[4,8]) { return reshape(tanh(x)) {shape=[8,4]} }",
+        "reshape-nothing",
+        silent("the right side has another type", 1),
+    );
+    assert_eq!(
+        verdict(product, "scale-into-weight", "folding"),
+        Verdict::LeftOut
+    );
 }

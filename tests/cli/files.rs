@@ -55,6 +55,23 @@ fn an_artifact_needs_nothing_but_itself() {
             .out
             .contains("rules that fired")
     );
+    let explain = |block: &str, json: &[&str]| {
+        let args = ["explain", text(&artifact), "--block", block];
+        satura(&[&args[..], json].concat())
+    };
+    let derived = explain("layer", &["--json"]).json();
+    let merged = |step: &serde_json::Value| step["rule"] == "merge-projections";
+    assert!(
+        derived["steps"].as_array().unwrap().iter().any(merged),
+        "{derived}"
+    );
+    assert_eq!(explain("1", &["--json"]).json(), derived);
+    for word in ["derivation", "gain-into-weight", "do not occur"] {
+        assert!(explain("layer", &[]).out.contains(word), "{word}");
+    }
+    let refused = explain("attic", &[]);
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.err.contains("attic") && refused.err.contains("embed, layer, head"));
 
     // What is no sound artifact is refused, whatever is wrong with it.
     let sound = fs::read(&artifact).unwrap();

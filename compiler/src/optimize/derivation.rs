@@ -89,11 +89,18 @@ pub fn derive<'a>(
             labels,
             nodes: IndexSet::new(),
             classes: vec![],
+            given: BTreeSet::new(),
         },
         ends: HashMap::new(),
         walked: HashSet::new(),
         steps: vec![],
     };
+    let mut given: Vec<Id> = start.values().copied().collect();
+    given.sort_unstable();
+    for id in given {
+        let term = walk.terms.load(id);
+        walk.terms.given.insert(term);
+    }
     for proof in &proofs {
         walk.proof(proof);
     }
@@ -112,6 +119,8 @@ struct Terms<'a> {
     labels: HashMap<Id, String>,
     nodes: IndexSet<ENode>,
     classes: Vec<Option<Id>>,
+    /// Those of the graph.
+    given: BTreeSet<Term>,
 }
 
 /// Terms of more ops than this are cut short where they do not change.
@@ -137,6 +146,13 @@ impl Terms<'_> {
         term
     }
 
+    /// The term that was added to the e-graph under that id.
+    fn load(&mut self, id: Id) -> Term {
+        let node = self.egraph.id_to_node(id);
+        let children: Vec<Term> = node.children().iter().map(|c| self.load(*c)).collect();
+        self.add(node, &children)
+    }
+
     fn children(&self, term: Term) -> impl Iterator<Item = Term> {
         self.nodes[term].children().iter().map(|c| usize::from(*c))
     }
@@ -156,14 +172,14 @@ impl Terms<'_> {
         seen
     }
 
-    /// The term; parts that `both` sides have are named where the graph has them, and short.
-    fn write(&self, term: Term, both: &BTreeSet<Term>, out: &mut String) {
+    /// The term; parts that are `named` stand by their names where the graph has them, and else are short.
+    fn write(&self, term: Term, named: &BTreeSet<Term>, out: &mut String) {
         let node = &self.nodes[term];
         if node.kind().is_none() {
             out.push_str(&node.to_string());
             return;
         }
-        if both.contains(&term) {
+        if named.contains(&term) {
             if let Some(label) = self.label(term) {
                 out.push_str(label);
                 return;
@@ -177,7 +193,7 @@ impl Terms<'_> {
         out.push_str(&format!("({node}"));
         for child in self.children(term) {
             out.push(' ');
-            self.write(child, both, out);
+            self.write(child, named, out);
         }
         out.push(')');
     }
@@ -226,11 +242,14 @@ impl Walk<'_> {
 
     fn step(&mut self, rule: Symbol, backwards: bool, left: Term, right: Term) {
         let (l, r) = (self.terms.parts(left), self.terms.parts(right));
-        let mut both: BTreeSet<Term> = l.intersection(&r).copied().collect();
-        both.retain(|t| *t != left && *t != right);
+        let mut named: BTreeSet<Term> = l.intersection(&r).copied().collect();
+        // What the rule brought in of the graph.
+        let made = if backwards { l } else { r };
+        named.extend(made.intersection(&self.terms.given));
+        named.retain(|t| *t != left && *t != right);
         let text = |term| {
             let mut text = String::new();
-            self.terms.write(term, &both, &mut text);
+            self.terms.write(term, &named, &mut text);
             text
         };
         let step = Step {
