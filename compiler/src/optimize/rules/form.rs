@@ -46,7 +46,7 @@ pub trait Conclusion: Send + Sync + 'static {
     ) -> Result<Vec<Id>, Refusal>;
 }
 
-/// Why a rule says nothing of a match; [`Rule::why`] tells it to people.
+/// Why a rule says nothing of a match; [`why`](super::Rule::why) tells it to people.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Refusal {
     /// This condition of its guard does not hold.
