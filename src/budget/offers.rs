@@ -26,6 +26,12 @@ pub struct Offer {
 /// Name of the alternative that leaves a weight as it is.
 pub const STORED: &str = "stored";
 
+/// What tells offers apart that mean different things by the same number.
+pub(super) fn vocabulary() -> String {
+    let names: Vec<&str> = METHODS.iter().map(|m| m.name()).collect();
+    format!("{}-{}", env!("CARGO_PKG_VERSION"), names.join("-"))
+}
+
 /// A model whose weights are to be chosen.
 #[derive(Clone, Copy)]
 pub struct Subject<'a> {
@@ -74,12 +80,7 @@ impl Subject<'_> {
         calibration: &Calibration,
         progress: Progress<'_>,
     ) -> Result<Vec<Vec<Offer>>, Error> {
-        let names: Vec<&str> = METHODS.iter().map(|m| m.name()).collect();
-        let file = format!(
-            "offers-{}-{}.json",
-            env!("CARGO_PKG_VERSION"),
-            names.join("-")
-        );
+        let file = format!("offers-{}.json", vocabulary());
         let known: Option<Vec<Vec<Offer>>> = calibration.store.json(&file)?;
         if let Some(known) = known.filter(|k| k.len() == self.sites.len()) {
             return Ok(known);

@@ -14,7 +14,8 @@ circle{fill:currentColor;stroke:#fff}line{stroke:currentColor}polyline{fill:none
 .original{color:#1b1f24}.uniform{color:#c4521d}.mixed{color:#0a66c2}.random{color:#8a94a0}.ideal{color:#b9c1c9;stroke-dasharray:4 4}\
 table{border-collapse:collapse;width:100%;font-size:13px}td,th{padding:.2rem .5rem;text-align:right;border-bottom:1px solid #e3e7eb}\
 td:first-child,th:first-child{text-align:left}.key span{margin-right:1.2rem}.key b{font-size:1.2em}\
-.heat{overflow-x:auto}.heat td{border:1px solid #fff;text-align:center}";
+.wide{overflow-x:auto}.heat td{border:1px solid #fff;text-align:center}.heat th{overflow-wrap:anywhere}\
+@media(max-width:44rem){.heat table{table-layout:fixed}.heat td{font-size:0;padding:.8rem 0}.heat th{font-size:9px;padding:.1rem}}";
 
 /// The page, of the model of that name.
 pub fn page(survey: &Survey, model: &str) -> String {
@@ -226,7 +227,7 @@ fn heat(survey: &Survey) -> String {
                         if share > 0.55 { "#fff" } else { "#1b1f24" },
                     );
                     format!(
-                        "<td style=\"background:hsl(18 75% {light:.0}%);color:{ink}\">{s:.1e}</td>"
+                        "<td style=\"background:hsl(18 75% {light:.0}%);color:{ink}\" title=\"{s:.1e}\">{s:.1e}</td>"
                     )
                 }
                 None => "<td></td>".into(),
@@ -239,7 +240,7 @@ fn heat(survey: &Survey) -> String {
 
 fn table(survey: &Survey) -> String {
     let mut out = String::from(
-        "<h2>Plans</h2>\n<table><tr><th>plan</th><th>ms</th><th>predicted</th><th>KL</th><th>predicted</th><th>MB</th><th>forms</th></tr>\n",
+        "<h2>Plans</h2>\n<div class=\"wide\"><table><tr><th>plan</th><th>ms</th><th>predicted</th><th>KL</th><th>predicted</th><th>MB</th><th>forms</th></tr>\n",
     );
     for p in &survey.points {
         let forms: BTreeSet<&str> = p.forms.iter().map(String::as_str).collect();
@@ -259,5 +260,5 @@ fn table(survey: &Survey) -> String {
             text(&forms.collect::<Vec<_>>().join(", "))
         );
     }
-    out + "</table>\n"
+    out + "</table></div>\n"
 }

@@ -1,5 +1,6 @@
 //! Plots as SVG, by themselves: no script, no font, no file beside them. Knows numbers and marks; not what they mean.
 
+use super::labels::{LINE, place};
 use std::fmt::Write;
 
 /// A mark of a plot.
@@ -168,19 +169,25 @@ impl Plot {
                 m.class,
                 text(&m.title)
             ));
-            if !m.label.is_empty() {
-                let (dx, anchor) = if cx > right - 120.0 {
-                    (-8.0, "end")
-                } else {
-                    (8.0, "start")
-                };
+        }
+        let places: Vec<(f64, f64)> = (self.marks.iter())
+            .map(|m| (x.place(m.at.0), y.place(m.at.1)))
+            .collect();
+        for (m, label) in self.marks.iter().zip(place(&self.marks, &places, FRAME)) {
+            let Some(label) = label else { continue };
+            if let Some((x, y)) = label.from {
                 add(format!(
-                    "<text class=\"label\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"{anchor}\">{}</text>",
-                    cx + dx,
-                    cy - 6.0,
-                    text(&m.label)
+                    "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{:.1}\" y1=\"{y:.1}\" y2=\"{:.1}\"/>",
+                    label.left,
+                    label.top + LINE / 2.0
                 ));
             }
+            add(format!(
+                "<text class=\"label\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
+                label.left,
+                label.top + LINE - 3.0,
+                text(&m.label)
+            ));
         }
         add("</svg>".into());
         out
@@ -210,7 +217,7 @@ pub fn text(s: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::labels::LETTER, *};
 
     #[test]
     fn axes_place_values_and_ticks() {
@@ -232,6 +239,80 @@ mod tests {
         check(&[1.0, 5.0], false, &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
         check(&[0.001, 1.0], true, &[0.001, 0.01, 0.1, 1.0]);
         check(&[], true, &[1.0, 2.0, 5.0, 10.0]);
+    }
+
+    /// Values of an attribute of all elements that begin so, as they are drawn.
+    fn attributes(svg: &str, element: &str, name: &str) -> Vec<f64> {
+        let elements = svg.split('<').filter(|e| e.starts_with(element));
+        let value = |e: &str| {
+            e.split_once(&format!(" {name}=\""))
+                .map(|(_, rest)| rest.split('"').next().unwrap().parse().unwrap())
+        };
+        elements.filter_map(value).collect()
+    }
+
+    #[test]
+    fn labels_do_not_overlap_and_all_lies_inside_the_view() {
+        // Clusters as uniform plans make them, at the right edge and at the top too.
+        let at = [
+            (0.28, 4.75e-2),
+            (0.30, 4.6e-2),
+            (0.31, 5.0e-2),
+            (0.32, 4.7e-2),
+            (0.9, 4.7e-2),
+            (0.91, 4.7e-2),
+            (0.92, 4.8e-2),
+            (1.0, 1e-1),
+            (1.01, 1e-1),
+            (0.81, 8.8e-4),
+            (1.03, 2.7e-4),
+        ];
+        let marks = at.iter().enumerate().map(|(i, at)| Mark {
+            at: *at,
+            spread: at.1 / 3.0,
+            class: "uniform",
+            label: format!("dynamic q4/{i}, last q8"),
+            title: String::new(),
+        });
+        let plot = Plot {
+            x: "ms".into(),
+            y: "KL".into(),
+            log: (false, true),
+            marks: marks.collect(),
+            lines: vec![("mixed", at.to_vec())],
+        };
+        let svg = plot.svg();
+        for (elements, across, down) in [
+            ("line", ["x1", "x2"], ["y1", "y2"]),
+            ("circle", ["cx", "cx"], ["cy", "cy"]),
+            ("text", ["x", "x"], ["y", "y"]),
+        ] {
+            for (names, most) in [(across, WIDTH), (down, HEIGHT)] {
+                for value in names.iter().flat_map(|n| attributes(&svg, elements, n)) {
+                    assert!(
+                        (0.0..=most).contains(&value),
+                        "{elements} {names:?}: {value}"
+                    );
+                }
+            }
+        }
+        let label = "text class=\"label\"";
+        let (xs, ys) = (attributes(&svg, label, "x"), attributes(&svg, label, "y"));
+        assert_eq!(xs.len(), at.len(), "every mark has its label: {svg}");
+        let boxes = xs.iter().zip(&ys).zip(&plot.marks);
+        let boxes: Vec<[f64; 4]> = boxes
+            .map(|((x, y), m)| [*x, *x + m.label.len() as f64 * LETTER, y - 10.0, y + 3.0])
+            .collect();
+        for (i, a) in boxes.iter().enumerate() {
+            assert!(
+                a[0] >= 0.0 && a[1] <= WIDTH && a[2] >= 0.0 && a[3] <= HEIGHT,
+                "{a:?}"
+            );
+            for b in &boxes[..i] {
+                let apart = a[1] <= b[0] || b[1] <= a[0] || a[3] <= b[2] || b[3] <= a[2];
+                assert!(apart, "{a:?} and {b:?} overlap");
+            }
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! artifact, its quality, its latency. Chooses nothing.
 
 use super::{
-    Costs, Error, Group, Latency, Offer, Quality, Subject, certificate::Certificate, compare,
+    Costs, Error, Group, Latency, Offer, Subject, Trial, certificate::Certificate, compare,
     groups::groups,
 };
 use crate::{
@@ -18,13 +18,13 @@ use compiler::{
     models,
     plan::knapsack::{Cost, sum},
 };
-use ir::{Description, Program, Task};
+use ir::{Description, Program, Task, artifact::HEADER_BYTES};
 use runtime::{
     Model, Session,
     devices::{Bytes, cpu},
     tokenizer::Tokenizer,
 };
-use std::{fs::File, path::Path, sync::Arc, time::Duration};
+use std::{fs::File, os::unix::fs::FileExt, path::Path, sync::Arc, time::Duration};
 
 /// Tokens that plans are compared on.
 const HELD_BACK: usize = 16_384;
@@ -45,23 +45,8 @@ pub struct Build {
     pub model: Arc<Model>,
     /// Bytes of the artifact.
     pub bytes: u64,
-}
-
-/// A plan that was measured.
-#[derive(Clone, Debug)]
-pub struct Trial {
-    /// Which.
-    pub plan: Plan,
-    /// What it was predicted to cost: time and bytes of its products, divergence.
-    pub predicted: Cost,
-    /// Against the original.
-    pub quality: Quality,
-    /// Seconds of a step.
-    pub latency: f64,
-    /// Seconds of a step of the original, taken in turns with it.
-    pub original: f64,
-    /// Of the artifact.
-    pub bytes: u64,
+    /// blake3 of its header, which has the digests of all its parts.
+    pub digest: [u8; 32],
 }
 
 /// See the module's text.
@@ -373,8 +358,14 @@ fn build(
     let told = |_, done: u64, of: u64| progress("compiling", done as usize, of as usize);
     compiler::compile_program(checkpoint, of, overlay, vec![], options, &file, &told)?;
     let bytes = file.metadata().map_err(failed)?.len();
+    let mut header = [0; HEADER_BYTES];
+    file.read_exact_at(&mut header, 0).map_err(failed)?;
     let model = Model::from_bytes(Bytes::of_file("a plan", &file)?)?;
-    Ok(Build { model, bytes })
+    Ok(Build {
+        model,
+        bytes,
+        digest: blake3::hash(&header).into(),
+    })
 }
 
 /// Costs of the choice with which every weight stays as it is.

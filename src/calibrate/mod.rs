@@ -204,7 +204,7 @@ fn watch(
     Ok(())
 }
 
-/// Sensitivities of every site that are not known yet, on as many tokens as make it about as long as the pass before.
+/// Sensitivities of every site that are not known yet, on as many tokens as take at most as long as the pass before.
 fn probe(
     observed: &Observed,
     sites: &[Site],
@@ -220,10 +220,10 @@ fn probe(
     };
     let probes = observed.probes.iter().flatten().count().max(1);
     let all: usize = text.seen.iter().map(Vec::len).sum();
-    let (mut taken, least) = (0, (all / probes).max(PROBED));
-    let every = (all / least).max(1);
+    let (mut taken, wanted) = (0, (all / probes).max(PROBED));
+    let every = (all / wanted).max(1);
     let chosen = text.seen.iter().step_by(every).take_while(|s| {
-        let take = taken < least;
+        let take = taken < PROBED || taken + s.len() <= wanted;
         taken += s.len();
         take
     });

@@ -58,7 +58,7 @@ pub fn search(workshop: &Workshop, budget: Budget) -> anyhow::Result<Vec<Trial>>
         satura::budget::search(workshop, budget, &|what, done, of| bar.step(what, done, of))?;
     drop(bar);
     watched(&format!(
-        "{budget}: {} plans measured in {}",
+        "{budget}: {} plans compared in {}",
         trials.len(),
         time(start.elapsed())
     ));

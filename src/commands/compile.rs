@@ -14,7 +14,7 @@ use std::{
     io::{self, Write},
     path::PathBuf,
     process::ExitCode,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Compile a model into one file, which runs without the model's directory
@@ -83,7 +83,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         without: args.without.clone().unwrap_or_default(),
     };
     let start = Instant::now();
-    let (size, certificate) = match args.budget {
+    let (size, planned) = match args.budget {
         None => {
             let checkpoint = source.checkpoint()?;
             let bar = Progress::new();
@@ -91,8 +91,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             (output.compile(&checkpoint, &options, &progress)?, None)
         }
         Some(budget) => {
-            let (size, certificate) = planned(&args, &source, budget, &options, output)?;
-            (size, Some(certificate))
+            let (size, certificate, solved) = planned(&args, &source, budget, &options, output)?;
+            (size, Some((certificate, solved)))
         }
     };
     let took = start.elapsed();
@@ -106,7 +106,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "architecture": description.architecture,
             "parameters": description.parameters,
             "target": options.target.to_string(),
-            "certificate": certificate,
+            "search_ms": planned.as_ref().map(|(_, solved)| ms(*solved)),
+            "certificate": planned.map(|(certificate, _)| certificate),
         }))?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -120,35 +121,42 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         options.target,
         time(took)
     )?;
-    if let Some(certificate) = certificate {
+    if let Some((certificate, solved)) = planned {
         let text = certificate.text();
         let head: Vec<&str> = text
             .lines()
             .take_while(|l| !l.starts_with("weight "))
             .collect();
-        writeln!(io::stdout(), "{}: {}", certificate.budget, head.join("\n"))?;
+        let (budget, solved) = (&certificate.budget, time(solved));
+        writeln!(
+            io::stdout(),
+            "{budget}, solved in {solved}: {}",
+            head.join("\n")
+        )?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Chooses a plan, and writes it.
+/// Chooses a plan, and writes it; also tells how long choosing took, once the model was known.
 fn planned(
     args: &Args,
     source: &Source,
     budget: Budget,
     options: &Options,
     output: Output,
-) -> anyhow::Result<(u64, Certificate)> {
+) -> anyhow::Result<(u64, Certificate, Duration)> {
     anyhow::ensure!(
         args.precision == Precision::default(),
         "--budget chooses how weights are stored: leave out --weights, --activations, --group and --cache-type"
     );
     let workshop = args.calibration.open(source, false)?;
+    let start = Instant::now();
     let trials = budget::search(&workshop, budget)?;
+    let solved = start.elapsed();
     let certificate = Certificate::new(&workshop, Some(budget), &trials[0]);
     let bar = Progress::new();
     let progress = |what, done, of| bar.step(what, done, of);
     let plan = &trials[0].plan;
     let size = output.fill(|file| workshop.write(plan, &certificate, options, file, &progress))?;
-    Ok((size, certificate))
+    Ok((size, certificate, solved))
 }

@@ -59,6 +59,12 @@ fn a_plan_keeps_its_budget_and_says_so() {
         "JSON is for programs: {explained}"
     );
 
+    // What was measured is not measured again: not even times differ.
+    let again = satura(&[&args[..], &CALIBRATE].concat()).json();
+    for part in ["rows", "latency", "quality"] {
+        assert_eq!(again["certificate"][part], certificate[part], "{part}");
+    }
+
     // On text of which the search saw a part, the command that measures finds about the same.
     let args = [
         "eval",
@@ -205,11 +211,11 @@ fn a_pass_that_was_interrupted_goes_on() {
     assert!(calibrations.next().is_none());
     let read = |name: &str| fs::read(folder.join(name)).unwrap();
     let (moments, sensitivities) = (read("call-0003.safetensors"), read("sensitivity.json"));
-    // As if it had been stopped before these were written.
+    // As if it had been stopped before these were written, offers and plans too.
     let offers = fs::read_dir(&folder).unwrap().map(|f| f.unwrap().path());
     let offers = offers.filter(|p| {
         p.file_name()
-            .is_some_and(|n| n.to_string_lossy().starts_with("offers"))
+            .is_some_and(|n| n.to_string_lossy().starts_with(['o', 'p']))
     });
     offers.for_each(|path| fs::remove_file(path).unwrap());
     for name in ["call-0003.safetensors", "sensitivity.json"] {
