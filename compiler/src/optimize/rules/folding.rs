@@ -1,6 +1,7 @@
 //! What is done with weights alone is done once, at compile time: scales, gains and biases move into the next weight or
 //! table, and weights meet weights. Models as their checkpoints have them gain next to nothing (docs/performance.md): a
-//! gain folded into bf16 makes it f32. Weights of methods that scale their inputs do. Weights that
+//! gain folded into bf16 makes it f32. Weights of methods that scale their inputs do: the scale goes back into a gain, or
+//! through a gate into the columns of the product before (SmoothQuant, Xiao et al. 2022, arXiv 2211.10438). Weights that
 //! are said in few bits (not `plain`) stay as they are: what is computed from them would no longer be stored in few bits.
 
 use super::{Rule, rules};
@@ -13,6 +14,8 @@ pub fn rules() -> Vec<Rule> {
             "x: f32[T,8]; w: weight f32[8,4]; c := (const 0.25 f32)"
         "column-scale-into-weight": "(mul (matmul ?x ?w) ?g)" => "(matmul ?x (mul ?w ?g))" if "weight ?w ?g, plain ?w, vector ?g, data ?x";
             "x: f32[T,8]; w: weight f32[8,4]; g: weight f32[4]"
+        "scale-before-swiglu": "(mul (swiglu ?x ?y) ?g)" => "(swiglu ?x (mul ?y ?g))" if "weight ?g, vector ?g, data ?y, closed ?x ?y";
+            "x: f32[T,8]; y: f32[T,8]; g: weight f32[8]"
         "bias-before-product": "(matmul (add ?x ?b) ?w)" => "(add (matmul ?x ?w) (matmul ?b ?w))" if "weight ?b ?w, vector ?b, data ?x";
             "x: f32[T,8]; b: weight f32[8]; w: weight f32[8,4]"
         "add-constants": "(add (add ?x ?a) ?b)" => "(add ?x (add ?a ?b))" if "weight ?a ?b, data ?x";
