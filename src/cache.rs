@@ -49,12 +49,13 @@ impl Key {
         let Options {
             target,
             weights,
+            activations,
             cache,
             nvrtc: _,
             without,
         } = options;
         let rest = format!(
-            "{} {} {target:?} {weights:?} {cache:?} {without:?}",
+            "{} {} {target:?} {weights:?} {activations:?} {cache:?} {without:?}",
             env!("CARGO_PKG_VERSION"),
             env!("SATURA_BUILD")
         );

@@ -10,7 +10,7 @@ use crate::{
 use compiler::{
     CompileError, Options, Stage, Weights,
     checkpoint::{Checkpoint, CheckpointError, Config},
-    compress::CacheType,
+    compress::{ActivationType, CacheType},
     models,
 };
 use ir::artifact::{ArtifactError, HEADER_BYTES, Header};
@@ -189,6 +189,8 @@ impl std::fmt::Display for Source {
 pub struct Opening<'a> {
     /// How weights are stored, where it is compiled.
     pub weights: Weights,
+    /// How activations are rounded, where it is compiled.
+    pub activations: ActivationType,
     /// How keys and values are kept, where it is compiled.
     pub cache_type: CacheType,
     /// Where the model is to run; by default what an artifact was compiled for, or the processor.
@@ -203,6 +205,7 @@ impl Default for Opening<'_> {
     fn default() -> Self {
         Opening {
             weights: Weights::default(),
+            activations: ActivationType::default(),
             cache_type: CacheType::default(),
             device: None,
             cache: Cache::of_user(),
@@ -253,6 +256,7 @@ pub fn open(source: &Source, how: &Opening<'_>) -> Result<Opened, Error> {
     let checkpoint = source.checkpoint()?;
     let mut options = Options {
         weights: how.weights,
+        activations: how.activations,
         cache: how.cache_type,
         ..Options::new(how.device.unwrap_or_default().host()?)
     };

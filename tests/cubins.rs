@@ -7,7 +7,7 @@ use compiler::{
     Compilation, Options, Weights,
     backends::cuda::{Cubin, Nvrtc, Source, sources},
     checkpoint::Checkpoint,
-    compress::Rounding,
+    compress::{ActivationType, Rounding},
 };
 use ir::Target;
 use rayon::prelude::*;
@@ -25,8 +25,8 @@ fn root() -> PathBuf {
     env!("CARGO_MANIFEST_DIR").into()
 }
 
-/// The kernels of a model, each with its sources.
-type Kernels = Vec<(String, Vec<Source>)>;
+/// The kernels of a model, each with its sources for each architecture.
+type Kernels = Vec<(String, BTreeMap<&'static str, Vec<Source>>)>;
 
 /// Those of every fixture, by name; generated once for all tests.
 fn fixtures() -> &'static BTreeMap<String, Kernels> {
@@ -35,7 +35,7 @@ fn fixtures() -> &'static BTreeMap<String, Kernels> {
         let folders: Vec<(String, PathBuf)> = folders().into_iter().collect();
         let kernels = folders
             .into_par_iter()
-            .map(|(name, path)| (name, kernels(&path, Weights::Stored)));
+            .map(|(name, path)| (name, kernels(&path, Weights::Stored, ActivationType::F32)));
         kernels.collect()
     })
 }
@@ -54,10 +54,11 @@ fn folders() -> BTreeMap<String, PathBuf> {
     paths.map(named).collect()
 }
 
-/// The kernels of a model whose weights are stored so, and the sources of each.
-fn kernels(path: &Path, weights: Weights) -> Kernels {
+/// The kernels of a model whose weights and activations are stored so.
+fn kernels(path: &Path, weights: Weights, activations: ActivationType) -> Kernels {
     let options = Options {
         weights,
+        activations,
         ..Options::new("sm_90a".parse().unwrap())
     };
     let checkpoint = Checkpoint::open(path).unwrap();
@@ -78,10 +79,9 @@ fn kernels(path: &Path, weights: Weights) -> Kernels {
     let kernels = kernels.iter().enumerate();
     kernels
         .map(|(i, kernel)| {
-            (
-                labels[&(i as u32)].clone(),
-                sources(kernel, &symbols, "sm_90a").unwrap(),
-            )
+            let sources = |arch| (arch, sources(kernel, &symbols, arch).unwrap());
+            let sources = architectures().into_iter().map(sources);
+            (labels[&(i as u32)].clone(), sources.collect())
         })
         .collect()
 }
@@ -127,6 +127,7 @@ fn texts() {
     for (name, kernels) in fixtures() {
         let mut text = String::new();
         for (label, sources) in kernels {
+            let sources = &sources["sm_90a"];
             if seen.insert(describe("", sources)) {
                 writeln!(text, "{}", describe(label, sources)).unwrap();
             }
@@ -219,7 +220,7 @@ fn machine_code() {
         Err(why) => panic!("{why}"),
     };
     // Kernels of different models are often the same.
-    let mut unique: BTreeMap<String, (String, Source)> = BTreeMap::new();
+    let mut unique: BTreeMap<(&str, String), (String, Source)> = BTreeMap::new();
     let rounded = |bits, activations| {
         Weights::Rounded(Rounding {
             bits,
@@ -228,46 +229,52 @@ fn machine_code() {
         })
     };
     // Of few bits those of a decoder and an encoder: other models differ in bodies and shapes, which weights do not touch.
-    let few = ["llama_gqa", "bert_model"].into_iter().flat_map(|name| {
-        [rounded(8, true), rounded(4, false)].map(|weights| {
-            let kernels = kernels(&folders()[name], weights);
-            (format!("{name} ({weights:?})"), kernels)
+    let (wide, narrow) = (ActivationType::F32, ActivationType::Bf16);
+    let few = ["llama_gqa", "bert_tokcls"].into_iter().flat_map(|name| {
+        [
+            (rounded(8, true), wide),
+            (rounded(4, false), wide),
+            (rounded(4, false), narrow),
+            (Weights::Stored, narrow),
+        ]
+        .map(|(weights, activations)| {
+            let kernels = kernels(&folders()[name], weights, activations);
+            (format!("{name} ({weights:?}, {activations:?})"), kernels)
         })
     });
     let few: Vec<(String, Kernels)> = few.collect();
     let stored = fixtures().iter();
     for (name, kernels) in stored.chain(few.iter().map(|(name, kernels)| (name, kernels))) {
         for (label, sources) in kernels {
-            for source in sources.clone() {
-                let what = format!("{name}, {label}: {}", source.name);
-                unique.entry(source.text()).or_insert((what, source));
+            for (arch, sources) in sources {
+                for source in sources.clone() {
+                    let what = format!("{name}, {label}: {} ({arch})", source.name);
+                    let unique = unique.entry((arch, source.text()));
+                    unique.or_insert((what, source));
+                }
             }
         }
     }
     assert!(unique.len() > 50, "only {} kernels", unique.len());
     // Disassembling takes longer than compiling: one kernel of each form, which differ in shapes and bodies.
     let mut forms = BTreeSet::new();
-    let unique: BTreeMap<String, (String, Source, bool)> = unique
+    let mut first = |arch: &str, source: &Source| {
+        let form = |line: &&str| ["Codec", "TERMS", "ROWS", "TM"].iter().any(|w| line.contains(w));
+        let form: Vec<&str> = source.generated.lines().filter(form).collect();
+        let form = (arch.to_string(), source.name, form.join("\n"));
+        !source.promises().is_empty() && forms.insert(form)
+    };
+    let all: Vec<_> = unique
         .into_iter()
-        .map(|(text, (what, source))| {
-            let codec = source.generated.lines().find(|l| l.contains("Codec"));
-            let form = (
-                source.name,
-                source.rows,
-                codec.unwrap_or_default().to_string(),
-            );
-            let first = !source.promises().is_empty() && forms.insert(form);
-            (text, (what, source, first))
+        .map(|((arch, text), (what, source))| {
+            let read = first(arch, &source);
+            (arch, text, what, source, read)
         })
         .collect();
-    let all: Vec<_> = unique.iter().collect();
     let proven = Proven::new(&nvrtc);
-    let found: Vec<String> = architectures()
-        .iter()
-        .flat_map(|arch| all.iter().map(move |kernel| (arch, kernel)))
-        .collect::<Vec<_>>()
+    let found: Vec<String> = all
         .par_iter()
-        .flat_map(|(arch, (text, (what, source, read)))| {
+        .flat_map(|(arch, text, what, source, read)| {
             let file = proven.file(text, arch, *read);
             if file.exists() {
                 return vec![];
@@ -290,7 +297,7 @@ fn machine_code() {
             if faults.is_empty() && certain {
                 std::fs::write(file, "").unwrap();
             }
-            let named = |fault| format!("{what} ({arch}): {fault}");
+            let named = |fault| format!("{what}: {fault}");
             faults.into_iter().map(named).collect::<Vec<_>>()
         })
         .collect();

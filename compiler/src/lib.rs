@@ -17,7 +17,7 @@ pub mod storage;
 
 use backends::{EmitError, cuda::Nvrtc};
 use checkpoint::{Checkpoint, CheckpointError};
-use compress::{CacheError, CacheType, Overlay, Rounding};
+use compress::{ActivationType, CacheError, CacheType, Overlay, Rounding};
 use fold::{Array, Fold, FoldError};
 use indexmap::IndexMap;
 use ir::{
@@ -40,6 +40,8 @@ pub struct Options {
     pub target: Target,
     /// How weights are stored.
     pub weights: Weights,
+    /// How activations are rounded.
+    pub activations: ActivationType,
     /// How keys and values are kept.
     pub cache: CacheType,
     /// NVIDIA's compiler, which targets that are GPUs need.
@@ -54,6 +56,7 @@ impl Options {
         Options {
             target,
             weights: Weights::default(),
+            activations: ActivationType::default(),
             cache: CacheType::default(),
             nvrtc: None,
             without: Ablation::default(),
@@ -158,6 +161,10 @@ impl Compilation {
         if let Weights::Rounded(rounding) = options.weights {
             rounding.apply(&mut built, description.vocabulary)?;
         }
+        options
+            .activations
+            .apply(&mut built)
+            .map_err(ModelError::from)?;
         options.cache.apply(&mut built)?;
         let mut sizes = sizes(&description, &options.target);
         sizes.without = options.without.clone();

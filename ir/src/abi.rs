@@ -13,7 +13,7 @@ use crate::DType;
 use serde::{Deserialize, Serialize};
 
 /// Version of everything in this file; stored in each artifact and checked before its code is mapped.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Columns of a packed weight panel. A weight `[K, N]` is stored as `ceil(N / PANEL)` panels, the last one padded with
 /// zeros; [`Codec::panel`] says how they lie.
@@ -323,12 +323,13 @@ pub mod cuda {
     /// What tensor cores take at once of a weight `[K, N]`: [`TILE`] columns by `depth` rows, as its registers hold them.
     /// The weight is `ceil(N / TILE)` tiles of `ceil(K / depth)` cells, padded with zeros.
     ///
-    /// A cell holds codes, then scales. Lane `4 * j + t` of a warp reads 16 bytes at 16 times its number (bf16: twice, 512
-    /// bytes apart): of column `j` the eight rows `32 * h + 8 * t ..`, for each `h` in turn. As words of 32 bits,
+    /// A cell holds codes, then scales. Codes of bf16 are matrices of 8 by 8, eight rows of a column beside each other: for each
+    /// eight rows in turn, column after column, what `ldmatrix` and `wgmma` read. Codes of few bits are read by lane `4 * j + t` of
+    /// a warp, 16 bytes at 16 times its number: of column `j`, for each `h` in turn, the rows `32 * h + 8 * i + 2 * t + e`, where `i` is
+    /// below 4 and `e` below 2, in the order of `2 * i + e`. As words of 32 bits,
     ///
-    /// * bf16: rows in order;
-    /// * 8 bits, two's complement: bytes hold rows 0, 2, 1, 3 of each four;
-    /// * 4 bits, plus 8: halves of bytes hold rows 0, 2, 4, 6, 1, 3, 5, 7, the lowest first.
+    /// * 8 bits, two's complement: bytes hold numbers 0, 2, 1, 3 of each four;
+    /// * 4 bits, plus 8: halves of bytes hold numbers 0, 2, 4, 6, 1, 3, 5, 7, the lowest first.
     ///
     /// Scales are f16, `[TILE / 2][groups][2]`: of columns `2 * t` and `2 * t + 1`, for each group that the cell meets.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]

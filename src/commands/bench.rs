@@ -372,6 +372,7 @@ fn program(source: &Source, precision: Precision) -> anyhow::Result<Option<Progr
     }
     let checkpoint = source.checkpoint()?;
     let (mut program, _) = compiler::models::build(checkpoint.config(), &checkpoint)?;
+    precision.activations().apply(&mut program)?;
     precision.cache().apply(&mut program)?;
     Ok(Some(program))
 }

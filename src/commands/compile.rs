@@ -78,6 +78,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let options = Options {
         target: args.target.clone(),
         weights: args.precision.weights()?,
+        activations: args.precision.activations(),
         cache: args.precision.cache(),
         nvrtc,
         without: args.without.clone().unwrap_or_default(),

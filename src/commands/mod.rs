@@ -124,6 +124,7 @@ impl ModelArgs {
             source,
             &Opening {
                 weights: self.precision.weights()?,
+                activations: self.precision.activations(),
                 cache_type: self.precision.cache(),
                 device: self.device.map(Into::into),
                 cache: if self.no_cache {

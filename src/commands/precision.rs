@@ -13,7 +13,7 @@ pub struct Precision {
     #[arg(long, value_enum, default_value_t)]
     weights: Weights,
 
-    /// How activations are stored that meet weights of q8 or q4
+    /// How activations are rounded that meet weights
     #[arg(long, value_enum, default_value_t)]
     activations: Activations,
 
@@ -58,14 +58,18 @@ enum Activations {
     /// As they are computed
     #[default]
     F32,
-    /// 8 bits, rounded in the same groups as weights: products sum integers
+    /// Rounded to bf16, as others run such models: larger steps on GPUs are faster
+    Bf16,
+    /// 8 bits, rounded in the same groups as weights of q8 or q4: products sum integers
     Q8,
 }
 
 impl Precision {
     /// Whether the model is not computed as its files have it.
     pub fn rounds(&self) -> bool {
-        matches!(self.weights, Weights::Q8 | Weights::Q4) || self.cache_type != CacheType::F32
+        matches!(self.weights, Weights::Q8 | Weights::Q4)
+            || self.activations == Activations::Bf16
+            || self.cache_type != CacheType::F32
     }
 
     /// How keys and values are kept.
@@ -74,6 +78,14 @@ impl Precision {
             CacheType::F32 => compress::CacheType::F32,
             CacheType::F16 => compress::CacheType::F16,
             CacheType::Bf16 => compress::CacheType::Bf16,
+        }
+    }
+
+    /// How activations are rounded by themselves; those that share scales are rounded with weights.
+    pub fn activations(&self) -> compress::ActivationType {
+        match self.activations {
+            Activations::Bf16 => compress::ActivationType::Bf16,
+            Activations::F32 | Activations::Q8 => compress::ActivationType::F32,
         }
     }
 

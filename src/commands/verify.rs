@@ -107,6 +107,7 @@ fn layers(
     if let Weights::Rounded(rounding) = args.model.precision.weights()? {
         rounding.apply(&mut program, description.vocabulary)?;
     }
+    args.model.precision.activations().apply(&mut program)?;
     args.model.precision.cache().apply(&mut program)?;
     let bar = Progress::new();
     let layers = compare_layers(

@@ -2,7 +2,12 @@
 //! batch, or on whether a step runs for the first time.
 
 use crate::{stored, targets};
-use compiler::{Weights, checkpoint::Checkpoint, compress::Rounding, models};
+use compiler::{
+    Weights,
+    checkpoint::Checkpoint,
+    compress::{ActivationType, Rounding},
+    models,
+};
 use ir::{Name, Tensor};
 use runtime::{Chunk, Model, Select, Session};
 use satura::measure::{Reference, compare, compare_layers};
@@ -32,9 +37,10 @@ fn references() -> Vec<(PathBuf, PathBuf)> {
     cases
 }
 
-fn model(dir: &Path, weights: Weights) -> Arc<Model> {
+fn model(dir: &Path, weights: Weights, activations: ActivationType) -> Arc<Model> {
     let options = compiler::Options {
         weights,
+        activations,
         ..stored(&targets()[0])
     };
     let checkpoint = Checkpoint::open(dir).unwrap();
@@ -65,7 +71,7 @@ fn outputs_are_the_reference_s() {
     let mut wrong = vec![];
     for (dir, file) in references() {
         for weights in [Weights::Stored, Weights::F32] {
-            let model = model(&dir, weights);
+            let model = model(&dir, weights, ActivationType::F32);
             let reference = Reference::open(&file).unwrap();
             let found = compare(&model, &reference, None, &|_, _| {}).unwrap();
             println!("{} ({weights:?}): {found:?}", dir.display());
@@ -96,7 +102,7 @@ fn a_prompt_at_once_and_token_by_token_give_the_same_logits() {
     let lengths = ["llama_dynamic", "phi3_longrope_beyond"];
     let depends = |dir: &Path| lengths.iter().any(|name| dir.ends_with(name));
     for (dir, file) in references().into_iter().filter(|(dir, _)| !depends(dir)) {
-        let model = model(&dir, Weights::Stored);
+        let model = model(&dir, Weights::Stored, ActivationType::F32);
         if model.description().task != ir::Task::CausalLm {
             continue;
         }
@@ -123,7 +129,7 @@ fn a_prompt_at_once_and_token_by_token_give_the_same_logits() {
 #[test]
 fn a_step_repeated_gives_the_same_bits() {
     let dir = root().join("tests/fixtures/llama_gqa");
-    let model = model(&dir, Weights::Stored);
+    let model = model(&dir, Weights::Stored, ActivationType::F32);
     let reference = Reference::open(&dir.join("expected.safetensors")).unwrap();
     let ids = &reference.ids[..reference.length];
     let mut session = session(&model, 1);
@@ -147,7 +153,7 @@ fn a_step_repeated_gives_the_same_bits() {
 fn each_layer_is_the_program_s() {
     for name in ["llama_gqa", "bert_model"] {
         let dir = root().join("tests/fixtures").join(name);
-        let model = model(&dir, Weights::Stored);
+        let model = model(&dir, Weights::Stored, ActivationType::F32);
         let checkpoint = Checkpoint::open(&dir).unwrap();
         let (program, _) = models::build(checkpoint.config(), &checkpoint).unwrap();
         let weight = |name: &Name| {
@@ -169,22 +175,33 @@ fn each_layer_is_the_program_s() {
 }
 
 #[test]
-fn weights_of_few_bits_give_what_the_program_says() {
-    for name in ["llama_gqa", "bert_model"] {
-        for (bits, activations) in [(8, false), (8, true), (4, false)] {
-            let rounding = Rounding {
-                bits,
-                group: 32,
-                activations,
-            };
+fn what_is_rounded_gives_what_the_program_says() {
+    let rounded = |bits, activations| {
+        Weights::Rounded(Rounding {
+            bits,
+            group: 32,
+            activations,
+        })
+    };
+    let (wide, narrow) = (ActivationType::F32, ActivationType::Bf16);
+    for name in ["llama_gqa", "bert_tokcls", "qwen2", "gpt2_leftpad"] {
+        for (weights, activations) in [
+            (rounded(8, false), wide),
+            (rounded(8, true), wide),
+            (rounded(4, false), wide),
+            (rounded(4, false), narrow),
+            (Weights::Stored, narrow),
+        ] {
             let dir = root().join("tests/fixtures").join(name);
-            let model = model(&dir, Weights::Rounded(rounding));
+            let model = model(&dir, weights, activations);
             let checkpoint = Checkpoint::open(&dir).unwrap();
             let (mut program, description) =
                 models::build(checkpoint.config(), &checkpoint).unwrap();
-            rounding
-                .apply(&mut program, description.vocabulary)
-                .unwrap();
+            if let Weights::Rounded(rounding) = weights {
+                let vocabulary = description.vocabulary;
+                rounding.apply(&mut program, vocabulary).unwrap();
+            }
+            activations.apply(&mut program).unwrap();
             let weight = |name: &Name| {
                 let view = checkpoint.tensor(name).ok()?;
                 let data = view.to_f32()?.into_iter().map(f64::from).collect();
@@ -197,7 +214,7 @@ fn weights_of_few_bits_give_what_the_program_says() {
             let layers = layers.unwrap();
             assert!(
                 layers.first_divergence().is_none(),
-                "{name}, {rounding:?}: {layers:#?}"
+                "{name}, {weights:?}, {activations:?}: {layers:#?}"
             );
         }
     }

@@ -51,6 +51,7 @@ pub fn order(target: &Target) -> Order {
         },
         blocks: !gpu,
         codes: !gpu,
+        narrow: gpu,
         inline: gpu,
     }
 }

@@ -4,6 +4,7 @@
 //!
 //! One file a method, and a line in [`METHODS`].
 
+mod activations;
 mod apply;
 pub mod awq;
 mod cache;
@@ -21,6 +22,7 @@ pub mod residual;
 mod rounding;
 mod sites;
 
+pub use activations::ActivationType;
 pub use apply::{Overlay, apply};
 pub use cache::{CacheError, CacheType};
 pub use encoded::{Encoded, Integers};

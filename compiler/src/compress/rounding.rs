@@ -31,41 +31,10 @@ impl Rounding {
         };
         let heads: Vec<bool> = program.graphs.keys().map(last).collect();
         for (graph, head) in program.graphs.values_mut().zip(heads) {
-            *graph = self.graph(graph, if head { vocabulary } else { 0 })?;
+            let vocabulary = if head { vocabulary } else { 0 };
+            *graph = products(graph, |g, args| self.round(g, args, vocabulary))?;
         }
         Ok(())
-    }
-
-    fn graph(&self, graph: &Graph, vocabulary: usize) -> Result<Graph, TypeError> {
-        let mut weights: Vec<bool> = vec![];
-        for v in graph.values() {
-            let args = graph.args(v);
-            let known = |a: &Value| weights[a.index()];
-            weights.push(match graph.as_input(v) {
-                Some((_, role)) => role == Role::Weight,
-                None => !args.is_empty() && args.iter().all(known),
-            });
-        }
-        let mut made: HashMap<Value, Value> = HashMap::new();
-        let mut out = Graph::new();
-        for v in graph.values() {
-            let new = match (graph.as_input(v), graph.op(v)) {
-                (Some((name, role)), _) => out.input(name.clone(), role, graph.ty(v).clone()),
-                (_, Some(op)) => {
-                    let mut args: Vec<Value> = graph.args(v).iter().map(|a| made[a]).collect();
-                    if let Op::Linear(_) = op
-                        && weights[graph.args(v)[1].index()]
-                    {
-                        self.round(&mut out, &mut args, vocabulary)?;
-                    }
-                    out.add(op.clone(), &args)?
-                }
-                (None, None) => continue,
-            };
-            made.insert(v, new);
-        }
-        out.outputs = graph.outputs.iter().map(|v| made[v]).collect();
-        Ok(out)
     }
 
     /// Rounds `[x, w]` of a product.
@@ -101,4 +70,40 @@ impl Rounding {
         }
         Ok(())
     }
+}
+
+/// The graph with what each product of a weight multiplies, `[x, w]`, replaced.
+pub(super) fn products(
+    graph: &Graph,
+    mut replace: impl FnMut(&mut Graph, &mut [Value]) -> Result<(), TypeError>,
+) -> Result<Graph, TypeError> {
+    let mut weights: Vec<bool> = vec![];
+    for v in graph.values() {
+        let args = graph.args(v);
+        let known = |a: &Value| weights[a.index()];
+        weights.push(match graph.as_input(v) {
+            Some((_, role)) => role == Role::Weight,
+            None => !args.is_empty() && args.iter().all(known),
+        });
+    }
+    let mut made: HashMap<Value, Value> = HashMap::new();
+    let mut out = Graph::new();
+    for v in graph.values() {
+        let new = match (graph.as_input(v), graph.op(v)) {
+            (Some((name, role)), _) => out.input(name.clone(), role, graph.ty(v).clone()),
+            (_, Some(op)) => {
+                let mut args: Vec<Value> = graph.args(v).iter().map(|a| made[a]).collect();
+                if let Op::Linear(_) = op
+                    && weights[graph.args(v)[1].index()]
+                {
+                    replace(&mut out, &mut args)?;
+                }
+                out.add(op.clone(), &args)?
+            }
+            (None, None) => continue,
+        };
+        made.insert(v, new);
+    }
+    out.outputs = graph.outputs.iter().map(|v| made[v]).collect();
+    Ok(out)
 }

@@ -187,8 +187,7 @@ impl<'a> Array<'a> {
                 tiles.for_each(|(tile, bytes)| {
                     let eights = bytes.as_chunks_mut::<TO>().0.chunks_mut(8).enumerate();
                     for (i, eight) in eights {
-                        let (lane, h) = (i % 32, i / 32);
-                        let (j, k) = (tile * TILE + lane / 4, h * 32 + lane % 4 * 8);
+                        let (j, k) = (tile * TILE + i % TILE, i / TILE * 8);
                         let inside = if j < n {
                             rows.saturating_sub(k).min(8)
                         } else {

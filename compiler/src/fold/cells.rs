@@ -7,6 +7,11 @@ use ir::abi::{
 };
 use rayon::prelude::*;
 
+/// Where a row of a cell lies: of which 32 rows, with which lane of its column's four, and as which of that lane's numbers.
+fn place(row: usize) -> (usize, usize, usize) {
+    (row / 32, row % 8 / 2, row / 8 % 4 * 2 + row % 2)
+}
+
 impl Groups<'_> {
     /// A matrix `[K, N]` with groups along `K` as the codec says, in cells.
     pub(super) fn cells(&self, codec: Codec) -> Result<Vec<u8>, FoldError> {
@@ -39,8 +44,7 @@ impl Groups<'_> {
                     }
                     for row in first..(first + cell.depth).min(k) {
                         let code = self.code(row, column)?;
-                        let within = row - first;
-                        let (h, t, e) = (within / 32, within / 8 % 4, within % 8);
+                        let (h, t, e) = place(row - first);
                         let lane = &mut codes[(4 * j + t) * 16..][..16];
                         if bits == 8 {
                             lane[8 * h + e / 4 * 4 + [0, 2, 1, 3][e % 4]] = code as u8;
@@ -104,7 +108,8 @@ mod tests {
         let at = (j / TILE * cells + k / cell.depth) * cell.bytes();
         let (codes, scales) = bytes[at..][..cell.bytes()].split_at(cell.codes);
         let (j, k) = (j % TILE, k % cell.depth);
-        let (h, t, e) = (k / 32, k / 8 % 4, k % 8);
+        // Words of products: two neighbours each, eight rows apart.
+        let (h, t, e) = (k / 32, k % 8 / 2, k / 8 % 4 * 2 + k % 2);
         let of_lane = &codes[(4 * j + t) * 16..][..16];
         let code = match bits {
             8 => f32::from(of_lane[8 * h + e / 4 * 4 + [0, 2, 1, 3][e % 4]] as i8),

@@ -1,7 +1,10 @@
 //! Where integers that share scales are stored: weights in panels, and rows that meet such weights. Knows no layout.
 
 use super::{kernel::Round, kernels::Kernels};
-use ir::{DType, Op, Value, abi::Codec};
+use ir::{
+    DType, Op, Type, Value,
+    abi::{Codec, cuda::Cell},
+};
 
 impl Kernels<'_> {
     /// How a value's rows are stored, where the map that computes it rounds them to integers; and whether its readers
@@ -19,29 +22,43 @@ impl Kernels<'_> {
         if storage.scale != DType::F32 {
             return None;
         }
-        let wants = |user: &Value| {
-            let args = self.graph.args(*user);
-            let [x, weights @ .., body] = args else {
-                return false;
-            };
-            let codec = self.common_storage(weights);
-            matches!(self.graph.op(*user), Some(Op::Gemm(_)))
-                && *x == v
-                && *body != v
-                && !weights.contains(&v)
-                && matches!(codec, Codec::Grouped { group: g, .. } if g == group)
-        };
-        let users = self.graph.users(v);
-        let all = self.order.codes
-            && bits == 8
-            && users.iter().all(wants)
-            && !self.graph.outputs.contains(&v);
+        let alike = |codec| matches!(codec, Codec::Grouped { group: g, .. } if g == group);
+        let all = self.order.codes && bits == 8 && self.only_multiplied(v, alike);
         let round = if all {
             Round::Codes(codec)
         } else {
             Round::Values(codec)
         };
         Some((*rows, round))
+    }
+
+    /// Whether nothing reads a value but products with weights that are stored so, as their rows.
+    fn only_multiplied(&self, v: Value, stored: impl Fn(Codec) -> bool) -> bool {
+        let multiplied = |user: &Value| {
+            let args = self.graph.args(*user);
+            let [x, weights @ .., body] = args else {
+                return false;
+            };
+            matches!(self.graph.op(*user), Some(Op::Gemm(_)))
+                && *x == v
+                && *body != v
+                && !weights.contains(&v)
+                && stored(self.common_storage(weights))
+        };
+        self.graph.users(v).iter().all(multiplied) && !self.graph.outputs.contains(&v)
+    }
+
+    /// As what a value is stored that a kernel with this body computes: rows that products alone read in bf16, where the body
+    /// rounds them to that.
+    pub(super) fn stored(&self, v: Value, body: Value) -> Type {
+        let ty = self.graph.ty(v);
+        let exact = self.storage[body.index()].dtype() == Some(DType::BF16);
+        let cells = |codec| Cell::of(codec).is_some();
+        let narrow = self.order.narrow && exact && self.only_multiplied(v, cells);
+        Type {
+            dtype: if narrow { DType::BF16 } else { ty.dtype },
+            shape: ty.shape.clone(),
+        }
     }
 
     /// How a weight `[K, N]` is stored in panels.

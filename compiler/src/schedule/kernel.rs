@@ -153,6 +153,8 @@ pub struct Order {
     pub blocks: bool,
     /// Whether rows that meet weights of few bits are stored as integers.
     pub codes: bool,
+    /// Whether rows that only products read, and that are rounded to bf16, are stored so.
+    pub narrow: bool,
     /// Whether kernels compute small maps in front of them for themselves, see [`Inlined`].
     pub inline: bool,
 }

@@ -202,7 +202,7 @@ impl<'a> Kernels<'a> {
             }
             Some((table, ids)) => self.scatter(v, table, ids, label, body, operands),
             None => {
-                let ty = self.graph.ty(v).clone();
+                let ty = self.stored(v, root);
                 let written =
                     self.write(v, &label, body, std::mem::take(&mut operands), &ty, round)?;
                 self.placed.insert(v, written.0.buffer);
@@ -303,7 +303,7 @@ impl<'a> Kernels<'a> {
             .last()
             .known()
             .ok_or_else(|| self.error(v, "symbolic columns".into()))?;
-        let ty = self.graph.ty(v).clone();
+        let ty = self.stored(v, *body);
         let buffer = self.temp(v, &ty);
         let flat = Type::new(ty.dtype, [rows, columns.into()]);
         operands.push((Operand { buffer, offset: 0 }, self.contiguous(v, &flat)?));
@@ -389,6 +389,16 @@ impl<'a> Kernels<'a> {
             let ty = self.graph.ty(v);
             let view = match buffer {
                 Buffer::Input(i) => View::state(ty, self.layouts[*i]),
+                Buffer::Temp(t) => {
+                    let stored = match self.temps[*t].codec {
+                        Codec::Plain(dtype) => dtype,
+                        Codec::Grouped { .. } => ty.dtype,
+                    };
+                    View::contiguous(&Type {
+                        dtype: stored,
+                        shape: ty.shape.clone(),
+                    })
+                }
                 _ => View::contiguous(ty),
             };
             return Ok((operand, view.ok_or_else(|| self.symbolic(v, ty))?));

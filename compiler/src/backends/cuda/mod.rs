@@ -36,11 +36,22 @@ fn wrong(template: &'static str, why: String) -> EmitError {
     }
 }
 
-/// Bytes of shared memory that kernels for the architecture give a block, of 163 KB before compute capability 9.0 and 227 KB since.
-fn shared(arch: &str) -> i64 {
-    match arch.starts_with("sm_8") {
-        true => 160 << 10,
-        false => 224 << 10,
+/// What kernels may use of an architecture.
+#[derive(Clone, Copy, Debug)]
+struct Chip {
+    /// Bytes of shared memory that they give a block: of 163 KB before compute capability 9.0, of 227 KB since.
+    shared: i64,
+    /// Whether it multiplies by warpgroups.
+    warpgroups: bool,
+}
+
+impl Chip {
+    fn of(arch: &str) -> Chip {
+        let before = arch.starts_with("sm_8");
+        Chip {
+            shared: if before { 160 << 10 } else { 224 << 10 },
+            warpgroups: arch == "sm_90a",
+        }
     }
 }
 
@@ -49,7 +60,7 @@ fn shared(arch: &str) -> i64 {
 /// # Errors
 /// What no template covers.
 pub fn sources(kernel: &Kernel, symbols: &[Name], arch: &str) -> Result<Vec<Source>, EmitError> {
-    let found = source::variants(kernel, symbols, shared(arch));
+    let found = source::variants(kernel, symbols, Chip::of(arch));
     found.map_err(|why| wrong(kernel.template.name(), why))
 }
 

@@ -1,5 +1,6 @@
 //! One translation unit: a kernel's generated part between the texts that all kernels, and those of a template, share.
 
+use super::Chip;
 use crate::schedule::{Kernel, Template};
 use ir::{
     DType,
@@ -92,14 +93,14 @@ impl Source {
         match self.name {
             "gemv" | "exact" => &[&["LDG.E", ".128"]],
             "stream" | "tensor" => &[&["HMMA.16816.F32.BF16"], &["LDGSTS.E", ".128"]],
+            "warpgroups" => &[&["HGMMA.64x"], &["LDGSTS.E", ".128"]],
             _ => &[],
         }
     }
 }
 
-/// The sources of one kernel of the schedule, by the number of rows they are for, where blocks may have so many bytes of shared
-/// memory.
-pub fn variants(kernel: &Kernel, symbols: &[ir::Name], shared: i64) -> Result<Vec<Source>, String> {
+/// The sources of one kernel of the schedule, by the number of rows they are for.
+pub(super) fn variants(kernel: &Kernel, symbols: &[ir::Name], chip: Chip) -> Result<Vec<Source>, String> {
     let Kernel {
         template,
         views,
@@ -117,7 +118,7 @@ pub fn variants(kernel: &Kernel, symbols: &[ir::Name], shared: i64) -> Result<Ve
             weights,
             columns,
             codec,
-            rows: Codec::Plain(DType::F32),
+            rows: Codec::Plain(DType::F32 | DType::BF16),
         } => {
             let product = super::gemm::Product {
                 body,
@@ -126,7 +127,7 @@ pub fn variants(kernel: &Kernel, symbols: &[ir::Name], shared: i64) -> Result<Ve
                 codec: *codec,
                 inlined: inlined.first(),
             };
-            super::gemm::emit(product, views, symbols, shared)
+            super::gemm::emit(product, views, symbols, chip)
         }
         Template::Gemm { rows, .. } => Err(format!("rows of {rows}")),
         Template::Attention(a) => super::attention::emit(a, inlined, views, symbols),

@@ -21,6 +21,10 @@ INLINE float scale_of(const char* cell, int j, int h) {
 INLINE void copy16(const void* to, const char* from) {
     asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" ::"r"(address(to)), "l"(from));
 }
+// Zeros, unless `there`.
+INLINE void copy16_or_zero(const void* to, const char* from, bool there) {
+    asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(address(to)), "l"(from), "r"(there ? 16 : 0));
+}
 INLINE void end_copies() { asm volatile("cp.async.commit_group;"); }
 template <int PENDING> INLINE void wait_for_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");

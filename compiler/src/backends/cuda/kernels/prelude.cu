@@ -51,6 +51,11 @@ INLINE int load_i32(const char* p, i64 i) { return ((const int*)p)[i]; }
 INLINE float load_bf16(const char* p, i64 i) { return widen_bf16(((const u16*)p)[i]); }
 INLINE float load_f16(const char* p, i64 i) { return widen_f16(((const u16*)p)[i]); }
 INLINE bool load_bool(const char* p, i64 i) { return p[i] != 0; }
+INLINE float4 four_f32(const char* p) { return *(const float4*)p; }
+INLINE float4 four_bf16(const char* p) {
+    const uint2 v = *(const uint2*)p;
+    return make_float4(widen_bf16(v.x), __uint_as_float(v.x & 0xffff0000u), widen_bf16(v.y), __uint_as_float(v.y & 0xffff0000u));
+}
 INLINE void store_f32(char* p, i64 i, float x) { ((float*)p)[i] = x; }
 INLINE void store_i32(char* p, i64 i, int x) { ((int*)p)[i] = x; }
 INLINE void store_bf16(char* p, i64 i, float x) { ((u16*)p)[i] = narrow_bf16(x); }

@@ -9,26 +9,32 @@
 constexpr int WARPS = THREADS / 32;
 constexpr int TILES = (N + 7) / 8, SPAN = CELLS / PARTS;
 constexpr int LINES = ROWS * TERMS, HEIGHT = (LINES + 15) / 16;
-constexpr int PITCH = KP + 32;
+// The odd 16 bytes keep eight lines in different banks.
+constexpr int PITCH = KP + 8;
 // Few lines leave room for two halves of a cell in one product.
 constexpr bool PAIRED = LINES <= 4;
 static_assert(PARTS * SPAN == CELLS, "parts are equal");
 
-// Eight elements of a term of a row.
-INLINE uint4 term(const Args& args, const u16* staged, int m_end, int line, int k) {
-    if (line >= LINES) return make_uint4(0, 0, 0, 0);
-    if constexpr (STAGED) return *(const uint4*)(staged + line * PITCH + k);
-    const int m = line / TERMS;
-    if (m >= m_end) return make_uint4(0, 0, 0, 0);
-    const float4 a = input4(args, m, k), b = input4(args, m, k + 4);
-    float x[8] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
-    u32 words[4];
-#pragma unroll
-    for (int t = 0; t < TERMS; t++) {
+// 32 elements of eight terms of rows, as products take them: of the term `line(r)` those from `at(r)`, for each r below 8. What is
+// beyond the last term is not looked at, whatever it is.
+template <class Line, class At>
+INLINE uint4 terms(const Args& args, const u16* staged, int m_end, int lane, Line line, At at) {
+    if constexpr (STAGED) {
+        const int r = lane % 8;
+        return matrices(staged + smaller(line(r), LINES - 1) * PITCH + at(r) + lane / 8 * 8);
+    }
+    const int r = lane / 4, m = line(r) / TERMS;
+    u32 words[4] = {};
+    if (line(r) < LINES && m < m_end) {
 #pragma unroll
         for (int i = 0; i < 4; i++) {
-            const u32 word = take_term(x[2 * i], x[2 * i + 1]);
-            words[i] = t == 0 || t == line % TERMS ? word : words[i];
+            const float4 four = input4(args, m, at(r) + 8 * i + lane % 4 / 2 * 4);
+            float first = lane % 2 ? four.z : four.x, second = lane % 2 ? four.w : four.y;
+#pragma unroll
+            for (int t = 0; t < TERMS; t++) {
+                const u32 word = take_term(first, second);
+                words[i] = t == line(r) % TERMS ? word : words[i];
+            }
         }
     }
     return make_uint4(words[0], words[1], words[2], words[3]);
@@ -105,24 +111,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, ROWS == 1 ? 2 : 1) kernel(
 #pragma unroll 1
         for (int unit = units * warp / WARPS; unit < units * (warp + 1) / WARPS; unit++) {
             float acc[HEIGHT][4] = {};
-            int k = unit % PARTS * (SPAN * Codec::DEPTH) + lane % 4 * 8;
+            int k = unit % PARTS * (SPAN * Codec::DEPTH);
 #pragma unroll 1
             for (int c = 0; c < SPAN; c++, k += Codec::DEPTH) {
                 wait_for_copies<STAGES - 2>();
-                if (Codec::GROUPS > 0) __syncwarp();
+                __syncwarp();
                 copy();
                 const char* const cell = ring + at;
                 at = at + CELL == STAGES * CELL ? 0 : at + CELL;
                 if constexpr (PAIRED) {
                     // The weights come first, of one half above those of the next; behind them the lines at the one, then
                     // at the other. Halves that do not meet are not looked at.
-                    const int column = lane / 4, second = column / 4;
+                    const int column = lane / 4;
+                    auto line = [](int r) { return r % 4; };
 #pragma unroll
                     for (int h = 0; h < HALVES; h += 2) {
                         u32 a[2][4];
                         Codec::decode(cell, lane, h, a[0]);
                         Codec::decode(cell, lane, h + 1, a[1]);
-                        const uint4 x = term(args, staged, m_end, column % 4, k + 32 * (h + second));
+                        const uint4 x = terms(args, staged, m_end, lane, line, [&](int r) { return k + 32 * (h + r / 4); });
                         float fresh[4] = {};
                         float* const part = Codec::GROUPS == 0 ? acc[0] : fresh;
                         multiply(part, a[0][0], a[1][0], a[0][1], a[1][1], x.x, x.y);
@@ -142,10 +149,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, ROWS == 1 ? 2 : 1) kernel(
                     Codec::decode(cell, lane, h, b);
 #pragma unroll
                     for (int i = 0; i < HEIGHT; i++) {
-                        const uint4 low = term(args, staged, m_end, i * 16 + lane / 4, k + 32 * h);
-                        const uint4 high = i * 16 + 8 < LINES
-                                               ? term(args, staged, m_end, i * 16 + 8 + lane / 4, k + 32 * h)
-                                               : make_uint4(0, 0, 0, 0);
+                        auto at = [&](int) { return k + 32 * h; };
+                        const uint4 low = terms(args, staged, m_end, lane, [&](int r) { return i * 16 + r; }, at);
+                        uint4 high = make_uint4(0, 0, 0, 0);
+                        if (i * 16 + 8 < LINES) {
+                            high = terms(args, staged, m_end, lane, [&](int r) { return i * 16 + 8 + r; }, at);
+                        }
                         if constexpr (Codec::GROUPS == 0) {
                             multiply32(acc[i], low, high, b);
                         } else {

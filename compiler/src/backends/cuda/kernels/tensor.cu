@@ -8,7 +8,8 @@ constexpr int MI = TM / WM / 16, NI = TN / WN / 8, TILES = (N + 7) / 8;
 constexpr int FLOATS = TM * 32 / THREADS / 4;
 
 struct Shared {
-    u16 terms[2][TERMS][TM][32];
+    // Chunks of eight elements are permuted, so that those of eight rows lie in different banks.
+    uint4 terms[2][TERMS][TM][4];
     char weights[STAGES][WEIGHTS][TN / 8][CELL];
 };
 
@@ -50,7 +51,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) kernel(const __grid_con
 #pragma unroll
             for (int t = 0; t < TERMS; t++) {
                 const u32 first = take_term(v[0], v[1]);
-                *(uint2*)&shared.terms[step % 2][t][at / 8][at % 8 * 4] = make_uint2(first, take_term(v[2], v[3]));
+                const int m = at / 8, chunk = at % 8 / 2 ^ m / 2 % 4;
+                ((uint2*)&shared.terms[step % 2][t][m][chunk])[at % 2] = make_uint2(first, take_term(v[2], v[3]));
             }
         }
     };
@@ -82,8 +84,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) kernel(const __grid_con
                     float part[NI][4] = {};
 #pragma unroll
                     for (int t = TERMS - 1; t >= 0; t--) { // the smallest first
-                        const u16(*const line)[32] = &shared.terms[step % 2][t][wm + i * 16 + lane / 4];
-                        const uint4 low = *(const uint4*)&line[0][lane % 4 * 8], high = *(const uint4*)&line[8][lane % 4 * 8];
+                        const int m = wm + i * 16 + lane % 8;
+                        const uint4(*const rows)[4] = &shared.terms[step % 2][t][m];
+                        const int chunk = lane / 8 ^ m / 2 % 4;
+                        const uint4 low = matrices(&rows[0][chunk]), high = matrices(&rows[8][chunk]);
 #pragma unroll
                         for (int j = 0; j < NI; j++) {
                             multiply32(Codec::GROUPS > 0 ? part[j] : acc[w][i][j], low, high, b[j]);
