@@ -259,7 +259,11 @@ fn machine_code() {
     // Disassembling takes longer than compiling: one kernel of each form, which differ in shapes and bodies.
     let mut forms = BTreeSet::new();
     let mut first = |arch: &str, source: &Source| {
-        let form = |line: &&str| ["Codec", "TERMS", "ROWS", "TM"].iter().any(|w| line.contains(w));
+        let form = |line: &&str| {
+            ["Codec", "TERMS", "ROWS", "TM"]
+                .iter()
+                .any(|w| line.contains(w))
+        };
         let form: Vec<&str> = source.generated.lines().filter(form).collect();
         let form = (arch.to_string(), source.name, form.join("\n"));
         !source.promises().is_empty() && forms.insert(form)

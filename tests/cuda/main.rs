@@ -6,6 +6,7 @@
 mod models;
 #[path = "../conformance/suite/mod.rs"]
 mod suite;
+mod tiles;
 
 use compiler::{Options, backends::cuda::Nvrtc};
 use ir::Target;

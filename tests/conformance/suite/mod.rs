@@ -4,7 +4,7 @@
 
 mod functions;
 mod ops;
-mod shapes;
+pub mod shapes;
 
 use crate::{stored, targets};
 use compiler::{Compilation, CompileError, Options, fold::Array, optimize, schedule::Packing};

@@ -10,7 +10,7 @@ fn parse(text: &str) -> Graph {
 }
 
 /// Runs one compilation at several numbers of rows, with the weights it was compiled with.
-fn check_rows(text: &str, rows: impl IntoIterator<Item = u32>, target: &Target) {
+pub fn check_rows(text: &str, rows: impl IntoIterator<Item = u32>, target: &Target) {
     let graph = parse(text);
     let what = format!("{target}: {text}");
     let sizes = |t| [("T", t), ("R", t + 3), ("L", 2)];

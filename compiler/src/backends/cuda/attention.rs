@@ -17,6 +17,8 @@ const BLOCKS: i64 = 128;
 const CLUSTER: i64 = 8;
 /// Queries of a block that walks over keys in tiles.
 const QUERIES: i64 = 64;
+/// Bf16 numbers whose sum is an f32 number.
+const TERMS: i64 = 3;
 /// Elements of a head up to which tiles of them fit in shared memory.
 const HEAD: i64 = 256;
 
@@ -218,11 +220,14 @@ impl Attention<'_> {
             65..=128 => 32,
             _ => 16,
         };
+        let (parts, pitch) = match self.dim {
+            ..=128 => (1, (self.dim + 15) / 16 * 16 + 8),
+            _ => (2, (self.dim + 31) / 32 * 32 + 8),
+        };
         let tokens = QUERIES / (self.heads / self.groups);
         let mut t = self.text()?;
         t.constant("TOKENS", tokens);
         t.constant("KEYS", keys);
-        let floats = (QUERIES + 2 * keys) * (self.dim + 1) + QUERIES * (keys + 1) + 2 * tokens;
         let tasks = Tasks {
             rows: self.q.shape[0].clone(),
             rows_per_task: tokens as u64,
@@ -233,8 +238,14 @@ impl Attention<'_> {
                 include_str!("kernels/attention.cu"),
                 include_str!("kernels/flash.cu"),
             ],
-            shared: 4 * floats as u32,
-            ..Source::new("flash", self.views.len(), t.finish(), tasks, 256)
+            shared: (TERMS * 2 * (QUERIES + 2 * keys) * pitch + 8 * tokens) as u32,
+            ..Source::new(
+                "flash",
+                self.views.len(),
+                t.finish(),
+                tasks,
+                128 * parts as u32,
+            )
         })
     }
 }

@@ -64,6 +64,7 @@ impl Source {
         );
         let parts = [
             include_str!("kernels/prelude.cu"),
+            include_str!("kernels/terms.cu"),
             include_str!("kernels/codecs.cu"),
             &arguments,
             &self.generated,
@@ -92,6 +93,7 @@ impl Source {
     pub fn promises(&self) -> &'static [&'static [&'static str]] {
         match self.name {
             "gemv" | "exact" => &[&["LDG.E", ".128"]],
+            "flash" => &[&["HMMA.16816.F32.BF16"]],
             "stream" | "tensor" => &[&["HMMA.16816.F32.BF16"], &["LDGSTS.E", ".128"]],
             "warpgroups" => &[&["HGMMA.64x"], &["LDGSTS.E", ".128"]],
             _ => &[],
@@ -100,7 +102,11 @@ impl Source {
 }
 
 /// The sources of one kernel of the schedule, by the number of rows they are for.
-pub(super) fn variants(kernel: &Kernel, symbols: &[ir::Name], chip: Chip) -> Result<Vec<Source>, String> {
+pub(super) fn variants(
+    kernel: &Kernel,
+    symbols: &[ir::Name],
+    chip: Chip,
+) -> Result<Vec<Source>, String> {
     let Kernel {
         template,
         views,

@@ -2,7 +2,10 @@
 
 use super::{Gemm, MULTIPROCESSORS};
 use crate::backends::cuda::{map, rows::Team, source::Source, text::Text};
-use ir::{DType, abi::cuda::{Cell, TILE}};
+use ir::{
+    DType,
+    abi::cuda::{Cell, TILE},
+};
 
 /// Bytes of shared memory that rows of x may take beside the partial sums.
 const STAGED: i64 = 64 << 10;
@@ -79,7 +82,12 @@ impl Gemm<'_> {
         // multiprocessor.
         let units = self.product.columns * parts;
         let blocks = (units * 32 / threads).clamp(1, self.product.columns.max(1));
-        let mut source = self.source("gemv", t, &[include_str!("../kernels/gemv.cu")], (u64::MAX, 1));
+        let mut source = self.source(
+            "gemv",
+            t,
+            &[include_str!("../kernels/gemv.cu")],
+            (u64::MAX, 1),
+        );
         source.tasks.columns = blocks as u64;
         Ok(Source {
             rows: rows as u64,

@@ -56,11 +56,17 @@ impl Gemm<'_> {
             sources.push(self.tensor(cell, 32, 2, 2, small)?);
         }
         if !self.chip.warpgroups || COLUMNS % (8 * self.product.weights as i64) != 0 {
-            let middle = self.one_wave(128, 4).max(64);
+            // Few bits have no registers left for larger ones.
+            let middle = match cell.groups {
+                0 => self.one_wave(128, 4).max(64),
+                _ => u64::MAX,
+            };
             if middle > small {
                 sources.push(self.tensor(cell, 64, 2, 2, middle)?);
             }
-            sources.push(self.tensor(cell, 128, 2, 4, u64::MAX)?);
+            if middle < u64::MAX {
+                sources.push(self.tensor(cell, 128, 2, 4, u64::MAX)?);
+            }
             return Ok(sources);
         }
         let heights: &[i64] = match cell.groups {
@@ -72,7 +78,9 @@ impl Gemm<'_> {
         let limits = limits.filter(|rows| *rows > small).chain([u64::MAX]);
         let mut chosen: Vec<(u64, i64)> = vec![];
         for rows in limits {
-            let best = heights.iter().min_by_key(|h| self.waves(**h, rows.min(1 << 13)));
+            let best = heights
+                .iter()
+                .min_by_key(|h| self.waves(**h, rows.min(1 << 13)));
             let height = *best.ok_or("no heights of tiles")?;
             match chosen.last_mut() {
                 Some(last) if last.1 == height => last.0 = rows,

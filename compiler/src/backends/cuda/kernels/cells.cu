@@ -30,28 +30,8 @@ template <int PENDING> INLINE void wait_for_copies() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
-INLINE void multiply(float* c, u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-                 "{%0, %1, %2, %3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
 // Rows `low` and `high` (eight apart, eight elements each) times 32 elements of eight columns.
 INLINE void multiply32(float* c, uint4 low, uint4 high, const u32* b) {
     multiply(c, low.x, high.x, low.y, high.y, b[0], b[1]);
     multiply(c, low.z, high.z, low.w, high.w, b[2], b[3]);
-}
-
-// Two floats as a word of two bf16, the first in the low half.
-INLINE u32 pair(float first, float second) {
-    u32 word;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(second), "f"(first));
-    return word;
-}
-// Takes the next term off two floats.
-INLINE u32 take_term(float& first, float& second) {
-    const u32 word = pair(first, second);
-    first -= __uint_as_float(word << 16);
-    second -= __uint_as_float(word & 0xffff0000u);
-    return word;
 }

@@ -62,15 +62,6 @@ INLINE u32 fma_bf16x2(u32 a, u32 b, u32 c) {
     return d;
 }
 
-// Four 8 x 8 matrices of 16-bit numbers, as products take them: each lane says where a row of one lies.
-INLINE uint4 matrices(const void* row) {
-    uint4 v;
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "r"(address(row)));
-    return v;
-}
-
 struct CellBF16 {
     static constexpr int DEPTH = 64, CODES = 1024, GROUPS = 0, GROUP = 1;
     static INLINE void decode(const char* cell, int lane, int h, u32* b) {

@@ -1,29 +1,58 @@
-// Attention of many tokens: a block has ROWS queries (tokens times the heads of one group) and walks over the keys that
-// any of them attends to, in tiles in shared memory (FlashAttention, Dao et al. 2022), in f32.
+// Attention of many tokens: a block has ROWS queries (tokens times the heads of one group), 16 for each warp, and walks over the keys
+// that any of them attends to, in tiles in shared memory (FlashAttention-2, Dao 2023). Queries, keys, values and probabilities are sums
+// of three bf16 numbers, whose products are summed but for those below f32's last bit.
 //
 // Generated: TOKENS (of a block), KEYS (of a tile).
 
-constexpr int THREADS = 256, ROWS = 64, PITCH = DIM + 1;
-constexpr int COLUMNS = KEYS / 16, WIDTH = (DIM + 15) / 16;
+constexpr int ROWS = 64, TERMS = 3;
+// Warps that share 16 queries, each with its part of the elements of a head, as far as registers go.
+constexpr int PARTS = DIM > 128 ? 2 : 1, THREADS = 128 * PARTS;
+// Elements of a head, padded with zeros, and between rows; the odd 16 bytes keep eight rows in different banks.
+constexpr int PART = (DIM + 16 * PARTS - 1) / (16 * PARTS) * 16, WIDE = PART * PARTS, PITCH = WIDE + 8;
+
 
 struct Shared {
-    float q[ROWS][PITCH], k[KEYS][PITCH], v[KEYS][PITCH], p[ROWS][KEYS + 1];
+    u16 q[TERMS][ROWS][PITCH], k[TERMS][KEYS][PITCH], v[TERMS][KEYS][PITCH];
     int low[TOKENS], high[TOKENS];
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) kernel(const __grid_constant__ Args args) {
+// Four neighbours of a row at `from`, zero where there are none.
+INLINE float4 four(const float* from, int d, bool there, bool aligned) {
+    if (aligned) return there && d < DIM ? *(const float4*)(from + d) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    float x[4];
+#pragma unroll
+    for (int e = 0; e < 4; e++) x[e] = there && d + e < DIM ? from[d + e] : 0.0f;
+    return make_float4(x[0], x[1], x[2], x[3]);
+}
+// Their terms, each in its plane.
+template <int COUNT> INLINE void put(u16 (&to)[TERMS][COUNT][PITCH], int row, int d, float4 x) {
+#pragma unroll
+    for (int t = 0; t < TERMS; t++) {
+        const u32 first = take_term(x.x, x.y);
+        *(uint2*)&to[t][row][d] = make_uint2(first, take_term(x.z, x.w));
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS) kernel(const __grid_constant__ Args args) {
     extern __shared__ float4 memory[];
     Shared& shared = *(Shared*)memory;
     const int tokens = rows(args), blocks = (tokens + TOKENS - 1) / TOKENS;
-    const int t0 = blockIdx.x % blocks * TOKENS, group = blockIdx.x / blocks;
-    const int tx = threadIdx.x % 16, ty = threadIdx.x / 16;
+    // The last tokens have the most keys: they go first.
+    const int t0 = (blocks - 1 - blockIdx.x % blocks) * TOKENS, group = blockIdx.x / blocks;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int first_row = warp / PARTS * 16, first_d = warp % PARTS * PART;
+    constexpr bool FOURS = DIM % 4 == 0 && Q_PITCH % 4 == 0 && KV_PITCH % 4 == 0;
+    const bool aligned = FOURS && (((u64)args.p[0] | (u64)args.p[1] | (u64)args.p[2]) & 15) == 0;
     wait_for_inputs();
     let_dependents_start();
 
-    for (int i = threadIdx.x; i < ROWS * DIM; i += THREADS) {
-        const int r = i / DIM, t = t0 + r / GROUP;
+#pragma unroll 4
+    for (int i = threadIdx.x; i < ROWS * WIDE / 4; i += THREADS) {
+        const int r = i / (WIDE / 4), d = i % (WIDE / 4) * 4, t = t0 + r / GROUP;
         const bool there = r < TOKENS * GROUP && t < tokens;
-        shared.q[r][i % DIM] = there ? query(args, t, group * GROUP + r % GROUP)[i % DIM] * SCALE : 0.0f;
+        float4 x = four(query(args, there ? t : 0, group * GROUP + r % GROUP), d, there, aligned);
+        x.x *= SCALE, x.y *= SCALE, x.z *= SCALE, x.w *= SCALE;
+        put(shared.q, r, d, x);
     }
     for (int i = threadIdx.x; i < TOKENS; i += THREADS) {
         shared.low[i] = t0 + i < tokens ? low_end(args, t0 + i) : 0;
@@ -36,87 +65,115 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) kernel(const __grid_con
             first = smaller(first, shared.low[i]), end = larger(end, shared.high[i]);
         }
     }
-    int low[4], high[4];
+    // Of the two rows whose sums this thread has.
+    int low[2], high[2];
+    Softmax state[2];
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const int token = (ty * 4 + i) / GROUP;
+    for (int i = 0; i < 2; i++) {
+        const int token = (first_row + lane / 4 + 8 * i) / GROUP;
         low[i] = token < TOKENS ? shared.low[token] : 0;
         high[i] = token < TOKENS ? shared.high[token] : 0;
+        state[i] = {NONE, 0.0f};
     }
-    float acc[4][WIDTH] = {};
-    Softmax state[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++) state[i] = {NONE, 0.0f};
+    float acc[PART / 8][4] = {};
 
+#pragma unroll 1
     for (int j0 = first; j0 < end; j0 += KEYS) {
         __syncthreads();
-        for (int i = threadIdx.x; i < KEYS * DIM; i += THREADS) {
-            const int j = i / DIM, d = i % DIM;
-            shared.k[j][d] = j0 + j < end ? key(args, j0 + j, group)[d] : 0.0f;
-            shared.v[j][d] = j0 + j < end ? value(args, j0 + j, group)[d] : 0.0f;
+#pragma unroll 4
+        for (int i = threadIdx.x; i < KEYS * WIDE / 4; i += THREADS) {
+            const int j = i / (WIDE / 4), d = i % (WIDE / 4) * 4;
+            const bool there = j0 + j < end;
+            put(shared.k, j, d, four(key(args, there ? j0 + j : first, group), d, there, aligned));
+            put(shared.v, j, d, four(value(args, there ? j0 + j : first, group), d, there, aligned));
         }
         __syncthreads();
-        float s[4][COLUMNS] = {};
-#pragma unroll 4
-        for (int d = 0; d < DIM; d++) {
-            float q[4], k[COLUMNS];
+        float s[KEYS / 8][4] = {};
+#pragma unroll 2
+        for (int d = 0; d < WIDE; d += 16) {
+            uint4 q[TERMS];
 #pragma unroll
-            for (int i = 0; i < 4; i++) q[i] = shared.q[ty * 4 + i][d];
+            for (int t = 0; t < TERMS; t++) q[t] = matrices(&shared.q[t][first_row + lane % 16][d + lane / 16 * 8]);
 #pragma unroll
-            for (int c = 0; c < COLUMNS; c++) k[c] = shared.k[c * 16 + tx][d];
+            for (int j = 0; j < KEYS / 8; j += 2) {
+                uint4 k[TERMS];
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-#pragma unroll
-                for (int c = 0; c < COLUMNS; c++) s[i][c] = fmaf(q[i], k[c], s[i][c]);
+                for (int t = 0; t < TERMS; t++) {
+                    k[t] = matrices(&shared.k[t][j * 8 + lane / 16 * 8 + lane % 8][d + lane / 8 % 2 * 8]);
+                }
+                multiply_terms(s[j], s[j + 1], q, k);
             }
         }
+        float shrink[2];
 #pragma unroll
-        for (int i = 0; i < 4; i++) {
+        for (int i = 0; i < 2; i++) {
             float peak = NONE;
 #pragma unroll
-            for (int c = 0; c < COLUMNS; c++) {
-                const int j = j0 + c * 16 + tx;
-                s[i][c] = j >= low[i] && j < high[i] ? bend(s[i][c]) : NONE;
-                peak = larger(peak, s[i][c]);
+            for (int j = 0; j < KEYS / 8; j++) {
+#pragma unroll
+                for (int e = 0; e < 2; e++) {
+                    float& x = s[j][2 * i + e];
+                    const int at = j0 + j * 8 + lane % 4 * 2 + e;
+                    x = at >= low[i] && at < high[i] ? bend(x) : NONE;
+                    peak = larger(peak, x);
+                }
             }
             const float before = state[i].peak;
-            state[i].peak = larger(before, over_lanes<Max>(peak, 16));
+            state[i].peak = larger(before, over_lanes<Max>(peak, 4));
             float sum = 0.0f;
 #pragma unroll
-            for (int c = 0; c < COLUMNS; c++) {
-                const float p = s[i][c] == NONE ? 0.0f : exp2f(s[i][c] - state[i].peak);
-                sum += p;
-                shared.p[ty * 4 + i][c * 16 + tx] = p;
+            for (int j = 0; j < KEYS / 8; j++) {
+#pragma unroll
+                for (int e = 0; e < 2; e++) {
+                    float& x = s[j][2 * i + e];
+                    x = x == NONE ? 0.0f : exp2f(x - state[i].peak);
+                    sum += x;
+                }
             }
-            const float shrink = state[i].worth(before);
-            state[i].sum = fmaf(state[i].sum, shrink, over_lanes<Add>(sum, 16));
-#pragma unroll
-            for (int w = 0; w < WIDTH; w++) acc[i][w] *= shrink;
+            shrink[i] = state[i].worth(before);
+            state[i].sum = fmaf(state[i].sum, shrink[i], over_lanes<Add>(sum, 4));
         }
-        __syncthreads();
-#pragma unroll 4
-        for (int j = 0; j < KEYS; j++) {
-            float p[4];
 #pragma unroll
-            for (int i = 0; i < 4; i++) p[i] = shared.p[ty * 4 + i][j];
+        for (int d = 0; d < PART / 8; d++) {
 #pragma unroll
-            for (int w = 0; w < WIDTH; w++) {
-                const int d = w * 16 + tx;
-                const float v = DIM % 16 == 0 || d < DIM ? shared.v[j][d] : 0.0f;
+            for (int e = 0; e < 4; e++) acc[d][e] *= shrink[e / 2];
+        }
 #pragma unroll
-                for (int i = 0; i < 4; i++) acc[i][w] = fmaf(p[i], v, acc[i][w]);
+        for (int j = 0; j < KEYS; j += 16) {
+            uint4 p[TERMS];
+            float(&left)[4] = s[j / 8];
+            float(&right)[4] = s[j / 8 + 1];
+#pragma unroll
+            for (int t = 0; t < TERMS; t++) {
+                p[t].x = take_term(left[0], left[1]), p[t].y = take_term(left[2], left[3]);
+                p[t].z = take_term(right[0], right[1]), p[t].w = take_term(right[2], right[3]);
+            }
+#pragma unroll
+            for (int d = 0; d < PART; d += 16) {
+                uint4 v[TERMS];
+#pragma unroll
+                for (int t = 0; t < TERMS; t++) v[t] = turned(&shared.v[t][j + lane % 16][first_d + d + lane / 16 * 8]);
+                // In sums of their own: what tensor cores add to a large sum they cut off.
+                float part[2][4] = {};
+                multiply_terms(part[0], part[1], p, v);
+#pragma unroll
+                for (int e = 0; e < 4; e++) acc[d / 8][e] += part[0][e], acc[d / 8 + 1][e] += part[1][e];
             }
         }
     }
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-        const int r = ty * 4 + i, t = t0 + r / GROUP;
+    for (int i = 0; i < 2; i++) {
+        const int r = first_row + lane / 4 + 8 * i, t = t0 + r / GROUP;
         if (r >= TOKENS * GROUP || t >= tokens) continue;
         float* const out = output(args, t, group * GROUP + r % GROUP);
         const float scale = state[i].sum > 0.0f ? 1.0f / state[i].sum : 0.0f;
 #pragma unroll
-        for (int w = 0; w < WIDTH; w++) {
-            if (w * 16 + tx < DIM) out[w * 16 + tx] = acc[i][w] * scale;
+        for (int d = 0; d < PART / 8; d++) {
+#pragma unroll
+            for (int e = 0; e < 2; e++) {
+                const int at = first_d + d * 8 + lane % 4 * 2 + e;
+                if (at < DIM) out[at] = acc[d][2 * i + e] * scale;
+            }
         }
     }
 }
