@@ -6,7 +6,7 @@
 use compiler::{
     CompileError, Options, Weights,
     checkpoint::Checkpoint,
-    compress::{CacheType, Rounding},
+    compress::{ActivationType, CacheType, Rounding},
 };
 use runtime::{Chunk, EncoderInput, Model, Select, Session, devices::cpu};
 use satura::{
@@ -158,6 +158,24 @@ fn few_bits_give_nearly_the_same() {
             "{bits} bits, activations {activations}: relative error {error}"
         );
     }
+}
+
+/// Rounded to 8 bits of significand, what products multiply changes logits by about as much.
+#[test]
+fn narrow_activations_give_nearly_the_same() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/docs-llama-4m");
+    let reference = Reference::open(&dir.join("reference-short.safetensors")).unwrap();
+    let exact = outputs(&model(&dir, Weights::Stored), &reference, 2);
+    let options = Options {
+        activations: ActivationType::Bf16,
+        ..Options::new(cpu::host())
+    };
+    let narrow = Model::from_bytes(try_compile(&dir, &options).unwrap()).unwrap();
+    let found = outputs(&narrow, &reference, 2);
+    let size = exact.iter().map(|x| x * x).sum::<f32>().sqrt();
+    let error = found.iter().zip(&exact).map(|(a, b)| (a - b).powi(2));
+    let error = error.sum::<f32>().sqrt() / size;
+    assert!((1e-4..0.02).contains(&error), "relative error {error}");
 }
 
 /// Rounded to 11 and to 8 bits, keys and values change logits by about as much, or tenfold where a norm divides by a small

@@ -49,13 +49,17 @@ fn wgmma(t: &mut Text, n: i64, a: &str, registers: &[&str]) {
 impl Gemm<'_> {
     /// Variants for more rows than are streamed, weights in cells.
     pub(super) fn tiles(&self, cell: Cell) -> Result<Vec<Source>, String> {
-        // Small tiles while larger ones would leave multiprocessors without any.
         let mut sources = vec![];
-        let small = self.one_wave(64, 2);
+        let warpgroups = self.chip.warpgroups && COLUMNS % (8 * self.product.weights as i64) == 0;
+        // Small tiles while larger ones would leave multiprocessors without any.
+        let small = match self.terms {
+            1 if warpgroups => FEW,
+            _ => self.one_wave(64, 2),
+        };
         if small > FEW {
             sources.push(self.tensor(cell, 32, 2, 2, small)?);
         }
-        if !self.chip.warpgroups || COLUMNS % (8 * self.product.weights as i64) != 0 {
+        if !warpgroups {
             // Few bits have no registers left for larger ones.
             let middle = match cell.groups {
                 0 => self.one_wave(128, 4).max(64),
@@ -69,12 +73,12 @@ impl Gemm<'_> {
             }
             return Ok(sources);
         }
-        let heights: &[i64] = match cell.groups {
-            0 => &[64, 128, 256],
-            // Sums wait for their scales in registers.
-            _ => &[64, 128],
-        };
-        let limits = (6..12).flat_map(|i| [1 << i, 3 << (i - 1)]);
+        // Rows of f32 are taken apart by all threads; sums of few bits wait for their scales in registers.
+        let lowest = if self.terms == 1 { 32 } else { 64 };
+        let highest = if cell.groups == 0 { 256 } else { 128 };
+        let heights = [32, 64, 128, 256].into_iter();
+        let heights: Vec<i64> = heights.filter(|h| (lowest..=highest).contains(h)).collect();
+        let limits = (5..12).flat_map(|i| [1 << i, 3 << (i - 1)]);
         let limits = limits.filter(|rows| *rows > small).chain([u64::MAX]);
         let mut chosen: Vec<(u64, i64)> = vec![];
         for rows in limits {

@@ -11,6 +11,9 @@ constexpr int PARTS = DIM > 128 ? 2 : 1, THREADS = 128 * PARTS;
 constexpr int PART = (DIM + 16 * PARTS - 1) / (16 * PARTS) * 16, WIDE = PART * PARTS, PITCH = WIDE + 8;
 
 
+// Pairs of eight keys, and of eight elements, whose sums take turns.
+constexpr int TURNS = KEYS >= 32 ? 2 : 1, WIDTHS = PART % 32 == 0 ? 2 : 1;
+
 struct Shared {
     u16 q[TERMS][ROWS][PITCH], k[TERMS][KEYS][PITCH], v[TERMS][KEYS][PITCH];
     int low[TOKENS], high[TOKENS];
@@ -95,13 +98,14 @@ extern "C" __global__ void __launch_bounds__(THREADS) kernel(const __grid_consta
 #pragma unroll
             for (int t = 0; t < TERMS; t++) q[t] = matrices(&shared.q[t][first_row + lane % 16][d + lane / 16 * 8]);
 #pragma unroll
-            for (int j = 0; j < KEYS / 8; j += 2) {
-                uint4 k[TERMS];
+            for (int j = 0; j < KEYS / 16; j += TURNS) {
+                uint4 k[TURNS][TERMS];
 #pragma unroll
-                for (int t = 0; t < TERMS; t++) {
-                    k[t] = matrices(&shared.k[t][j * 8 + lane / 16 * 8 + lane % 8][d + lane / 8 % 2 * 8]);
+                for (int i = 0; i < TURNS * TERMS; i++) {
+                    const int row = (j + i / TERMS) * 16 + lane / 16 * 8 + lane % 8;
+                    k[i / TERMS][i % TERMS] = matrices(&shared.k[i % TERMS][row][d + lane / 8 % 2 * 8]);
                 }
-                multiply_terms(s[j], s[j + 1], q, k);
+                multiply_terms(&s[2 * j], q, k);
             }
         }
         float shrink[2];
@@ -149,15 +153,18 @@ extern "C" __global__ void __launch_bounds__(THREADS) kernel(const __grid_consta
                 p[t].z = take_term(right[0], right[1]), p[t].w = take_term(right[2], right[3]);
             }
 #pragma unroll
-            for (int d = 0; d < PART; d += 16) {
-                uint4 v[TERMS];
+            for (int d = 0; d < PART / 16; d += WIDTHS) {
+                uint4 v[WIDTHS][TERMS];
 #pragma unroll
-                for (int t = 0; t < TERMS; t++) v[t] = turned(&shared.v[t][j + lane % 16][first_d + d + lane / 16 * 8]);
+                for (int i = 0; i < WIDTHS * TERMS; i++) {
+                    const int column = first_d + (d + i / TERMS) * 16 + lane / 16 * 8;
+                    v[i / TERMS][i % TERMS] = turned(&shared.v[i % TERMS][j + lane % 16][column]);
+                }
                 // In sums of their own: what tensor cores add to a large sum they cut off.
-                float part[2][4] = {};
-                multiply_terms(part[0], part[1], p, v);
+                float part[2 * WIDTHS][4] = {};
+                multiply_terms(part, p, v);
 #pragma unroll
-                for (int e = 0; e < 4; e++) acc[d / 8][e] += part[0][e], acc[d / 8 + 1][e] += part[1][e];
+                for (int i = 0; i < 8 * WIDTHS; i++) acc[2 * d + i / 4][i % 4] += part[i / 4][i % 4];
             }
         }
     }

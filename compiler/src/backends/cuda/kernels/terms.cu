@@ -1,7 +1,7 @@
 // Products of bf16 on the tensor cores, and f32 numbers as sums of bf16 numbers: of three to the last bit.
 
 INLINE void multiply(float* c, u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
                  "{%0, %1, %2, %3};"
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
@@ -37,15 +37,20 @@ INLINE uint4 turned(const void* row) {
                  : "r"(address(row)));
     return v;
 }
-// 16 rows times 16 elements of twice eight columns, both of three terms: all products that f32 would see, the smallest first.
-INLINE void multiply_terms(float* c0, float* c1, const uint4 (&a)[3], const uint4 (&b)[3]) {
+// 16 rows times 16 elements of COUNT pairs of eight columns, both of three terms: all products that f32 would see, the smallest
+// first. Sums are taken in turns, since one waits for its last product.
+template <int COUNT> INLINE void multiply_terms(float (*c)[4], const uint4 (&a)[3], const uint4 (&b)[COUNT][3]) {
 #pragma unroll
     for (int both = 2; both >= 0; both--) {
 #pragma unroll
         for (int t = 0; t <= both; t++) {
-            const uint4 x = a[t], y = b[both - t];
-            multiply(c0, x.x, x.y, x.z, x.w, y.x, y.y);
-            multiply(c1, x.x, x.y, x.z, x.w, y.z, y.w);
+            const uint4 x = a[t];
+#pragma unroll
+            for (int i = 0; i < COUNT; i++) {
+                const uint4 y = b[i][both - t];
+                multiply(c[2 * i], x.x, x.y, x.z, x.w, y.x, y.y);
+                multiply(c[2 * i + 1], x.x, x.y, x.z, x.w, y.z, y.w);
+            }
         }
     }
 }
