@@ -100,7 +100,7 @@ impl Hub {
                 model.get(&name, &|here| arrival(before + here, all))?;
                 before += size;
             }
-            model.folder.remember(&self.revision, model.commit)?;
+            model.folder.remember(model.commit)?;
             Ok(here(model.directory(), None))
         })
     }
@@ -126,7 +126,7 @@ impl Hub {
                 revision: self.revision.clone(),
             });
         }
-        let folder = Folder::new(&self.cache, id);
+        let folder = Folder::new(&self.cache, id, &self.revision);
         if self.offline {
             return Ok(here(self.cached(id, &folder)?, None));
         }
@@ -167,9 +167,8 @@ impl Hub {
             cache: self.cache.clone(),
             why,
         };
-        let commit = folder.commit(&self.revision);
-        let commit = commit.ok_or_else(|| missing("it was never fetched".into()))?;
-        let directory = folder.snapshot(&commit);
+        let directory = folder.last();
+        let directory = directory.ok_or_else(|| missing("it was never fetched".into()))?;
         match Checkpoint::open(&directory) {
             Ok(_) => Ok(directory),
             Err(error) => Err(missing(error.to_string())),

@@ -1,54 +1,61 @@
-//! The hub's cache folder, in the layout that Python's `huggingface_hub` shares: `blobs/<etag>` hold contents,
+//! The hub's cache folder as `hf-hub` and Python's `huggingface_hub` have it: `blobs/<etag>` hold contents,
 //! `snapshots/<commit>/<file>` link to them, `refs/<revision>` say which commit a branch or tag was. Knows files; not
 //! where they come from.
 
 use super::HubError;
+use compiler::checkpoint::Config;
+use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
 };
 
-/// A model's folder in the cache.
-#[derive(Clone, Debug)]
+/// A model's folder in the cache, at some revision.
+#[derive(Debug)]
 pub(super) struct Folder {
     cache: PathBuf,
-    /// `models--org--name`.
-    name: String,
+    repo: Repo,
+    entry: CacheRepo,
 }
 
 impl Folder {
     /// Of the model `org/name`.
-    pub fn new(cache: &Path, id: &str) -> Folder {
+    pub fn new(cache: &Path, id: &str, revision: &str) -> Folder {
+        let repo = Repo::with_revision(id.into(), RepoType::Model, revision.into());
         Folder {
             cache: cache.into(),
-            name: format!("models--{}", id.replace('/', "--")),
+            entry: Cache::new(cache.into()).repo(repo.clone()),
+            repo,
         }
     }
 
-    /// The commit that `revision` was when it was last asked for: itself where it is one that is there.
-    pub fn commit(&self, revision: &str) -> Option<String> {
-        if self.snapshot(revision).is_dir() && is_word(revision) {
-            return Some(revision.into());
+    /// The directory of the commit that the revision was when it was last asked for: of itself where it is one that is there.
+    pub fn last(&self) -> Option<PathBuf> {
+        let revision = self.repo.revision();
+        let itself = self.snapshot(revision);
+        if is_word(revision) && itself.is_dir() {
+            return Some(itself);
         }
-        let commit = fs::read_to_string(self.path().join("refs").join(revision)).ok()?;
-        let commit = commit.trim();
-        is_word(commit).then(|| commit.to_string())
+        let config = self.entry.get(Config::FILE)?;
+        config.parent().map(PathBuf::from)
     }
 
-    /// Remembers which commit `revision` is.
-    pub fn remember(&self, revision: &str, commit: &str) -> Result<(), HubError> {
-        if revision == commit {
+    /// Remembers which commit the revision is.
+    pub fn remember(&self, commit: &str) -> Result<(), HubError> {
+        if self.repo.revision() == commit {
             return Ok(());
         }
-        let path = self.path().join("refs").join(revision);
-        folder_of(&path)?;
-        fs::write(&path, commit).map_err(|source| HubError::Write { path, source })
+        let written = self.entry.create_ref(commit);
+        written.map_err(|source| HubError::Write {
+            path: self.path().join("refs").join(self.repo.revision()),
+            source,
+        })
     }
 
     /// The directory of a commit, which is a model directory when it is complete.
     pub fn snapshot(&self, commit: &str) -> PathBuf {
-        self.path().join("snapshots").join(commit)
+        self.entry.pointer_path(commit)
     }
 
     /// Where a file of the content `etag` lies, or will.
@@ -58,7 +65,7 @@ impl Folder {
 
     /// Waits until no other process fetches the content `etag`; none does until the lock is dropped.
     pub fn lock(&self, etag: &str) -> Result<File, HubError> {
-        let folder = self.cache.join(".locks").join(&self.name);
+        let folder = self.cache.join(".locks").join(self.repo.folder_name());
         let path = folder.join(format!("{etag}.lock"));
         folder_of(&path)?;
         let lock = File::create(&path).and_then(|file| file.lock().map(|()| file));
@@ -78,7 +85,7 @@ impl Folder {
     }
 
     fn path(&self) -> PathBuf {
-        self.cache.join(&self.name)
+        self.cache.join(self.repo.folder_name())
     }
 }
 
