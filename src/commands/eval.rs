@@ -1,6 +1,6 @@
 //! `satura eval`: perplexity, divergence from another model, token-classification scores.
 
-use super::{ModelArgs, Progress, print_json};
+use super::{ModelArgs, Precision, Progress, print_json};
 use anyhow::Context;
 use runtime::{Model, Options, Session};
 use satura::{
@@ -27,7 +27,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
 
-    /// A model that MODEL should be like, such as the original of a compressed one: also measure KL divergence and
+    /// A model that MODEL should be like, such as the original of a compressed one, as its files have it: also measure KL divergence and
     /// top-1 agreement, token by token
     #[arg(long, value_name = "MODEL")]
     against: Option<String>,
@@ -81,6 +81,7 @@ fn decoder(args: &Args, model: &Arc<Model>) -> anyhow::Result<()> {
         Some(name) => {
             let against = ModelArgs {
                 model: Some(name.clone()),
+                precision: Precision::default(),
                 ..args.model.clone()
             };
             let opened = against.open(&against.source()?)?;

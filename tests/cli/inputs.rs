@@ -193,4 +193,6 @@ fn images_are_classified_or_refused() {
         let none = satura(&[&["run", text(&model)], more].concat());
         assert!(none.err.contains("--image FILE"), "{none:?}");
     }
+    let both = satura(&["run", text(&model), "--image", text(&damaged), "-p", "w5"]);
+    assert!(both.err.contains("reads no text"), "{both:?}");
 }

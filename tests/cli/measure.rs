@@ -95,6 +95,10 @@ fn eval_gives_the_perplexity_of_the_reference_s_logits() {
     assert_eq!(same["kl"], json!({ "mean": 0.0, "p99": 0.0, "max": 0.0 }));
     assert_eq!(same["top1_agreement"], 1.0);
 
+    // The model is held against its files, however it is stored itself.
+    let rounded = satura(&[&against[..], &["--weights", "q4"]].concat()).json();
+    assert!(rounded["kl"]["mean"].as_f64().unwrap() > 0.0, "{rounded}");
+
     let other = Case::new("llama_gqa", &[]);
     let eps = "\"rms_norm_eps\": ";
     edit(

@@ -127,6 +127,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let opened = args.model.open(&source)?;
     let sampler = args.sampler(&opened.model.description().generation)?;
     if opened.model.description().image.is_some() {
+        anyhow::ensure!(
+            texts.is_empty(),
+            "this model sees images and reads no text: give --image FILE, neither -p nor --file"
+        );
         encode::see(&args, &opened)?;
         return Ok(ExitCode::SUCCESS);
     }
