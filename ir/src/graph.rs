@@ -305,14 +305,14 @@ impl Graph {
         Ok(made[&body])
     }
 
-    /// A copy of what the outputs need, with each op replaced by what `f` makes of it. Every input is kept, in
-    /// order.
+    /// A copy of what the outputs need, with each op replaced by what `f` makes of it, given its value here and its arguments
+    /// there. Every input is kept, in order.
     ///
     /// # Errors
     /// Those of `f`.
     pub fn rebuild<E>(
         &self,
-        mut f: impl FnMut(&mut Graph, &Op, &[Value]) -> Result<Value, E>,
+        mut f: impl FnMut(&mut Graph, Value, &Op, &[Value]) -> Result<Value, E>,
     ) -> Result<Graph, E> {
         let mut out = Graph::new();
         let mut made: HashMap<Value, Value> = HashMap::new();
@@ -324,7 +324,7 @@ impl Graph {
         for v in self.cone(&self.outputs) {
             if let Node::Op { op, args } = self.node(v) {
                 let args: Vec<Value> = args.iter().map(|a| made[a]).collect();
-                made.insert(v, f(&mut out, op, &args)?);
+                made.insert(v, f(&mut out, v, op, &args)?);
             }
         }
         out.outputs = self.outputs.iter().map(|o| made[o]).collect();
@@ -336,10 +336,10 @@ impl Graph {
     /// # Errors
     /// When an expansion does not type-check: a bug in an op.
     pub fn lower(&self, keep: impl Fn(&Op) -> bool) -> Result<Graph, TypeError> {
-        let mut graph = self.rebuild(|g, op, args| g.add(op.clone(), args))?;
+        let mut graph = self.rebuild(|g, _, op, args| g.add(op.clone(), args))?;
         loop {
             let mut changed = false;
-            graph = graph.rebuild(|g, op, args| {
+            graph = graph.rebuild(|g, _, op, args| {
                 if !keep(op)
                     && let Some(expanded) = op.expand(g, args)
                 {

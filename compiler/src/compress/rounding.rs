@@ -1,9 +1,8 @@
 //! One rounding for all weights and activations of a program, decided without looking at them. What kernels store
 //! follows from the ops that say it ([`ir::ops::FakeQuantize`]).
 
-use crate::models::ModelError;
-use ir::{DType, Graph, Op, Operand, Program, Role, TypeError, Value, ops};
-use std::collections::HashMap;
+use crate::{models::ModelError, schedule::weights_only};
+use ir::{DType, Graph, Op, Operand, Program, TypeError, Value, ops};
 
 /// Weights of products rounded to nearest, in groups along what is summed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,33 +76,12 @@ pub(super) fn products(
     graph: &Graph,
     mut replace: impl FnMut(&mut Graph, &mut [Value]) -> Result<(), TypeError>,
 ) -> Result<Graph, TypeError> {
-    let mut weights: Vec<bool> = vec![];
-    for v in graph.values() {
-        let args = graph.args(v);
-        let known = |a: &Value| weights[a.index()];
-        weights.push(match graph.as_input(v) {
-            Some((_, role)) => role == Role::Weight,
-            None => !args.is_empty() && args.iter().all(known),
-        });
-    }
-    let mut made: HashMap<Value, Value> = HashMap::new();
-    let mut out = Graph::new();
-    for v in graph.values() {
-        let new = match (graph.as_input(v), graph.op(v)) {
-            (Some((name, role)), _) => out.input(name.clone(), role, graph.ty(v).clone()),
-            (_, Some(op)) => {
-                let mut args: Vec<Value> = graph.args(v).iter().map(|a| made[a]).collect();
-                if let Op::Linear(_) = op
-                    && weights[graph.args(v)[1].index()]
-                {
-                    replace(&mut out, &mut args)?;
-                }
-                out.add(op.clone(), &args)?
-            }
-            (None, None) => continue,
-        };
-        made.insert(v, new);
-    }
-    out.outputs = graph.outputs.iter().map(|v| made[v]).collect();
-    Ok(out)
+    let known = weights_only(graph);
+    graph.rebuild(|g, v, op, args| {
+        let mut args = args.to_vec();
+        if matches!(op, Op::Linear(_)) && known[graph.args(v)[1].index()] {
+            replace(g, &mut args)?;
+        }
+        g.add(op.clone(), &args)
+    })
 }

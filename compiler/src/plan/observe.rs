@@ -2,8 +2,7 @@
 //! of it in which one weight is rounded, whose effect can be measured. Runs nothing.
 
 use crate::compress::Site;
-use ir::{Call, DType, Graph, Name, Op, Operand, Program, TypeError, Value, ops::FakeQuantize};
-use std::collections::HashMap;
+use ir::{Call, DType, Graph, Name, Op, Operand, Program, TypeError, ops::FakeQuantize};
 
 /// Bits and group of the rounding whose effect tells how much a weight's errors matter: coarse enough to be seen in few
 /// tokens, fine enough that effects still add up.
@@ -124,22 +123,12 @@ fn rounded(graph: &Graph, site: &Site) -> Result<Option<Graph>, TypeError> {
         group: group.into(),
         scale: DType::F16,
     };
-    let mut made: HashMap<Value, Value> = HashMap::new();
-    let mut out = Graph::new();
-    for v in graph.values() {
-        let new = match (graph.as_input(v), graph.op(v)) {
-            (Some((name, role)), _) => out.input(name.clone(), role, graph.ty(v).clone()),
-            (_, Some(op)) => {
-                let mut args: Vec<Value> = graph.args(v).iter().map(|a| made[a]).collect();
-                if matches!(op, Op::Linear(_)) && graph.args(v)[1] == site.weight {
-                    args[1] = out.add(round.clone(), &[args[1]])?;
-                }
-                out.add(op.clone(), &args)?
-            }
-            (None, None) => continue,
-        };
-        made.insert(v, new);
-    }
-    out.outputs = graph.outputs.iter().map(|v| made[v]).collect();
-    Ok(Some(out))
+    let copy = graph.rebuild(|g, v, op, args| {
+        let mut args = args.to_vec();
+        if matches!(op, Op::Linear(_)) && graph.args(v)[1] == site.weight {
+            args[1] = g.add(round.clone(), &[args[1]])?;
+        }
+        g.add(op.clone(), &args)
+    })?;
+    Ok(Some(copy))
 }
