@@ -12,18 +12,27 @@ const STAGED: i64 = 64 << 10;
 /// Bytes of shared memory for partial sums.
 const SUMS: i64 = 32 << 10;
 
-/// Where no row lies in shared memory.
-const UNSTAGED: &str = "INLINE void stage(const Args& args, float* staged, int m) {}";
-
 impl Gemm<'_> {
-    /// A row of x, put where the skeleton wants each element; beyond its end are zeros.
-    fn stage(&self, t: &mut Text, threads: i64, rows: i64) -> Result<(), String> {
+    /// A row of x, put where the skeleton wants each element, if it lies in shared memory; beyond its end are zeros.
+    fn stage(&self, t: &mut Text, threads: i64, rows: i64, staged: bool) -> Result<(), String> {
         let args = "const Args& args, float* staged, int m";
+        let inlined = self.product.inlined.filter(|_| rows == 1);
+        t.line(format_args!("constexpr bool STAGED = {staged};"));
+        if !staged {
+            // What is computed here has no other place.
+            if inlined.is_some() {
+                return Err(format!(
+                    "a row of {} does not fit in shared memory",
+                    self.depth
+                ));
+            }
+            t.line(format_args!("INLINE void stage({args}) {{}}"));
+            return Ok(());
+        }
         t.line("INLINE void stage_element(float* staged, int m, int k, float x);");
         t.line("INLINE void stage_four(float* staged, int m, int k, float4 x);");
         let head = format!("INLINE void compute_row({args}, int lane)");
         let team = Team::Threads(threads as u32);
-        let inlined = self.product.inlined.filter(|_| rows == 1);
         if let Some(inlined) = inlined {
             let store = |t: &mut Text, column: &str, x: &str| {
                 t.line(format_args!("stage_element(staged, m, {column}, {x});"));
@@ -72,11 +81,7 @@ impl Gemm<'_> {
         t.constant("PARTS", parts);
         t.constant("PASS", pass);
         t.constant("THREADS", threads);
-        t.line(format_args!("constexpr bool STAGED = {staged};"));
-        match staged {
-            true => self.stage(&mut t, threads, rows)?,
-            false => t.line(UNSTAGED),
-        }
+        self.stage(&mut t, threads, rows, staged)?;
         let shared = pass * parts * weights * rows + if staged { rows * self.padded } else { 0 };
         // Blocks are dealt runs of columns: as many as there are warps' loads to give, at most one or two a
         // multiprocessor.
@@ -130,17 +135,7 @@ impl Gemm<'_> {
         t.constant("PASS", pass);
         t.constant("THREADS", THREADS);
         t.constant("STAGES", stages);
-        t.line(format_args!("constexpr bool STAGED = {staged};"));
-        match staged {
-            true => self.stage(&mut t, THREADS, rows)?,
-            false if rows == 1 && self.product.inlined.is_some() => {
-                return Err(format!(
-                    "a row of {} does not fit in shared memory",
-                    self.depth
-                ));
-            }
-            false => t.line(UNSTAGED),
-        }
+        self.stage(&mut t, THREADS, rows, staged)?;
         let skeleton = &[
             include_str!("../kernels/cells.cu"),
             include_str!("../kernels/stream.cu"),

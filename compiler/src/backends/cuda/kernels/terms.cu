@@ -2,15 +2,24 @@
 
 INLINE void multiply(float* c, u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-                 "{%0, %1, %2, %3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+        "{%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
 // Four 8 x 8 matrices of 16-bit numbers, as products take them: each lane says where a row of one lies.
 INLINE uint4 matrices(const void* row) {
     uint4 v;
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "r"(address(row)));
+    return v;
+}
+
+// Those of matrices whose columns lie as rows.
+INLINE uint4 turned(const void* row) {
+    uint4 v;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                  : "r"(address(row)));
     return v;
@@ -29,14 +38,7 @@ INLINE u32 take_term(float& first, float& second) {
     second -= __uint_as_float(word & 0xffff0000u);
     return word;
 }
-// Those of matrices whose columns lie as rows.
-INLINE uint4 turned(const void* row) {
-    uint4 v;
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "r"(address(row)));
-    return v;
-}
+
 // 16 rows times 16 elements of COUNT pairs of eight columns, both of three terms: all products that f32 would see, the smallest
 // first. Sums are taken in turns, since one waits for its last product.
 template <int COUNT> INLINE void multiply_terms(float (*c)[4], const uint4 (&a)[3], const uint4 (&b)[COUNT][3]) {
