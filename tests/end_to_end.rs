@@ -178,7 +178,7 @@ fn narrow_activations_give_nearly_the_same() {
     assert!((1e-4..0.02).contains(&error), "relative error {error}");
 }
 
-/// Rounded to 11 and to 8 bits, keys and values change logits by about as much, or tenfold where a norm divides by a small
+/// Rounded to 11 and to 8 bits, and to integers up to 127, keys and values change logits by about as much, or tenfold where a norm divides by a small
 /// difference (two layers of a few random weights, as OLMo 2 of the matrix is); where keys hold positions they are not
 /// rounded, and what keeps nothing has nothing to round.
 #[test]
@@ -187,7 +187,12 @@ fn narrow_caches_give_nearly_the_same() {
     for (dir, file) in references() {
         let (name, exact) = (dir.display(), model(&dir, Weights::Stored));
         let reference = Reference::open(&file).unwrap();
-        for (cache, most) in [(CacheType::F16, 3e-3), (CacheType::Bf16, 3e-2)] {
+        let kinds = [
+            (CacheType::F16, 3e-3),
+            (CacheType::Bf16, 3e-2),
+            (CacheType::Int8, 3e-2),
+        ];
+        for (cache, most) in kinds {
             let options = Options {
                 cache,
                 ..Options::new(cpu::host())
@@ -207,6 +212,10 @@ fn narrow_caches_give_nearly_the_same() {
                 }
             };
             let narrow = Model::from_bytes(artifact).unwrap();
+            let states = &narrow.manifest().plan.states;
+            let coded = states.iter().filter(|s| s.layout.coded()).count();
+            let all = (cache == CacheType::Int8) as usize * states.len();
+            assert_eq!(coded, all, "{name} {cache:?}: states of integers");
             let [one, two] = [1, 2].map(|threads| outputs(&narrow, &reference, threads));
             assert!(bits(&one) == bits(&two), "{name} {cache:?}: threads");
             let expected = outputs(&exact, &reference, 2);

@@ -165,6 +165,9 @@ impl Compilation {
             .activations
             .apply(&mut built)
             .map_err(ModelError::from)?;
+        if options.cache != CacheType::F32 && options.target.is_gpu() {
+            return Err(CacheError::Device.into());
+        }
         options.cache.apply(&mut built)?;
         let mut sizes = sizes(&description, &options.target);
         sizes.without = options.without.clone();

@@ -115,26 +115,63 @@ pub enum Layout {
     Keys,
     /// A head of a block is `[BLOCK][D]`.
     Values,
+    /// As [`Layout::Keys`], of codes (i8); behind those of a head of a block the scales of its rows, f32 `[BLOCK]`. An
+    /// element is code times scale.
+    KeyCodes,
+    /// The same, codes as [`Layout::Values`].
+    ValueCodes,
 }
 
 impl Layout {
+    /// Whether elements are codes with scales.
+    pub fn coded(self) -> bool {
+        matches!(self, Layout::KeyCodes | Layout::ValueCodes)
+    }
+
+    /// The same order, of codes.
+    #[must_use]
+    pub fn as_codes(self) -> Layout {
+        match self {
+            Layout::Keys => Layout::KeyCodes,
+            Layout::Values => Layout::ValueCodes,
+            other => other,
+        }
+    }
+
     /// Rows that memory for `rows` rows has: whole blocks.
     pub fn rows(self, rows: usize) -> usize {
         match self {
             Layout::Rows => rows,
-            Layout::Keys | Layout::Values => rows.next_multiple_of(BLOCK),
+            _ => rows.next_multiple_of(BLOCK),
+        }
+    }
+
+    /// Elements of `dim` numbers of a row and head: of codes, bytes, and scales are among them.
+    pub const fn width(self, dim: usize) -> usize {
+        match self {
+            Layout::KeyCodes | Layout::ValueCodes => dim + size_of::<f32>(),
+            _ => dim,
         }
     }
 
     /// Where element `[row, head, d]` of a state of `heads` heads of `dim` elements lies, in elements.
     pub fn index(self, [heads, dim]: [usize; 2], [row, head, d]: [usize; 3]) -> usize {
         let (block, within) = (row / BLOCK, row % BLOCK);
-        let start = (block * heads + head) * BLOCK * dim;
+        let start = (block * heads + head) * BLOCK * self.width(dim);
         match self {
             Layout::Rows => (row * heads + head) * dim + d,
-            Layout::Keys => start + (within / PANEL * dim + d) * PANEL + within % PANEL,
-            Layout::Values => start + within * dim + d,
+            Layout::Keys | Layout::KeyCodes => {
+                start + (within / PANEL * dim + d) * PANEL + within % PANEL
+            }
+            Layout::Values | Layout::ValueCodes => start + within * dim + d,
         }
+    }
+
+    /// Where the scale of `[row, head]` lies, in bytes, where elements are codes.
+    pub fn scale(self, [heads, dim]: [usize; 2], [row, head]: [usize; 2]) -> usize {
+        let (block, within) = (row / BLOCK, row % BLOCK);
+        let start = (block * heads + head) * BLOCK * self.width(dim);
+        start + BLOCK * dim + within * size_of::<f32>()
     }
 }
 
@@ -206,12 +243,18 @@ pub type QuantizeFn = unsafe extern "C" fn(k: usize, group: usize, x: *const f32
 pub type FakeQuantizeFn =
     unsafe extern "C" fn(bits: usize, k: usize, group: usize, x: *const f32, to: *mut f32);
 
+/// Stores `n` elements at `x` as codes of one group of [`QuantizeFn`], `step` bytes apart from `to` on, and their scale at
+/// `scale`: a row of a head in [`Layout::KeyCodes`] or [`Layout::ValueCodes`].
+pub type QuantizeHeadFn =
+    unsafe extern "C" fn(n: usize, x: *const f32, to: *mut u8, step: usize, scale: *mut f32);
+
 /// Arguments of one attention call: `tokens` rows of queries, all `group` query heads of one key/value head.
 ///
 /// For row `t` and head `h` of the group: `out[t, h] = softmax_j(softcap(scale * q[t, h] . k[j])) v[j]` over
 /// `j` in `lo[t]..hi[t]`. An empty interval gives zeros. The result for a row depends on that row alone
 /// (bit for bit), not on `tokens`; where keys lie in blocks it also depends on `lo[t] % BLOCK`. Keys and values narrower
-/// than f32 give the bits of the f32 numbers that they widen to.
+/// than f32 give the bits of the f32 numbers that they widen to. Codes ([`Layout::KeyCodes`]) are widened, too: their scales
+/// multiply scores (before `softcap`) and the weights that values meet, so that each is applied once.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionArgs {
@@ -225,7 +268,7 @@ pub struct AttentionArgs {
     pub v: *const u8,
     /// Elements between key (and value) rows; not read where they lie in blocks.
     pub kv_stride: usize,
-    /// Elements between blocks of keys that lie as [`Layout::Keys`] and of values that lie as [`Layout::Values`]; 0
+    /// Elements between blocks of keys that lie as [`Layout::Keys`] and of values that lie as [`Layout::Values`], or codes of them; 0
     /// where both lie in rows. Blocks must be there whole: keys of rows beyond an interval are read, and ignored.
     pub block_stride: usize,
     /// Output, addressed like `q` with `out_stride`.
@@ -297,6 +340,10 @@ pub struct KernelTable {
     pub attention_bf16: AttentionFn,
     /// Attention over f16 keys and values, widened exactly.
     pub attention_f16: AttentionFn,
+    /// Attention over codes with scales, in blocks.
+    pub attention_q8: AttentionFn,
+    /// A row of a head as codes.
+    pub quantize_head: QuantizeHeadFn,
 }
 
 /// What generated GPU code and the runtime that launches it must agree on.

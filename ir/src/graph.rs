@@ -312,13 +312,25 @@ impl Graph {
     /// Those of `f`.
     pub fn rebuild<E>(
         &self,
+        f: impl FnMut(&mut Graph, Value, &Op, &[Value]) -> Result<Value, E>,
+    ) -> Result<Graph, E> {
+        self.retype(|_, ty| ty.clone(), f)
+    }
+
+    /// The same, with inputs of other types: `input` gives the type of one, from its role and the type that it had.
+    ///
+    /// # Errors
+    /// Those of `f`.
+    pub fn retype<E>(
+        &self,
+        input: impl Fn(Role, &Type) -> Type,
         mut f: impl FnMut(&mut Graph, Value, &Op, &[Value]) -> Result<Value, E>,
     ) -> Result<Graph, E> {
         let mut out = Graph::new();
         let mut made: HashMap<Value, Value> = HashMap::new();
         for v in &self.inputs {
             if let Some((name, role)) = self.as_input(*v) {
-                made.insert(*v, out.input(name.clone(), role, self.ty(*v).clone()));
+                made.insert(*v, out.input(name.clone(), role, input(role, self.ty(*v))));
             }
         }
         for v in self.cone(&self.outputs) {

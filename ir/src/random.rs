@@ -427,13 +427,23 @@ impl Builder {
         self.keep(v, rows, a.width, a.bound)
     }
 
-    /// Attention over keys and values that are put into states, which nothing else reads, perhaps for several heads each.
+    /// Attention over keys and values that are put into states, which nothing else reads, perhaps for several heads each,
+    /// perhaps rounded.
     fn cached(&mut self, a: Row) -> Row {
         let (rows, (groups, size)) = (a.rows.clone(), self.split(a.width));
         let ids = self.indices(rows.clone());
+        let rounding = ops::FakeQuantize {
+            bits: 8,
+            group: size,
+            scale: DType::F32,
+        };
+        let rounds = self.random.below(3) == 0;
         let states = [0, 1].map(|_| {
             let new = self.like(&a);
-            let new = self.reshape(new.v, &[rows.clone(), groups.into(), size.into()]);
+            let mut new = self.reshape(new.v, &[rows.clone(), groups.into(), size.into()]);
+            if rounds {
+                new = self.add(rounding.clone(), &[new]);
+            }
             let state = [symbol(feed::R), groups.into(), size.into()];
             let state = self.input(Role::State, DType::F32, &state);
             let state = self.add(ops::Scatter, &[state, ids, new]);
@@ -530,7 +540,8 @@ fn indices(graph: &Graph, v: Value) -> Option<Indices> {
     wanted.into_iter().next()
 }
 
-/// Inputs for a graph with each symbol at `at` of it: floats in `-1..1` that their type holds exactly; row numbers and
+/// Inputs for a graph with each symbol at `at` of it: floats in `-1..1` that their type holds exactly, in states as rows are
+/// rounded that are put there; row numbers and
 /// non-empty intervals where an op takes an i32 input as such, or where it has the name [`feed::LO`] or
 /// [`feed::HI`]; other integers in `0..8`, codes of weights in `-7..=7`. Ask for the tensors of a graph before it is lowered, which hides those
 /// ops.
@@ -567,7 +578,13 @@ pub fn tensors(graph: &Graph, seed: u64, at: &dyn Fn(&Sym) -> i64) -> Vec<Tensor
                 (DType::I8, _) => draw(&mut |r| r.below(15) as f64 - 7.0),
                 (float, _) => draw(&mut |r| float.round(r.unit())),
             };
-            Tensor::new(shape, data)
+            let tensor = Tensor::new(shape.clone(), data);
+            match ops::Scatter::rounding(graph, *v) {
+                Some(rounding) => Op::from(rounding.clone())
+                    .eval(&[tensor], &shape)
+                    .expect("rows of its own type"),
+                None => tensor,
+            }
         })
         .collect()
 }

@@ -80,6 +80,7 @@ const CASES: &[Case] = &[
     Case { inputs: &[("f32", &[2], &[0.0, -0.5])], term: "cast(x) {to=bool}", shape: &[2], expected: &[0.0, 1.0] },
     // Scales of 1, and of 1.75 / 7; ties go to even.
     Case { inputs: &[("f32", &[32], &padded(&[127.0, 1.4, -2.6, 0.5, 1.5]))], term: "fake_quantize(x) {bits=8, group=32, scale=f32}", shape: &[32], expected: &padded(&[127.0, 1.0, -3.0, 0.0, 2.0]) },
+    Case { inputs: &[("f32", &[2, 3], &[127.0, 1.4, -2.6, 0.0, 254.0, 3.0])], term: "fake_quantize(x) {bits=8, group=3, scale=f32}", shape: &[2, 3], expected: &[127.0, 1.0, -3.0, 0.0, 254.0, 4.0] },
     Case { inputs: &[("f32", &[32], &padded(&[-1.75, 0.3, 0.4]))], term: "fake_quantize(x) {bits=4, group=32, scale=f16}", shape: &[32], expected: &padded(&[-1.75, 0.25, 0.5]) },
     Case { inputs: &[("f32", &[32], &[0.0; 32])], term: "fake_quantize(x) {bits=4, group=32, scale=f32}", shape: &[32], expected: &[0.0; 32] },
     Case { inputs: &[("i8", &[64], &[-7.0; 64]), ("f16", &[2], &[0.5, 2.0])], term: "slice(dequantize(x, y) {bits=4, group=32}) {axis=0, start=31, end=33}", shape: &[2], expected: &[-3.5, -14.0] },

@@ -215,7 +215,11 @@ fn text(manifest: &Manifest, sections: Option<&Sections>) -> String {
     // One or two a layer, all alike.
     let mut states: BTreeMap<String, usize> = BTreeMap::new();
     for state in &plan.states {
-        *states.entry(state.ty.to_string()).or_default() += 1;
+        let codes = match state.layout.coded() {
+            true => ", kept as integers with a scale for each head",
+            false => "",
+        };
+        *states.entry(format!("{}{codes}", state.ty)).or_default() += 1;
     }
     lines.extend(states.iter().map(|(ty, n)| format!("state: {n} of {ty}")));
     for (heading, text) in for_people(manifest) {

@@ -4,7 +4,11 @@
 use super::{HubArgs, Precision, bytes, count, print_json, target};
 use satura::{
     compiler::{Compilation, Options, schedule},
-    ir::{Target, Type, artifact::Plan, feed},
+    ir::{
+        Target,
+        artifact::{Plan, Port},
+        feed,
+    },
 };
 use serde_json::{Value, json};
 use std::{
@@ -79,7 +83,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Err(error) => return Err(error),
     };
     let plan = plan(&compilation)?;
-    let per_token: u64 = plan.states.iter().map(|state| one_row(&state.ty)).sum();
+    let per_token: u64 = plan.states.iter().map(one_row).sum();
     let description = &compilation.description;
     let stage = args.stage.map(|stage| text(stage, &compilation));
     let at_context = per_token * description.context as u64;
@@ -154,15 +158,12 @@ fn plan(compilation: &Compilation) -> anyhow::Result<Plan> {
 }
 
 /// Bytes of one row of a key/value cache.
-fn one_row(ty: &Type) -> u64 {
-    let row = ty.at(&|symbol| {
-        if &*symbol.name == feed::R {
-            1
-        } else {
-            i64::from(symbol.max)
-        }
+fn one_row(state: &Port) -> u64 {
+    let row = state.bytes().eval(&|symbol| match &*symbol.name {
+        feed::R => 1,
+        _ => i64::from(symbol.max),
     });
-    row.iter().map(|n| *n as u64).product::<u64>() * ty.dtype.bytes() as u64
+    u64::try_from(row).unwrap_or(0)
 }
 
 fn text(stage: Stage, compilation: &Compilation) -> String {

@@ -50,6 +50,8 @@ enum CacheType {
     F16,
     /// Rounded to bf16: the same, less precise, for values beyond f16's range
     Bf16,
+    /// Rounded to 8 bits, each head of a token with a scale: a quarter of the memory
+    Int8,
 }
 
 /// How activations are stored.
@@ -78,6 +80,7 @@ impl Precision {
             CacheType::F32 => compress::CacheType::F32,
             CacheType::F16 => compress::CacheType::F16,
             CacheType::Bf16 => compress::CacheType::Bf16,
+            CacheType::Int8 => compress::CacheType::Int8,
         }
     }
 

@@ -1,7 +1,7 @@
 //! The work a model's program asks for in a step: bytes that have to be read, and products that have to be computed.
 //! Counts what the model says, not what a compiler made of it, so that a better plan shows as a better fraction.
 
-use ir::{Graph, OpKind, Operand, Program, Sym, Type, Value, feed};
+use ir::{Graph, OpKind, Operand, Program, Sym, Type, Value, feed, ops::Scatter};
 use std::collections::HashSet;
 
 /// See the module's text.
@@ -45,10 +45,7 @@ impl Work {
     pub fn of(program: &Program, step: Step) -> Work {
         let at = |symbol: &Sym| step.value(symbol);
         let bytes = |ty: &Type| ty.numel().eval(&at) as f64 * ty.dtype.bytes() as f64;
-        let mut work = Work {
-            bytes: program.states.values().map(bytes).sum(),
-            flops: 0.0,
-        };
+        let mut work = Work::default();
         let mut read = HashSet::new();
         for call in &program.calls {
             let Some(graph) = program.graphs.get(&call.graph) else {
@@ -74,6 +71,17 @@ impl Work {
                 }
             }
             for (input, operand) in graph.inputs().iter().zip(&call.args) {
+                if let Operand::State(_) = operand {
+                    let ty = graph.ty(*input);
+                    let (elements, rows) = (ty.numel().eval(&at), ty.rows().eval(&at));
+                    work.bytes += match Scatter::rounding(graph, *input) {
+                        Some(rounding) => {
+                            elements as f64 * rounding.bits as f64 / 8.0
+                                + (rows * rounding.scale.bytes() as i64) as f64
+                        }
+                        None => bytes(ty),
+                    };
+                }
                 if let Operand::Weight(name) = operand
                     && !only_looked_up(graph, *input)
                     && read.insert(name)

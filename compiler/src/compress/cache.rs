@@ -1,7 +1,8 @@
-//! The key/value cache in another element type: a program whose states are that, whose rows are rounded when they are
-//! written, and whose attention widens what it reads. Knows states and attention; no layout and no kernel.
+//! The key/value cache in fewer bits: a program whose rows are rounded when they are written, to states of a narrow type
+//! that attention widens, or to what integers and a scale can say, which is then stored so. Knows states and attention; no
+//! layout and no kernel.
 
-use ir::{DType, Graph, Op, Program, Role, Type, TypeError, Value, ops};
+use ir::{DType, Graph, Name, Op, Program, Role, Type, TypeError, Value, ops};
 use std::collections::HashMap;
 
 /// How keys and values are kept.
@@ -14,6 +15,8 @@ pub enum CacheType {
     F16,
     /// Rounded to bf16: half the memory, an eighth of f16's precision, f32's range.
     Bf16,
+    /// Rounded to integers up to 127, with a scale for each row and head: little more than a quarter of the memory.
+    Int8,
 }
 
 /// Why a program cannot have such a cache.
@@ -29,20 +32,23 @@ pub enum CacheError {
         "state {0} also holds the positions of its rows, from which scores get their biases (ALiBi): rounded they would be \
          wrong, so that this model's cache is f32"
     )]
-    Positions(String),
+    Positions(Name),
     /// Something else than attention reads it.
     #[error("state {0} is read by {1}, which takes f32 alone: this model's cache is f32")]
-    Reader(String, &'static str),
+    Reader(Name, &'static str),
+    /// The device reads no other.
+    #[error("kernels for GPUs read keys and values of f32: compile with a cache of f32")]
+    Device,
     /// What is built does not type-check.
     #[error(transparent)]
     Type(#[from] TypeError),
 }
 
 impl CacheType {
-    /// Of the cache's elements.
+    /// Of the cache's elements, as the program says them.
     pub fn dtype(self) -> DType {
         match self {
-            CacheType::F32 => DType::F32,
+            CacheType::F32 | CacheType::Int8 => DType::F32,
             CacheType::F16 => DType::F16,
             CacheType::Bf16 => DType::BF16,
         }
@@ -53,61 +59,69 @@ impl CacheType {
     /// # Errors
     /// See [`CacheError`].
     pub fn apply(self, program: &mut Program) -> Result<(), CacheError> {
-        let to = self.dtype();
-        if to == DType::F32 {
+        if self == CacheType::F32 {
             return Ok(());
         }
         if program.states.is_empty() {
             return Err(CacheError::None);
         }
         for ty in program.states.values_mut() {
-            ty.dtype = to;
+            ty.dtype = self.dtype();
         }
         for graph in program.graphs.values_mut() {
-            *graph = narrowed(graph, to)?;
+            *graph = self.narrowed(graph)?;
         }
         Ok(())
     }
-}
 
-/// The graph with states of the type `to`.
-fn narrowed(graph: &Graph, to: DType) -> Result<Graph, CacheError> {
-    let (mut out, mut made) = (Graph::new(), HashMap::<Value, Value>::new());
-    // Of each value that is a state, before or after it was written to, the state's name.
-    let mut states: HashMap<Value, String> = HashMap::new();
-    for v in graph.values() {
-        if let Some((name, role)) = graph.as_input(v) {
-            let mut ty: Type = graph.ty(v).clone();
-            if role == Role::State {
-                ty.dtype = to;
-                states.insert(v, name.to_string());
+    /// The graph with states of this type.
+    fn narrowed(self, graph: &Graph) -> Result<Graph, CacheError> {
+        // Of each value that is a state, before or after it was written to, the state's name.
+        let mut states: HashMap<Value, Name> = HashMap::new();
+        for v in graph.inputs() {
+            if let Some((name, Role::State)) = graph.as_input(*v) {
+                states.insert(*v, name.clone());
             }
-            made.insert(v, out.input(name.clone(), role, ty));
-            continue;
         }
-        let Some(op) = graph.op(v) else { continue };
-        let old = graph.args(v);
-        let mut args: Vec<Value> = old.iter().map(|a| made[a]).collect();
-        let read = old.iter().position(|a| states.contains_key(a));
-        match (op, read) {
-            (_, None) | (Op::Attention(_), Some(1 | 2)) => {}
-            (Op::Scatter(_), Some(0)) => {
-                let state = states[&old[0]].clone();
-                if let Some(Op::Concat(_)) = graph.op(old[2]) {
-                    return Err(CacheError::Positions(state));
+        let input = |role, ty: &Type| match role {
+            Role::State => Type {
+                dtype: self.dtype(),
+                shape: ty.shape.clone(),
+            },
+            Role::Data | Role::Weight => ty.clone(),
+        };
+        graph.retype(input, |out, v, op, args| {
+            let old = graph.args(v);
+            let read = old.iter().position(|a| states.contains_key(a));
+            match (op, read) {
+                (_, None) | (Op::Attention(_), Some(1 | 2)) => Ok(out.add(op.clone(), args)?),
+                (Op::Scatter(_), Some(0)) => {
+                    let state = states[&old[0]].clone();
+                    if let Some(Op::Concat(_)) = graph.op(old[2]) {
+                        return Err(CacheError::Positions(state));
+                    }
+                    states.insert(v, state);
+                    let rounding = self.rounding(out.ty(args[2]));
+                    let rows = out.add(rounding, &[args[2]])?;
+                    Ok(out.add(op.clone(), &[args[0], args[1], rows])?)
                 }
-                args[2] = out.add(ops::Cast { to }, &[args[2]])?;
-                states.insert(v, state);
+                (op, Some(i)) => {
+                    let state = states[&old[i]].clone();
+                    Err(CacheError::Reader(state, op.kind().name()))
+                }
             }
-            (op, Some(i)) => {
-                return Err(CacheError::Reader(
-                    states[&old[i]].clone(),
-                    op.kind().name(),
-                ));
-            }
-        }
-        made.insert(v, out.add(op.clone(), &args)?);
+        })
     }
-    out.outputs = graph.outputs.iter().map(|v| made[v]).collect();
-    Ok(out)
+
+    /// What rows `[T, G, D]` of this type become.
+    fn rounding(self, rows: &Type) -> Op {
+        match self {
+            CacheType::Int8 => Op::from(ops::FakeQuantize {
+                bits: 8,
+                group: rows.last().known().unwrap_or(0),
+                scale: DType::F32,
+            }),
+            _ => Op::from(ops::Cast { to: self.dtype() }),
+        }
+    }
 }

@@ -23,6 +23,7 @@ impl Kernels<'_> {
             return None;
         }
         let alike = |codec| matches!(codec, Codec::Grouped { group: g, .. } if g == group);
+        // A state that holds integers is seen to where rows are put into it.
         let all = self.order.codes && bits == 8 && self.only_multiplied(v, alike);
         let round = if all {
             Round::Codes(codec)
@@ -65,8 +66,10 @@ impl Kernels<'_> {
     fn columns(&self, w: Value) -> Codec {
         let storage = self.storage[w.index()];
         match storage.codec {
-            // Groups along rows, or with other scales: no panel holds them.
-            Codec::Grouped { .. } if storage.axis != 0 || storage.scale != DType::F16 => {
+            // Groups along rows, of other sizes, or with other scales: no panel holds them.
+            Codec::Grouped { group, .. }
+                if storage.axis != 0 || storage.scale != DType::F16 || group % 32 != 0 =>
+            {
                 Codec::Plain(DType::F32)
             }
             codec => codec,

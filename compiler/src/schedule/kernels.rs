@@ -53,7 +53,7 @@ impl<'a> Kernels<'a> {
             storage: storage(graph),
             weights_only,
             layouts: match order.blocks {
-                true => layouts(graph),
+                true => layouts(graph, order.codes),
                 false => vec![Layout::Rows; graph.inputs().len()],
             },
             current: HashMap::new(),
@@ -197,10 +197,7 @@ impl<'a> Kernels<'a> {
             .map(|r| self.read(r))
             .collect::<Result<Vec<_>, _>>()?;
         match scatter {
-            Some(_) if round != Round::None => {
-                Err(self.error(v, "scatters rows of integers".into()))
-            }
-            Some((table, ids)) => self.scatter(v, table, ids, label, body, operands),
+            Some((table, ids)) => self.scatter(v, [table, ids], label, body, operands, round),
             None => {
                 let ty = self.stored(v, root);
                 let written =
@@ -215,11 +212,11 @@ impl<'a> Kernels<'a> {
     fn scatter(
         &mut self,
         v: Value,
-        table: Value,
-        ids: Value,
+        [table, ids]: [Value; 2],
         label: String,
         mut body: Graph,
         mut operands: Vec<(Operand, View)>,
+        mut round: Round,
     ) -> Result<(), ScheduleError> {
         let (state, view) = self.operand(table)?;
         let is_state = matches!(state.buffer, Buffer::Input(i)
@@ -229,10 +226,17 @@ impl<'a> Kernels<'a> {
             let why = "rows are scattered into something that is no state";
             return Err(self.error(v, why.into()));
         }
-        if operands.iter().any(|(o, _)| o.buffer == state.buffer) {
-            // The rows depend on the state that they go into: all are computed before any is replaced.
+        let coded = view.layout.coded();
+        if let (true, Round::Values(codec)) = (coded, round) {
+            round = Round::Codes(codec);
+        }
+        let depends = operands.iter().any(|(o, _)| o.buffer == state.buffer);
+        if depends || round != Round::None && !coded {
+            // The rows depend on the state that they go into: all are computed before any is replaced. Rows that are
+            // rounded, but not stored as integers, are so in memory of the step.
             let ty = body.ty(body.outputs[0]).clone();
-            let rows = self.write(v, &label, body, operands, &ty, Round::None)?;
+            let rows = self.write(v, &label, body, operands, &ty, round)?;
+            round = Round::None;
             body = Graph::new();
             let x = body.input("x", Role::Data, ty);
             body.outputs = vec![x];
@@ -247,7 +251,7 @@ impl<'a> Kernels<'a> {
         let template = Template::Map {
             body,
             scatter: Some(index),
-            round: Round::None,
+            round,
         };
         self.step(label, template, operands);
         Ok(())
@@ -330,7 +334,7 @@ impl<'a> Kernels<'a> {
             let (operand, view) = self.operand(*arg)?;
             let addressable = if i < 3 {
                 let float = view.dtype == DType::F32 || i > 0 && view.dtype.is_float();
-                float && (view.layout != Layout::Rows || side_by_side(&view))
+                view.layout != Layout::Rows || float && side_by_side(&view)
             } else {
                 view.strides == [1]
             };

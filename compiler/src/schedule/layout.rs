@@ -1,11 +1,12 @@
-//! How states lie in memory: those that attention alone reads lie as its register tiles want them. Knows nothing of
-//! kernels.
+//! How states lie in memory: those that attention alone reads lie as its register tiles want them, as integers where all that
+//! is put there was rounded to such. Knows nothing of kernels.
 
-use ir::{Graph, Op, Role, Value, abi::Layout};
+use ir::{DType, Graph, Op, Role, Value, abi::Layout, ops::FakeQuantize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// For each of the graph's inputs the layout of the state that it is, [`Layout::Rows`] for all else.
-pub fn layouts(graph: &Graph) -> Vec<Layout> {
+/// For each of the graph's inputs the layout of the state that it is, [`Layout::Rows`] for all else. Only where `codes` are
+/// wanted there are some.
+pub fn layouts(graph: &Graph, codes: bool) -> Vec<Layout> {
     let mut found: BTreeMap<Value, Layout> = BTreeMap::new();
     let states: Vec<(Value, BTreeSet<Value>)> = graph
         .inputs()
@@ -47,22 +48,50 @@ pub fn layouts(graph: &Graph) -> Vec<Layout> {
             break;
         }
     }
+    // A tile reads integers on both sides or on neither.
+    let coded = |v: &Value| {
+        states
+            .iter()
+            .any(|(s, all)| s == v && holds_codes(graph, *v, all))
+    };
+    if codes && found.keys().all(coded) {
+        found.values_mut().for_each(|l| *l = l.as_codes());
+    }
     let of = |v: &Value| found.get(v).copied().unwrap_or_default();
     graph.inputs().iter().map(of).collect()
+}
+
+/// The rows that a map puts into a table, if it does: that table and what they are.
+fn put(graph: &Graph, v: Value) -> Option<(Value, Value)> {
+    let (Some(Op::Map(_)), [_, body]) = (graph.op(v), graph.args(v)) else {
+        return None;
+    };
+    match (graph.op(*body), graph.args(*body)) {
+        (Some(Op::Scatter(_)), [table, _, rows]) => Some((*table, *rows)),
+        _ => None,
+    }
 }
 
 /// The state, and what it is after rows of it were replaced.
 fn versions(graph: &Graph, state: Value) -> BTreeSet<Value> {
     let mut versions = BTreeSet::from([state]);
     for v in graph.values() {
-        if let (Some(Op::Map(_)), [_, body]) = (graph.op(v), graph.args(v))
-            && let (Some(Op::Scatter(_)), [table, ..]) = (graph.op(*body), graph.args(*body))
-            && versions.contains(table)
-        {
+        if put(graph, v).is_some_and(|(table, _)| versions.contains(&table)) {
             versions.insert(v);
         }
     }
     versions
+}
+
+/// Whether all rows that are put into a state were rounded to 8 bits, each head with a scale.
+fn holds_codes(graph: &Graph, state: Value, versions: &BTreeSet<Value>) -> bool {
+    let head = graph.ty(state).last().known();
+    let mut written = versions.iter().filter_map(|v| put(graph, *v)).peekable();
+    written.peek().is_some()
+        && written.all(|(_, rows)| {
+            matches!(graph.op(rows), Some(Op::FakeQuantize(FakeQuantize { bits: 8, group, scale: DType::F32 }))
+                if Some(*group) == head)
+        })
 }
 
 /// What the state's readers agree on.

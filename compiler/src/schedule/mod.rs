@@ -551,6 +551,8 @@ impl std::fmt::Display for Schedule {
                         Layout::Rows => "",
                         Layout::Keys => " in blocks of keys",
                         Layout::Values => " in blocks of values",
+                        Layout::KeyCodes => " in blocks of keys, with scales",
+                        Layout::ValueCodes => " in blocks of values, with scales",
                     }
                 )?;
             }

@@ -27,13 +27,17 @@ impl View {
         let mut view = View::contiguous(ty)?;
         let across = match layout {
             Layout::Rows => return Some(view),
-            Layout::Keys => PANEL,
-            Layout::Values => 1,
+            Layout::Keys | Layout::KeyCodes => PANEL,
+            Layout::Values | Layout::ValueCodes => 1,
         };
+        if layout.coded() {
+            view.dtype = DType::I8;
+        }
         let [_, heads, dim] = &view.shape[..] else {
             return None;
         };
-        let head = dim.known()?.checked_mul(BLOCK as i64)?;
+        let width = layout.width(usize::try_from(dim.known()?).ok()?);
+        let head = i64::try_from(width).ok()?.checked_mul(BLOCK as i64)?;
         view.strides = vec![head.checked_mul(heads.known()?)?, head, across as i64];
         view.layout = layout;
         Some(view)

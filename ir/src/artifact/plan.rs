@@ -2,7 +2,7 @@
 //! of the artifact.
 
 use super::Image;
-use crate::{Name, Sym, Type, abi::Layout};
+use crate::{Dim, Name, Sym, Type, abi::Layout};
 use serde::{Deserialize, Serialize};
 
 /// What an address is relative to.
@@ -78,6 +78,16 @@ impl Port {
     /// Rows of the first axis that memory for `rows` of them has.
     pub fn rows(&self, rows: usize) -> usize {
         self.layout.rows(rows)
+    }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> Dim {
+        if !self.layout.coded() {
+            return self.ty.numel() * (self.ty.dtype.bytes() as i64).into();
+        }
+        let dim = self.ty.last().bound();
+        let width = self.layout.width(usize::try_from(dim).unwrap_or(0));
+        self.ty.rows() * (width as i64).into()
     }
 }
 

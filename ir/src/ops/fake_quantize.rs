@@ -8,7 +8,7 @@ op! {
     FakeQuantize = "fake_quantize" {
         /// 8 or 4.
         bits: i64,
-        /// A multiple of 32 that divides the last axis.
+        /// A multiple of 32 that divides the last axis, or all of it.
         group: i64,
         /// Element type of the scales.
         scale: DType,
@@ -18,10 +18,12 @@ impl OpDef for FakeQuantize {
     const CLASS: Class = Class::Rowwise;
     fn infer(&self, args: &[Type]) -> Result<Type, TypeError> {
         let [x] = arity(Self::NAME, args)?;
-        let fits = |n: i64| self.group > 0 && self.group % 32 == 0 && n % self.group == 0;
+        let fits = |n: i64| {
+            self.group > 0 && (self.group == n || self.group % 32 == 0 && n % self.group == 0)
+        };
         if x.dtype != DType::F32 || !x.last().known().is_some_and(fits) || x.shape.is_empty() {
             let why = format!(
-                "wants f32[.., K] with K a multiple of group {}, which is a multiple of 32",
+                "wants f32[.., K] with K a multiple of group {}, which is a multiple of 32 or K",
                 self.group
             );
             return Err(refuse(Self::NAME, why, args));

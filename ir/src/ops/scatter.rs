@@ -5,6 +5,24 @@ op! {
     /// The indices are distinct and in `0..R`.
     Scatter = "scatter"
 }
+impl Scatter {
+    /// What all rows that are put into a table are rounded to, if they are: all that a state can then hold.
+    pub fn rounding(graph: &Graph, table: Value) -> Option<&FakeQuantize> {
+        let mut found = None;
+        for user in graph.users(table) {
+            let (Some(Op::Scatter(_)), [to, _, rows]) = (graph.op(user), graph.args(user)) else {
+                continue;
+            };
+            let Some(Op::FakeQuantize(rounding)) = graph.op(*rows) else {
+                return None;
+            };
+            if *to == table {
+                found = Some(rounding);
+            }
+        }
+        found
+    }
+}
 impl OpDef for Scatter {
     const CLASS: Class = Class::Rowwise;
     fn infer(&self, args: &[Type]) -> Result<Type, TypeError> {

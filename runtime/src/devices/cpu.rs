@@ -229,18 +229,15 @@ impl Engine {
             })
         };
         let port = |kind: &str, port: &Port| {
-            let elements = resolve(&port.ty.numel())?;
             // A step may have any size up to the capacity; what lies in blocks has whole ones.
             let whole: Vec<i64> = capacity
                 .iter()
                 .map(|n| port.rows(usize::try_from(*n).unwrap_or(0)) as i64)
                 .collect();
-            let bytes = elements
-                .at(&whole)
-                .saturating_mul(port.ty.dtype.bytes() as u64);
+            let bytes = resolve(&port.bytes())?.at(&whole);
             Ok::<_, Error>((
                 Buffer::zeroed(&format!("{kind} {}", port.name), bytes)?,
-                elements,
+                resolve(&port.ty.numel())?,
             ))
         };
         let ports = |kind, list: &[Port]| {

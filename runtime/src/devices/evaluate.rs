@@ -40,12 +40,8 @@ pub fn evaluate(
         index.map_or(0, |i| dims[i])
     };
     for (i, tensor) in states.iter().enumerate() {
-        let port = &plan.states[i];
-        let places = places(port, &tensor.shape);
         let mut state = engine.state(i)?;
-        for (place, x) in places.zip(&tensor.data) {
-            put(port.ty.dtype, &mut state, place, *x as f32);
-        }
+        fill(&plan.states[i], tensor, &mut state);
         engine.set_state(i, &state)?;
     }
     engine.run(dims)?;
@@ -57,10 +53,8 @@ pub fn evaluate(
     let states = states
         .map(|(i, port)| {
             let shape = port.ty.at(&at);
-            let state = engine.state(i)?;
-            let found = places(port, &shape).map(|place| take(port.ty.dtype, &state, place));
-            let rows: Vec<f32> = found.collect();
-            Ok(tensor(shape, &rows))
+            let held = held(port, &shape, &engine.state(i)?);
+            Ok(tensor(shape, &held))
         })
         .collect::<Result<_, Error>>();
     Ok((outputs, states?))
@@ -87,17 +81,48 @@ fn put(dtype: DType, state: &mut [u8], i: usize, x: f32) {
     }
 }
 
-/// Where a state's elements lie, in row-major order of their indices.
-fn places(port: &Port, shape: &[usize]) -> impl Iterator<Item = usize> + use<> {
+/// What a state holds.
+fn held(port: &Port, shape: &[usize], state: &[u8]) -> Vec<f32> {
+    let one = |[element, scale]: [usize; 2]| match port.layout.coded() {
+        true => take(DType::F32, &state[scale..], 0) * f32::from(state[element].cast_signed()),
+        false => take(port.ty.dtype, state, element),
+    };
+    places(port, shape).map(one).collect()
+}
+
+/// Makes a state hold the tensor's numbers; as integers, what those can say of them.
+fn fill(port: &Port, tensor: &Tensor, state: &mut [u8]) {
+    let dim = tensor.shape.last().copied().unwrap_or(1).max(1);
+    for (i, [element, scale]) in places(port, &tensor.shape).enumerate() {
+        let x = tensor.data[i] as f32;
+        if !port.layout.coded() {
+            put(port.ty.dtype, state, element, x);
+            continue;
+        }
+        let row = &tensor.data[i / dim * dim..][..dim];
+        let of_codes = row.iter().fold(0.0f32, |m, x| m.max(x.abs() as f32)) / 127.0;
+        state[element] = ((x / of_codes).round_ties_even() as i8).cast_unsigned();
+        put(DType::F32, &mut state[scale..], 0, of_codes);
+    }
+}
+
+/// Where a state's elements lie, and in bytes the scales of those that are integers, in row-major order of their indices.
+fn places(port: &Port, shape: &[usize]) -> impl Iterator<Item = [usize; 2]> + use<> {
     let layout = port.layout;
     // Only states of rank 3 lie in another order.
-    let [heads, dim] = match shape {
+    let heads = match shape {
         [_, heads, dim] => [*heads, *dim],
         _ => [1, shape.iter().skip(1).product()],
     };
-    let row = (heads * dim).max(1);
+    let [row, dim] = [heads[0] * heads[1], heads[1]].map(|n| n.max(1));
     let count: usize = shape.iter().product();
-    (0..count).map(move |i| layout.index([heads, dim], [i / row, i % row / dim, i % dim]))
+    (0..count).map(move |i| {
+        let [row, head, d] = [i / row, i % row / dim, i % dim];
+        [
+            layout.index(heads, [row, head, d]),
+            layout.scale(heads, [row, head]),
+        ]
+    })
 }
 
 fn tensor(shape: Vec<usize>, data: &[f32]) -> Tensor {

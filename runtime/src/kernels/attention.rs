@@ -3,7 +3,8 @@
 //! Each row goes through the same blocks in the same order whatever else is in the call, every score and every output
 //! element is one chain of fused multiply-adds, and the reductions of a block are fixed trees: a row's bits depend on
 //! that row alone. Keys and values that lie in blocks are read in place; others are packed, and shared by rows that
-//! start at the same key. Narrow ones are widened where they are multiplied. Knows no instruction set.
+//! start at the same key. Narrow ones are widened where they are multiplied; scales that codes have multiply scores and
+//! weights, a row at a time. Knows no instruction set.
 
 use super::Isa;
 use super::functions::{exp2, tanh};
@@ -192,6 +193,9 @@ unsafe fn attend_rows<I: Isa, W: Weight>(args: &AttentionArgs, set: &Rows) {
                     args.kv_stride,
                 )
             };
+            // Behind the codes of a head of a block.
+            let scale_of = |codes: *const W| codes.add(KEYS * dim).cast::<f32>();
+            let scales = W::SCALED.then(|| [scale_of(keys), scale_of(values)]);
             let (values, ldv, value_panel) = if pack_values {
                 pack_rows(values, value_stride, width, dim, packed_values);
                 (packed_values.cast_const(), PANEL, KEYS * PANEL)
@@ -226,7 +230,8 @@ unsafe fn attend_rows<I: Isa, W: Weight>(args: &AttentionArgs, set: &Rows) {
                 );
                 for (i, r) in tile.clone().enumerate().filter(|(i, _)| active(&spans[*i])) {
                     let of_row = scores.add(i * KEYS);
-                    let shrink = softmax::<I::V>(args.softcap, of_row, spans[i], &mut state[r]);
+                    let shrink =
+                        softmax::<I::V>(args.softcap, of_row, scales, spans[i], &mut state[r]);
                     if shrink != 1.0 {
                         rescale::<I::V>(out.add(r * ldq), panels, shrink);
                     }
@@ -275,20 +280,27 @@ unsafe fn attend_rows<I: Isa, W: Weight>(args: &AttentionArgs, set: &Rows) {
 }
 
 /// Turns a row's scores in `from..to`, at least one, into `2^(score - peak)`, and returns what earlier sums must be
-/// multiplied by.
+/// multiplied by. Where keys and values have `scales`, those multiply the scores and what they are turned into.
 ///
 /// # Safety
-/// `scores` holds [`KEYS`] elements; features as [`Lanes`].
+/// `scores` holds [`KEYS`] elements, and so do all `scales`; features as [`Lanes`].
 #[inline(always)]
 unsafe fn softmax<V: Lanes>(
     softcap: f32,
     scores: *mut f32,
+    scales: Option<[*const f32; 2]>,
     (from, to): (usize, usize),
     row: &mut Row,
 ) -> f32 {
     let vectors = from / PANEL..to.div_ceil(PANEL);
     // SAFETY: `to <= KEYS`, which is a multiple of PANEL.
     unsafe {
+        if let Some([keys, _]) = scales {
+            for v in vectors.clone() {
+                let at = scores.add(v * PANEL);
+                V::load(at).mul(V::load(keys.add(v * PANEL))).store(at);
+            }
+        }
         if softcap > 0.0 {
             let cap = V::splat(softcap * LOG2_E);
             for v in vectors.clone() {
@@ -310,8 +322,11 @@ unsafe fn softmax<V: Lanes>(
         for v in vectors {
             let at = scores.add(v * PANEL);
             let p = exp2(V::load(at).sub(peak));
-            p.store(at);
             sums = sums.add(p);
+            match scales {
+                Some([_, values]) => p.mul(V::load(values.add(v * PANEL))).store(at),
+                None => p.store(at),
+            }
         }
         // The maximum of equal lanes is any of them.
         let shrink = if old == row.peak {

@@ -96,6 +96,15 @@ unsafe impl Lanes for Ymm2 {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> Self {
+        // SAFETY: as `load`.
+        unsafe {
+            let widen = |x| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(x)));
+            Ymm2(widen(p.cast()), widen(p.add(8).cast()))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
         // SAFETY: as `load`.
         unsafe {

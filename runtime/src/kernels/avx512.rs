@@ -49,6 +49,15 @@ unsafe impl Lanes for Zmm {
     }
 
     #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> Self {
+        // SAFETY: as `load`.
+        unsafe {
+            let wide = _mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast()));
+            Zmm(_mm512_cvtepi32_ps(wide))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn store(self, p: *mut f32) {
         // SAFETY: as `load`.
         unsafe { _mm512_storeu_ps(p, self.0) }

@@ -351,8 +351,7 @@ pub(super) unsafe fn quantize(k: usize, group: usize, x: *const f32, to: *mut u8
             let (scale, to_code) = scale(x, 127.0);
             let mut sum = 0;
             for (code, x) in codes.iter_mut().zip(x) {
-                // The lowest byte of an integer in range; what is not even a number, the scale carries.
-                *code = (x * to_code + ROUNDER).to_bits() as i8;
+                *code = self::code(*x, to_code).cast_signed();
                 sum += i32::from(*code);
             }
             *scales.add(g) = scale;
@@ -374,6 +373,34 @@ fn scale(x: &[f32], most: f32) -> (f32, f32) {
         false if !peak.is_nan() => (0.0, 0.0),
         false => (peak, 0.0),
     }
+}
+
+/// [`ir::abi::QuantizeHeadFn`].
+///
+/// # Safety
+/// As `QuantizeHeadFn` states.
+pub(super) unsafe extern "C" fn quantize_head(
+    n: usize,
+    x: *const f32,
+    to: *mut u8,
+    step: usize,
+    scale: *mut f32,
+) {
+    // SAFETY: `n` elements on both sides, and a scale.
+    unsafe {
+        let x = std::slice::from_raw_parts(x, n);
+        let (of_codes, to_code) = self::scale(x, 127.0);
+        for (i, x) in x.iter().enumerate() {
+            *to.add(i * step) = code(*x, to_code);
+        }
+        *scale = of_codes;
+    }
+}
+
+/// An element's code, two's complement: the lowest byte of an integer in range. What is not even a number, the scale carries.
+#[inline(always)]
+fn code(x: f32, to_code: f32) -> u8 {
+    (x * to_code + ROUNDER).to_bits() as u8
 }
 
 /// [`ir::abi::FakeQuantizeFn`].

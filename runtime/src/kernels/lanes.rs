@@ -20,6 +20,8 @@ pub(super) unsafe trait Lanes: Copy {
     unsafe fn load_bf16(p: *const bf16) -> Self;
     /// Widens exactly.
     unsafe fn load_f16(p: *const f16) -> Self;
+    /// Widens exactly.
+    unsafe fn load_i8(p: *const i8) -> Self;
     unsafe fn store(self, p: *mut f32);
     /// `self * b + c`, rounded once.
     unsafe fn fma(self, b: Self, c: Self) -> Self;
@@ -102,6 +104,12 @@ unsafe impl Lanes for Array {
     unsafe fn load_f16(p: *const f16) -> Self {
         // SAFETY: as `load`.
         Array(unsafe { p.cast::<[f16; PANEL]>().read_unaligned() }.map(f16::to_f32))
+    }
+
+    #[inline(always)]
+    unsafe fn load_i8(p: *const i8) -> Self {
+        // SAFETY: as `load`.
+        Array(unsafe { p.cast::<[i8; PANEL]>().read_unaligned() }.map(f32::from))
     }
 
     #[inline(always)]

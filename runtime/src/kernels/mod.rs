@@ -238,6 +238,8 @@ const fn table_of<I: Isa, G: GroupedIsa>() -> KernelTable {
         erf: elements::<I, functions::Erf>,
         attention_bf16: attention::attention::<I, bf16>,
         attention_f16: attention::attention::<I, f16>,
+        attention_q8: attention::attention::<I, i8>,
+        quantize_head: grouped::quantize_head,
     }
 }
 

@@ -13,6 +13,8 @@ pub(super) trait Weight: Copy + Default {
     const NARROW: bool;
     /// [`Codec::strip`].
     const STRIP: usize;
+    /// Whether keys and values have scales.
+    const SCALED: bool = false;
     /// Widens [`PANEL`] elements.
     ///
     /// # Safety
@@ -34,10 +36,11 @@ pub(super) trait Weight: Copy + Default {
 }
 
 macro_rules! weight {
-    ($ty:ty, $dtype:ident, $load:ident $(, $transpose:ident)?) => {
+    ($ty:ty, $dtype:ident, $load:ident $(, transpose: $transpose:ident)? $(, scaled: $scaled:literal)?) => {
         impl Weight for $ty {
             const NARROW: bool = size_of::<$ty>() < size_of::<f32>();
             const STRIP: usize = Codec::Plain(DType::$dtype).strip();
+            $(const SCALED: bool = $scaled;)?
             #[inline(always)]
             unsafe fn load<V: Lanes>(p: *const Self) -> V {
                 // SAFETY: the caller's.
@@ -53,6 +56,7 @@ macro_rules! weight {
         }
     };
 }
-weight!(f32, F32, load, transpose8);
+weight!(f32, F32, load, transpose: transpose8);
 weight!(bf16, BF16, load_bf16);
 weight!(f16, F16, load_f16);
+weight!(i8, I8, load_i8, scaled: true);

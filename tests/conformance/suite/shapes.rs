@@ -160,6 +160,36 @@ fn attention_over_narrow_keys() {
 }
 
 #[test]
+fn attention_over_states_of_integers() {
+    for target in targets() {
+        for (h, g, d) in [(1, 1, 3), (2, 2, 1), (4, 2, 20), (8, 2, 64), (5, 1, 96)] {
+            let round = |x: &str| format!("fake_quantize({x}) {{bits=8, group={d}, scale=f32}}");
+            let (k, v) = (round("mul(x, 0.5)"), round("y"));
+            for cap in ["0.0", "5.0"] {
+                let text = format!(
+                    "sym R <= 256\nsym T <= 256\ngraph(q: f32[T,{h},{d}], x: f32[T,{g},{d}], y: f32[T,{g},{d}], \
+                     state k: f32[R,{g},{d}], state v: f32[R,{g},{d}], i: i32[T], lo: i32[T], hi: i32[T]) {{
+                        %k = scatter(k, i, {k})
+                        %v = scatter(v, i, {v})
+                        return attention(q, %k, %v, lo, hi) {{scale=0.7, softcap={cap}}}, %k, %v
+                    }}"
+                );
+                check_rows(&text, [1, 2, 16, 17, 70, 133], &target);
+            }
+            // A state that something else reads, too, holds the numbers themselves.
+            let text = format!(
+                "sym L <= 4\nsym R <= 256\nsym T <= 256\ngraph(x: f32[T,{g},{d}], state k: f32[R,{g},{d}], i: i32[T], \
+                 j: i32[L]) {{
+                    %k = scatter(k, i, {k})
+                    return gather(%k, j), %k
+                }}"
+            );
+            check_rows(&text, [1, 2, 17], &target);
+        }
+    }
+}
+
+#[test]
 fn attention_reads_what_other_kernels_left() {
     // Parts of one product; rotated and transposed heads.
     for text in [

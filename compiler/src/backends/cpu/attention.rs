@@ -27,7 +27,7 @@ pub fn emit(f: &mut Function, op: &ops::Attention, views: &[View]) -> Result<(Ta
     let (heads, groups, head_dim) = (size(q, 1)?, size(k, 1)?, size(q, 2)?);
     let in_blocks = match [k.layout, v.layout] {
         [Layout::Rows, Layout::Rows] => false,
-        [Layout::Keys, Layout::Values] => true,
+        [Layout::Keys, Layout::Values] | [Layout::KeyCodes, Layout::ValueCodes] => true,
         other => return Err(format!("keys and values lie as {other:?}")),
     };
     if k.strides[0] != v.strides[0] || lo.strides != [1] || hi.strides != [1] {
@@ -37,6 +37,7 @@ pub fn emit(f: &mut Function, op: &ops::Attention, views: &[View]) -> Result<(Ta
         (DType::F32, DType::F32) => offset_of!(KernelTable, attention_f32),
         (DType::BF16, DType::BF16) => offset_of!(KernelTable, attention_bf16),
         (DType::F16, DType::F16) => offset_of!(KernelTable, attention_f16),
+        (DType::I8, DType::I8) if in_blocks => offset_of!(KernelTable, attention_q8),
         (k, v) => return Err(format!("keys are {k}, values {v}")),
     };
     let group = heads / groups;

@@ -47,7 +47,7 @@ pub fn emit(
         .collect::<Result<_, _>>()?;
     // Rows of integers are addressed by bytes.
     let mut coded = out.clone();
-    if let Round::Codes(codec) = round {
+    if let (Round::Codes(codec), Layout::Rows) = (round, out.layout) {
         coded.dtype = DType::Bool;
         coded.strides = out.strides.iter().map(|s| s / columns.max(1)).collect();
         let row = codec.row(columns as usize) as i64;
@@ -83,10 +83,10 @@ pub fn emit(
 /// Address of a row of a state that lies in blocks.
 fn in_blocks(f: &mut Function, base: Value, view: &View, row: Value) -> Value {
     let bytes = view.dtype.bytes() as i64;
-    let head_dim = view.strides[1] / BLOCK as i64;
+    let head_dim = view.shape[2].known().unwrap_or(0);
     // Blocks, then for keys panels and columns of a panel, for values rows.
     let (part, across) = match view.layout {
-        Layout::Keys => (PANEL, [head_dim * PANEL as i64, 1]),
+        Layout::Keys | Layout::KeyCodes => (PANEL, [head_dim * PANEL as i64, 1]),
         _ => (1, [head_dim, 0]),
     };
     let mut address = base;
@@ -98,6 +98,17 @@ fn in_blocks(f: &mut Function, base: Value, view: &View, row: Value) -> Value {
         rest = f.b.ins().band_imm_u(rest, n as i64 - 1);
     }
     address
+}
+
+/// Address of the scale of a row and head of a state that holds codes.
+fn scale(f: &mut Function, base: Value, view: &View, [row, head]: [Value; 2]) -> Value {
+    let head_dim = view.shape[2].known().unwrap_or(0);
+    let block = f.b.ins().ushr_imm_u(row, i64::from(BLOCK.trailing_zeros()));
+    let within = f.b.ins().band_imm_u(row, BLOCK as i64 - 1);
+    let address = f.offset(base, block, view.strides[0]);
+    let address = f.offset(address, head, view.strides[1]);
+    let address = f.add(address, BLOCK as i64 * head_dim);
+    f.offset(address, within, size_of::<f32>() as i64)
 }
 
 struct Nest<'a> {
@@ -196,6 +207,20 @@ impl Nest<'_> {
                 scratch.address
             }
         };
+        if self.out.layout.coded() {
+            let [row_number, head] = target[..] else {
+                return Err(format!("{:?} has no heads", self.out));
+            };
+            let base = self.bases[self.reads.len()];
+            let scale = scale(f, base, self.out, [row_number, head]);
+            let (n, step) = (f.int(self.columns), f.int(out.stride));
+            f.call(
+                offset_of!(KernelTable, quantize_head),
+                &[n, row, out.address, step, scale],
+                None,
+            );
+            return Ok(());
+        }
         let (k, group) = (f.int(self.columns), f.int(group.into()));
         let mut args = vec![k, group, row, out.address];
         if let Round::Values(_) = self.round {

@@ -182,11 +182,16 @@ fn absorb(sample: &Sample, position: usize, all: &mut Vec<Rule>) {
         // A kernel gathers what it loads, not what it computes.
         return;
     }
+    // A kernel that rounds its rows to integers does nothing after it but to put them somewhere.
+    let plain = match kind {
+        OpKind::Scatter => "",
+        _ => ", plain ?e",
+    };
     push(
         "map-then",
         with("(map ?x ?e)"),
         format!("(map ?x {})", with("?e")),
-        format!("{closed}closed ?x, plain ?e{}", rows("?e")),
+        format!("{closed}closed ?x{plain}{}", rows("?e")),
         format!("x: {declaration}; e := {body}{given}"),
     );
     if elementwise && ty.dtype.is_float() {

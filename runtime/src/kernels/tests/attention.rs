@@ -4,7 +4,7 @@ use super::{GUARD, random};
 use crate::kernels::tables;
 use half::{bf16, f16};
 use ir::DType;
-use ir::abi::{AttentionArgs, AttentionFn, BLOCK, KernelTable, Layout};
+use ir::abi::{AttentionArgs, AttentionFn, BLOCK, KernelTable, Layout, PANEL};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -43,6 +43,9 @@ impl Attention {
         let len = (keys - 1) * kv_stride + self.head_dim;
         let mut rounded = || {
             let exact = random(&mut rng, len).into_iter();
+            if self.dtype == DType::I8 {
+                return self.of_codes(exact.collect(), kv_stride);
+            }
             let round = |x| self.dtype.round(f64::from(x)) as f32;
             exact.map(round).collect::<Vec<f32>>()
         };
@@ -56,6 +59,18 @@ impl Attention {
         };
         self.fill_blocks(&mut x, keys);
         x
+    }
+
+    /// Rows rounded to what codes and a scale can say.
+    fn of_codes(&self, mut rows: Vec<f32>, stride: usize) -> Vec<f32> {
+        for row in rows.chunks_mut(stride) {
+            let row = &mut row[..self.head_dim];
+            let peak = row.iter().fold(0.0f32, |m, x| m.max(x.abs()));
+            for x in row {
+                *x = peak / 127.0 * (*x * (127.0 / peak)).round_ties_even();
+            }
+        }
+        rows
     }
 
     /// Puts keys and values in blocks too; what no row holds is not even a number.
@@ -83,8 +98,47 @@ impl Attention {
         match self.dtype {
             DType::F16 => self.stored(table.attention_f16, x, rows, in_blocks, f16::from_f32),
             DType::BF16 => self.stored(table.attention_bf16, x, rows, in_blocks, bf16::from_f32),
+            DType::I8 => {
+                let [k, v] = self.codes(table, x);
+                let head = BLOCK * Layout::KeyCodes.width(self.head_dim);
+                let of_second = [&k[head..], &v[head..]].map(|x| x.as_ptr());
+                self.call(table.attention_q8, x, rows, of_second, 2 * head)
+            }
             _ => self.stored(table.attention_f32, x, rows, in_blocks, |x| x),
         }
+    }
+
+    /// Keys and values as a cache keeps them as integers: of two heads, the second of which is used. What no row holds
+    /// has scales that are not even numbers.
+    fn codes(&self, table: &KernelTable, x: &Operands) -> [Vec<u8>; 2] {
+        let layouts = [
+            (Layout::KeyCodes, &x.k, PANEL),
+            (Layout::ValueCodes, &x.v, 1),
+        ];
+        layouts.map(|(layout, rows, step)| {
+            let heads = [2, self.head_dim];
+            let keys = (rows.len() + x.kv_stride - self.head_dim) / x.kv_stride;
+            let mut held = vec![0xff; layout.rows(keys) * 2 * layout.width(self.head_dim)];
+            for row in 0..keys {
+                let [code, scale] = [
+                    layout.index(heads, [row, 1, 0]),
+                    layout.scale(heads, [row, 1]),
+                ];
+                let to = held.as_mut_ptr();
+                // SAFETY: a row of a head, and its place.
+                unsafe {
+                    let from = rows[row * x.kv_stride..].as_ptr();
+                    (table.quantize_head)(
+                        self.head_dim,
+                        from,
+                        to.add(code),
+                        step,
+                        to.add(scale).cast(),
+                    );
+                }
+            }
+            held
+        })
     }
 
     /// The same, with keys and values stored so.
@@ -102,6 +156,19 @@ impl Attention {
             false => [&x.k[..], &x.v[..]],
         };
         let [k, v] = [k, v].map(|x| x.iter().map(|x| store(*x)).collect::<Vec<W>>());
+        let at = [&k, &v].map(|x| x.as_ptr().cast());
+        self.call(attention, x, rows, at, if in_blocks { 2 * head } else { 0 })
+    }
+
+    /// The same, with keys and values at `k` and `v`.
+    fn call(
+        &self,
+        attention: AttentionFn,
+        x: &Operands,
+        rows: std::ops::Range<usize>,
+        [k, v]: [*const u8; 2],
+        block_stride: usize,
+    ) -> Vec<f32> {
         let width = self.group * self.head_dim;
         let out_stride = width + 1;
         let (lo, hi): (Vec<i32>, Vec<i32>) = self.intervals[rows.clone()].iter().copied().unzip();
@@ -113,10 +180,10 @@ impl Attention {
         let args = AttentionArgs {
             q: x.q[rows.start * x.q_stride..].as_ptr(),
             q_stride: x.q_stride,
-            k: k.as_ptr().cast(),
-            v: v.as_ptr().cast(),
+            k,
+            v,
             kv_stride: x.kv_stride,
-            block_stride: if in_blocks { 2 * head } else { 0 },
+            block_stride,
             out: out.as_mut_ptr(),
             out_stride,
             lo: lo.as_ptr(),
@@ -181,7 +248,9 @@ impl Attention {
 
     /// All tables against f64 and the portable one; all ways of splitting the rows into calls give equal bits.
     fn check(&self, tolerance: f64) {
-        self.check_layout(tolerance, false);
+        if self.dtype != DType::I8 {
+            self.check_layout(tolerance, false);
+        }
         self.check_layout(tolerance, true);
     }
 
@@ -305,6 +374,24 @@ fn attention_over_narrow_keys_is_that_over_what_they_widen_to() {
                     }
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn attention_over_codes_is_that_over_what_they_stand_for() {
+    for head_dim in [1, 7, 16, 20, 64, 96, 128] {
+        for (intervals, softcap) in [
+            (causal(60, 21), 0.0),
+            (causal(60, 21), 5.0),
+            (vec![(3, 700)], 0.0),
+        ] {
+            let coded = Attention {
+                dtype: DType::I8,
+                softcap,
+                ..plain(intervals, 4, head_dim)
+            };
+            coded.check(3e-6);
         }
     }
 }
