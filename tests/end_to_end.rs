@@ -238,6 +238,24 @@ fn narrow_caches_give_nearly_the_same() {
 }
 
 #[test]
+fn narrow_caches_are_refused_for_gpus() {
+    let (dir, _) = references().swap_remove(0);
+    let checkpoint = Checkpoint::open(&dir).unwrap();
+    for cache in [CacheType::F16, CacheType::Bf16, CacheType::Int8] {
+        let options = Options {
+            cache,
+            ..Options::new("sm_90a".parse().unwrap())
+        };
+        let refused = compiler::Compilation::new(&checkpoint, &options, &|_, _, _| {});
+        let why = refused.err().map(|e| e.to_string()).unwrap_or_default();
+        assert!(
+            why.contains("compile with a cache of f32"),
+            "{cache:?}: {why}"
+        );
+    }
+}
+
+#[test]
 fn compiling_again_gives_the_same_bytes() {
     for ((dir, _), weights) in references().into_iter().zip(WEIGHTS.into_iter().cycle()) {
         assert!(

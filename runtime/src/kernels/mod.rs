@@ -15,6 +15,7 @@ mod grouped;
 mod lanes;
 mod packing;
 pub mod probe;
+mod quantize;
 mod scratch;
 #[cfg(test)]
 mod tests;
@@ -148,7 +149,7 @@ macro_rules! grouped {
             isa!(@feature $features
                 unsafe fn quantize(k: usize, group: usize, x: *const f32, to: *mut u8) {
                     // SAFETY: the caller's.
-                    unsafe { grouped::quantize(k, group, x, to) }
+                    unsafe { quantize::quantize(k, group, x, to) }
                 });
         }
     };
@@ -232,14 +233,14 @@ const fn table_of<I: Isa, G: GroupedIsa>() -> KernelTable {
         gemm_q8_q8: grouped::integer_gemm::<G, 8>,
         gemm_q8_q4: grouped::integer_gemm::<G, 4>,
         quantize_q8: quantize::<G>,
-        fake_quantize: grouped::fake_quantize,
+        fake_quantize: quantize::fake_quantize,
         exp: elements::<I, functions::Exp>,
         tanh: elements::<I, functions::Tanh>,
         erf: elements::<I, functions::Erf>,
         attention_bf16: attention::attention::<I, bf16>,
         attention_f16: attention::attention::<I, f16>,
         attention_q8: attention::attention::<I, i8>,
-        quantize_head: grouped::quantize_head,
+        quantize_head: quantize::quantize_head,
     }
 }
 
