@@ -53,9 +53,11 @@ impl Key {
             cache,
             nvrtc: _,
             without,
+            costs,
         } = options;
+        let costs = costs.as_ref().map(|table| table.digest());
         let rest = format!(
-            "{} {} {target:?} {weights:?} {activations:?} {cache:?} {without:?}",
+            "{} {} {target:?} {weights:?} {activations:?} {cache:?} {without:?} {costs:?}",
             env!("CARGO_PKG_VERSION"),
             env!("SATURA_BUILD")
         );

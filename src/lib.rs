@@ -27,6 +27,7 @@ pub mod nvrtc;
 mod open;
 mod picture;
 mod staged;
+pub mod tune;
 
 pub use cache::{Cache, Key};
 pub use embedded::embedded;

@@ -6,7 +6,9 @@ mod commands;
 mod signals;
 
 use clap::{Parser, Subcommand};
-use commands::{bench, compile, doctor, eval, explain, inspect, pareto, run, template, verify};
+use commands::{
+    bench, compile, doctor, eval, explain, inspect, pareto, run, template, tune, verify,
+};
 use std::process::ExitCode;
 
 /// Compiles and runs transformer models.
@@ -28,6 +30,7 @@ enum Command {
     Pareto(pareto::Args),
     Inspect(inspect::Args),
     Doctor(doctor::Args),
+    Tune(tune::Args),
 }
 
 fn main() -> ExitCode {
@@ -48,6 +51,7 @@ fn main() -> ExitCode {
         Command::Pareto(args) => pareto::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Doctor(args) => doctor::run(args),
+        Command::Tune(args) => tune::run(args),
     };
     done.unwrap_or_else(|error| commands::failed(&error))
 }

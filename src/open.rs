@@ -6,6 +6,7 @@ use crate::{
     hub::{Arrival, Hub, HubError},
     nvrtc::{self, NoNvrtc},
     staged::{self, Staged},
+    tune::Tables,
 };
 use compiler::{
     CompileError, Options, Stage, Weights,
@@ -260,6 +261,12 @@ pub fn open(source: &Source, how: &Opening<'_>) -> Result<Opened, Error> {
         cache: how.cache_type,
         ..Options::new(how.device.unwrap_or_default().host()?)
     };
+    if let Some(cache) = &how.cache {
+        match Tables::of(cache).of_target(&options.target) {
+            Ok(costs) => options.costs = costs,
+            Err(error) => warnings.push(format!("measured costs are not used: {error}")),
+        }
+    }
     let key = Key::new(&checkpoint, &options)?;
     if let Some(path) = how.cache.as_ref().and_then(|cache| cache.find(key)) {
         match Model::open(&path) {

@@ -3,14 +3,15 @@
 //! on one again. Reads no weights.
 
 use crate::{
-    Compilation,
+    Compilation, judged,
     optimize::{
         self, Explanation, OptimizeError, Report, Stop,
         ablation::{Ablation, AblationError},
+        cost::TableError,
         derivation::Step,
         verdict::Verdict,
     },
-    sizes,
+    predict,
 };
 use ir::{Graph, ParseError, artifact::Manifest};
 use std::{collections::BTreeMap, fmt};
@@ -28,6 +29,7 @@ pub(crate) fn report(compilation: &Compilation) -> Vec<(String, String)> {
     if *without != Ablation::default() {
         out.push((LEFT_OUT.into(), without.to_string()));
     }
+    out.extend(predict::report(&compilation.options, &compilation.built));
     for (name, r) in &compilation.reports {
         let fired: Vec<String> = r
             .fired
@@ -116,6 +118,8 @@ pub enum ExplainError {
     Rules(#[from] AblationError),
     #[error(transparent)]
     Optimize(#[from] OptimizeError),
+    #[error("the artifact's cost table {0}")]
+    Costs(#[from] TableError),
 }
 
 /// Names of the blocks, in the program's order: every graph is one, however many layers call it.
@@ -149,7 +153,9 @@ pub fn block(manifest: &Manifest, asked: &str) -> Result<Explained, ExplainError
         error,
     })?;
     let target = &manifest.images.first().ok_or(ExplainError::Unsaid)?.target;
-    let mut options = sizes(&manifest.description, target);
+    let costs = predict::kept(manifest)?;
+    let costs = costs.as_ref().map(|(table, weights)| (table, *weights));
+    let mut options = judged(&manifest.description, target, costs);
     options.without = match said(LEFT_OUT) {
         Some(names) => names.parse()?,
         None => Ablation::default(),

@@ -11,6 +11,7 @@ pub mod fold;
 pub mod models;
 pub mod optimize;
 pub mod plan;
+pub mod predict;
 mod reread;
 pub mod schedule;
 pub mod storage;
@@ -21,16 +22,21 @@ use compress::{ActivationType, CacheError, CacheType, Overlay, Rounding};
 use fold::{Array, Fold, FoldError};
 use indexmap::IndexMap;
 use ir::{
-    DType, Description, Float, Name, Operand, Program, Target, Task,
-    artifact::{ArtifactError, Image, Manifest, Writer},
+    DType, Description, Dim, Float, Name, Operand, Program, Target, Task,
+    artifact::{ArtifactError, Image, Manifest, Plan, Work, Writer},
     feed,
 };
 use models::ModelError;
-use optimize::{OptimizeError, Reports, ablation::Ablation, cost::Roofline};
+use optimize::{
+    OptimizeError, Reports,
+    ablation::Ablation,
+    cost::{CostModel, CostTable, Roofline},
+};
 use schedule::{Kernel, Schedule, ScheduleError};
 use std::{
     collections::HashMap,
     io::{BufWriter, Read, Seek, Write},
+    sync::Arc,
 };
 
 /// What to compile for.
@@ -48,6 +54,8 @@ pub struct Options {
     pub nvrtc: Option<Nvrtc>,
     /// Rewrite rules to go without.
     pub without: Ablation,
+    /// What kernels cost where the code is to run, measured; without it what is known of such machines counts.
+    pub costs: Option<Arc<CostTable>>,
 }
 
 impl Options {
@@ -60,6 +68,7 @@ impl Options {
             cache: CacheType::default(),
             nvrtc: None,
             without: Ablation::default(),
+            costs: None,
         }
     }
 }
@@ -169,8 +178,7 @@ impl Compilation {
             return Err(CacheError::Device.into());
         }
         options.cache.apply(&mut built)?;
-        let mut sizes = sizes(&description, &options.target);
-        sizes.without = options.without.clone();
+        let sizes = sizes(&description, options, &built);
         Compilation::of(built, description, &sizes, options, progress)
     }
 
@@ -260,6 +268,10 @@ impl Compilation {
             graph: "program".into(),
             error,
         })?;
+        let plan = Plan {
+            work: self.work(kernels.len(), &index),
+            ..plan
+        };
         let mut said = self.report.clone();
         said.extend(explain::report(self));
         let manifest = Manifest {
@@ -283,6 +295,17 @@ impl Compilation {
         symbols.into_iter().map(|s| s.name).collect()
     }
 
+    /// What each of the unique kernels does.
+    fn work(&self, kernels: usize, index: &HashMap<(Name, usize), u32>) -> Vec<Work<Dim>> {
+        let mut all = vec![Work::default(); kernels];
+        for (name, schedule) in &self.schedules {
+            for (i, work) in schedule.work().into_iter().enumerate() {
+                all[index[&(name.clone(), i)] as usize] = work;
+            }
+        }
+        all
+    }
+
     /// Every unique kernel, and the number in that list of each graph's kernels.
     pub fn kernels(&self) -> (Vec<&Kernel>, HashMap<(Name, usize), u32>) {
         let mut unique: Vec<&Kernel> = vec![];
@@ -302,14 +325,32 @@ impl Compilation {
 
 /// Sizes at which alternatives are compared: a decoder is judged by little more than a token, whose logits alone are
 /// wanted; an encoder by a sentence. Costs are the target's.
-fn sizes(description: &Description, target: &Target) -> optimize::Options {
+fn sizes(description: &Description, options: &Options, built: &Program) -> optimize::Options {
+    let costs = options.costs.as_ref();
+    let costs = costs.map(|table| (table, predict::weights(built)));
+    optimize::Options {
+        without: options.without.clone(),
+        ..judged(description, &options.target, costs)
+    }
+}
+
+/// The same, with measured costs of a model that reads so many bytes of weights.
+fn judged(
+    description: &Description,
+    target: &Target,
+    costs: Option<(&Arc<CostTable>, u64)>,
+) -> optimize::Options {
     let (tokens, selected) = match description.task {
         Task::CausalLm => (2, 1),
         _ => (128, 128),
     };
     let context = u32::try_from(description.context.min(512)).unwrap_or(512);
+    let cost: Box<dyn CostModel> = match costs {
+        Some((table, weights)) => Box::new(table.of(weights)),
+        None => Box::new(Roofline::of(target)),
+    };
     optimize::Options {
-        cost: Box::new(Roofline::of(target)),
+        cost,
         ..optimize::Options::at([
             (feed::T, tokens),
             (feed::L, selected),
@@ -349,7 +390,7 @@ pub fn compile_program<W: Read + Write + Seek>(
     file: W,
     progress: &dyn Fn(Stage, u64, u64),
 ) -> Result<W, CompileError> {
-    let sizes = sizes(&description, &options.target);
+    let sizes = sizes(&description, options, &built);
     let mut compilation = Compilation::of(built, description, &sizes, options, progress)?;
     compilation.report = report;
     let out = BufWriter::with_capacity(1 << 20, file);

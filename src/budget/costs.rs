@@ -1,25 +1,18 @@
 //! What a product with a weight in some form costs on this machine: measured with the real kernels, once for each shape,
-//! and remembered. Knows shapes and forms; neither models nor budgets. `satura tune` may take this over.
+//! and remembered. Knows shapes and forms; neither models nor budgets.
 
 use super::Error;
-use compiler::{
-    Compilation, Options,
-    compress::{Encoded, Form, Integers, Matrix, Site, apply, sites},
-    fold::Array,
-    optimize,
-};
+use crate::tune::{Machine, Probe, Shape};
+use compiler::compress::{Encoded, Form, Integers, Matrix, Site, apply, sites};
 use ir::{
-    Call, DType, Description, Dim, Generation, Graph, Name, Operand, Positions, Program, Role, Sym,
-    Task, Type, feed,
+    Call, DType, Dim, Graph, Name, Operand, Program, Role, Sym, Type,
+    artifact::Core,
+    feed,
     ops::{Cast, Gather, Linear},
 };
-use runtime::{
-    EncoderInput, Model, Session,
-    devices::{Bytes, cpu},
-};
+use runtime::devices::cpu;
 use std::{
     collections::BTreeMap,
-    io::BufWriter,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -105,15 +98,8 @@ fn key(p: &Product) -> String {
 
 /// What tells machines apart that run at different speeds.
 pub(super) fn machine() -> String {
-    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info.lines().find(|l| l.starts_with("model name"));
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let model = model.unwrap_or("unknown processor");
-    format!(
-        "{model} {cores} {} {}",
-        cpu::host(),
-        env!("CARGO_PKG_VERSION")
-    )
+    let version = env!("CARGO_PKG_VERSION");
+    format!("{} / {version}", Machine::cpu(None).key())
 }
 
 /// As many products as the working set has room for, each with a weight of its own, one after another.
@@ -133,22 +119,19 @@ fn measure(p: &Product) -> Result<f64, Error> {
         }
     };
     let (program, overlay) = apply(&program, &choices)?;
-    let model = compile(program, &overlay, p)?;
-    let options = runtime::Options::default();
-    let mut session = Session::new(&model, options)?;
-    let ids: Vec<u32> = (0..p.tokens as u32).collect();
-    let input = EncoderInput {
-        ids: &ids,
-        ..EncoderInput::default()
+    let shape = Shape {
+        context: p.tokens,
+        vocabulary: p.tokens,
+        decodes: false,
     };
+    let mut probe = Probe::new(program, &overlay, &shape, &cpu::host(), None)?;
     let mut times = vec![];
     for run in 0..=RUNS {
-        session.measure(true);
-        session.encode(&[input])?;
+        let timed = probe.encode(&[p.tokens])?;
         // Rows are rounded by the kernel that computes them, whichever that is: not by the product.
-        let products = session.times();
-        let products =
-            products.filter(|(name, _)| name.starts_with("product") && name.contains("gemm"));
+        let products = probe.launches().zip(timed);
+        let products = products
+            .filter(|((call, core), _)| *call == "product" && matches!(core, Core::Product(_)));
         let sum: Duration = products.map(|(_, time)| time).sum();
         if run > 0 {
             times.push(sum.as_secs_f64() / count as f64);
@@ -208,67 +191,6 @@ fn program(p: &Product, count: usize) -> Result<Program, Error> {
     };
     program.outputs.insert("last_hidden_state".into(), last);
     Ok(program)
-}
-
-fn compile(
-    program: Program,
-    overlay: &compiler::compress::Overlay,
-    p: &Product,
-) -> Result<std::sync::Arc<Model>, Error> {
-    let description = Description {
-        architecture: "products".into(),
-        task: Task::Embedding { normalize: false },
-        vocabulary: p.tokens,
-        token_types: 0,
-        context: p.tokens,
-        layers: 0,
-        hidden: p.shape[1],
-        parameters: 0,
-        positions: Positions::Index,
-        eos: vec![],
-        generation: Generation::default(),
-        chat: None,
-        image: None,
-        source: [0; 32],
-    };
-    let types = program.weights.clone();
-    let sizes = optimize::Options::at([(feed::T, p.tokens as u32)]);
-    let options = Options::new(cpu::host());
-    let quiet = |_, _, _| {};
-    let compilation = Compilation::of(program, description, &sizes, &options, &quiet)?;
-    let numbers = |name: &Name| {
-        if let Some(array) = overlay.get(name) {
-            return Ok(array);
-        }
-        let ty = &types[name];
-        let shape: Vec<usize> = ty.shape.iter().filter_map(ir::Dim::size).collect();
-        let count: usize = shape.iter().product();
-        // Small positive numbers in every float type.
-        let pattern: &[u8] = match ty.dtype.bytes() {
-            2 => &[0x01, 0x30],
-            _ => &[0x00, 0x00, 0x01, 0x30],
-        };
-        let bytes: Vec<u8> = pattern
-            .iter()
-            .copied()
-            .cycle()
-            .take(count * ty.dtype.bytes())
-            .collect();
-        Ok(Array::new(ty.dtype, &shape, bytes))
-    };
-    let io = |source| Error::Write {
-        path: std::env::temp_dir(),
-        source,
-    };
-    let file = crate::staged::in_memory().map_err(io)?;
-    compilation.write(
-        &numbers,
-        &[],
-        BufWriter::with_capacity(1 << 20, &file),
-        &quiet,
-    )?;
-    let bytes = Bytes::of_file("products", &file)?;
-    Ok(Model::from_bytes(bytes)?)
 }
 
 /// Some numbers in a form: what they are does not change how long a product takes.

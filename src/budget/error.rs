@@ -79,6 +79,9 @@ pub enum Error {
     /// A plan cannot be measured.
     #[error(transparent)]
     Measure(#[from] crate::measure::Error),
+    /// Kernels cannot be timed.
+    #[error(transparent)]
+    Tune(#[from] crate::tune::Error),
     /// The model, its cache or its tokenizer are at fault.
     #[error(transparent)]
     Open(#[from] crate::Error),

@@ -4,9 +4,9 @@
 use super::{Costs, Error, costs::Product};
 use compiler::{
     compress::{Form, Site},
-    optimize::cost::{CostModel, Roofline, Work},
+    optimize::cost::{CostModel, Roofline},
 };
-use ir::{DType, OpKind};
+use ir::{DType, artifact::Work};
 use std::collections::BTreeMap;
 
 /// Seconds of products by form and shape.
@@ -88,7 +88,12 @@ impl Latency {
         let bytes = form.bytes(shape, stored);
         let Some(points) = self.timed.get(&label(form, stored)) else {
             let flops = 2 * (shape[0] * shape[1] * self.tokens) as u64;
-            return Roofline::default().kernel(OpKind::Gemm, Work { bytes, flops }) as f64 * 1e-12;
+            let work = Work {
+                weights: bytes,
+                flops,
+                ..Work::default()
+            };
+            return Roofline::default().kernel(&work) as f64 * 1e-12;
         };
         if let Some((_, seconds)) = points.get(&shape) {
             return *seconds;

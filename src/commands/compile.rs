@@ -1,13 +1,16 @@
 //! `satura compile`: from a model directory to one file that runs without it.
 
-use super::{HubArgs, Precision, Progress, budget, bytes, count, ms, print_json, target, time};
+use super::{
+    HubArgs, Precision, Progress, budget, bytes, count, ms, note, print_json, target, time,
+};
 use crate::signals;
 use satura::{
-    Output, Source,
+    Cache, Output, Source,
     budget::{Budget, Certificate},
     compiler::{Options, optimize::ablation::Ablation},
     ir::Target,
     nvrtc,
+    tune::Tables,
 };
 use serde_json::json;
 use std::{
@@ -75,6 +78,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         true => Some(nvrtc::find()?),
         false => None,
     };
+    let costs = match Cache::of_user() {
+        Some(cache) => Tables::of(&cache).of_target(&args.target),
+        None => Ok(None),
+    };
+    let costs = costs.unwrap_or_else(|error| {
+        eprintln!("warning: measured costs are not used: {error}");
+        None
+    });
+    if let Some(table) = &costs {
+        note(&format!("costs {}", table.about()));
+    }
     let options = Options {
         target: args.target.clone(),
         weights: args.precision.weights()?,
@@ -82,6 +96,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         cache: args.precision.cache(),
         nvrtc,
         without: args.without.clone().unwrap_or_default(),
+        costs,
     };
     let start = Instant::now();
     let (size, planned) = match args.budget {
@@ -107,6 +122,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "architecture": description.architecture,
             "parameters": description.parameters,
             "target": options.target.to_string(),
+            "costs": options.costs.as_ref().map(|table| table.about()),
             "search_ms": planned.as_ref().map(|(_, solved)| ms(*solved)),
             "certificate": planned.map(|(certificate, _)| certificate),
         }))?;

@@ -1,7 +1,7 @@
-//! `satura explain`: the plan in an artifact, and how it came about. Reads the artifact, so that one for another
-//! machine can be explained too; runs nothing.
+//! `satura explain`: the plan in an artifact, how it came about, and what it is predicted to take. Reads the artifact, so
+//! that one for another machine can be explained too; runs it only where it is asked to measure.
 
-use super::{HubArgs, bytes, count, print_json};
+use super::{HubArgs, bytes, count, print_json, time};
 use anyhow::Context;
 use satura::{
     Cache, Opening, Source,
@@ -9,10 +9,16 @@ use satura::{
     compiler::{
         explain::{self, Explained},
         optimize::verdict::Verdict,
+        predict::{self, Costs},
     },
     ir::{
         Description,
         artifact::{HEADER_BYTES, Header, Launch, Manifest, Section, Sections},
+    },
+    measure::{
+        Step,
+        prediction::{self, Prediction, Times},
+        speed::Workload,
     },
 };
 use serde_json::{Value, json};
@@ -22,6 +28,7 @@ use std::{
     io::{self, Read, Seek, SeekFrom, Write},
     path::Path,
     process::ExitCode,
+    time::Duration,
 };
 
 /// Show what the compiler did to a model: the plan, the rewrites that fired, the sizes
@@ -31,7 +38,8 @@ Examples:
   satura explain llama.satura
   satura explain models/llama           compiles it first, where it is not in the cache
   satura explain models/llama --block layer
-                                        the rules that made its kernels of it, step by step")]
+                                        the rules that made its kernels of it, step by step
+  satura explain llama.satura --measure what its steps were predicted to take, beside what they take here")]
 pub struct Args {
     /// A file that `satura compile` wrote, a model directory, or an id of the Hugging Face hub (org/name)
     #[arg(value_name = "ARTIFACT")]
@@ -44,6 +52,18 @@ pub struct Args {
     /// `satura explain` shows, or its number
     #[arg(long, value_name = "BLOCK")]
     block: Option<String>,
+
+    /// Run it, and show instead what its steps were predicted to take beside what they take here
+    #[arg(long, conflicts_with = "block")]
+    measure: bool,
+
+    /// Sequences side by side
+    #[arg(long, value_name = "B", default_value_t = 1, requires = "measure")]
+    batch: usize,
+
+    /// Threads to measure with; by default as many as costs were measured with, else one a core
+    #[arg(long, value_name = "N", requires = "measure")]
+    threads: Option<usize>,
 
     /// Print one JSON object instead of text
     #[arg(long)]
@@ -74,13 +94,94 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    let costs = Costs::of(&manifest).with_context(|| args.artifact.clone())?;
+    if args.measure {
+        return measure(&args, &source, &costs);
+    }
     match args.json {
-        true => print_object(&manifest, sections.as_ref())?,
+        true => print_object(&manifest, sections.as_ref(), &costs)?,
         false => io::stdout()
             .lock()
-            .write_all(text(&manifest, sections.as_ref()).as_bytes())?,
+            .write_all(text(&manifest, sections.as_ref(), &costs).as_bytes())?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Steps that a model is judged by.
+fn judged(manifest: &Manifest) -> Vec<Step> {
+    let workloads = prediction::workloads(&manifest.description);
+    workloads.iter().map(Workload::typical).collect()
+}
+
+/// What is predicted beside what is measured.
+fn measure(args: &Args, source: &Source, costs: &Costs) -> anyhow::Result<ExitCode> {
+    let how = Opening {
+        cache: Cache::of_user(),
+        ..Opening::default()
+    };
+    let model = satura::open(source, &how)?.model;
+    let mut predictions = vec![];
+    for mut workload in prediction::workloads(model.description()) {
+        workload.repeat(args.batch);
+        let threads = args.threads.or(costs.threads);
+        predictions.push(prediction::measure(&model, costs, &workload, threads)?);
+    }
+    if args.json {
+        let times = |t: &Times| {
+            json!({
+                "predicted_ms": t.predicted * 1e3,
+                "measured_ms": t.measured * 1e3,
+                "ratio": t.ratio(),
+                "launches": t.launches,
+            })
+        };
+        let prediction = |p: &Prediction| {
+            let templates = p.templates.iter().map(|(name, t)| (*name, times(t)));
+            json!({
+                "tokens": p.step.tokens,
+                "sequences": p.step.sequences,
+                "keys": p.step.keys,
+                "whole": times(&p.whole),
+                "templates": templates.collect::<BTreeMap<_, _>>(),
+            })
+        };
+        let steps: Vec<Value> = predictions.iter().map(prediction).collect();
+        print_json(&json!({ "costs": costs.about, "steps": steps }))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut out = io::stdout().lock();
+    writeln!(out, "costs: {}", costs.about)?;
+    for p in &predictions {
+        writeln!(out, "\n{}", words(&p.step))?;
+        writeln!(out, "{:<12} launches   predicted    measured   ratio", "")?;
+        let templates = p.templates.iter().map(|(name, t)| (*name, t));
+        for (name, t) in templates.chain([("a step", &p.whole)]) {
+            writeln!(
+                out,
+                "{name:<12} {:>8} {:>11} {:>11} {:>7.2}",
+                t.launches,
+                time(seconds(t.predicted)),
+                time(seconds(t.measured)),
+                t.ratio()
+            )?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or_default()
+}
+
+/// For people: how large a step is.
+fn words(step: &Step) -> String {
+    let Step {
+        tokens, sequences, ..
+    } = step;
+    format!(
+        "{tokens} tokens of {sequences} sequences, {:.0} keys each",
+        step.keys
+    )
 }
 
 /// The manifest of an artifact and where its parts are; checks what it reads, and no more.
@@ -140,7 +241,8 @@ fn entries(manifest: &Manifest) -> usize {
 
 /// The parts of the report that are not for programs.
 fn for_people(manifest: &Manifest) -> impl Iterator<Item = &(String, String)> {
-    let internal = |h: &str| h == certificate::JSON || h.starts_with(explain::BUILT);
+    let internal =
+        |h: &str| h == certificate::JSON || h == predict::TABLE || h.starts_with(explain::BUILT);
     manifest.report.iter().filter(move |(h, _)| !internal(h))
 }
 
@@ -172,7 +274,7 @@ fn derivation(explained: &Explained) -> Value {
     })
 }
 
-fn text(manifest: &Manifest, sections: Option<&Sections>) -> String {
+fn text(manifest: &Manifest, sections: Option<&Sections>, costs: &Costs) -> String {
     let Description {
         architecture,
         parameters,
@@ -208,6 +310,10 @@ fn text(manifest: &Manifest, sections: Option<&Sections>) -> String {
         entries(manifest),
         bytes(plan.arena)
     ));
+    for step in judged(manifest) {
+        let predicted = time(seconds(prediction::predict(manifest, costs, step)));
+        lines.push(format!("predicted: {predicted} for {}", words(&step)));
+    }
     for (what, ports) in [("in", &plan.inputs), ("out", &plan.outputs)] {
         let ports = ports.iter().map(|p| format!("{}: {}", p.name, p.ty));
         lines.push(format!("{what}: {}", ports.collect::<Vec<_>>().join(", ")));
@@ -233,7 +339,11 @@ fn text(manifest: &Manifest, sections: Option<&Sections>) -> String {
     lines.join("\n") + "\n"
 }
 
-fn print_object(manifest: &Manifest, sections: Option<&Sections>) -> anyhow::Result<()> {
+fn print_object(
+    manifest: &Manifest,
+    sections: Option<&Sections>,
+    costs: &Costs,
+) -> anyhow::Result<()> {
     let d = &manifest.description;
     let port =
         |p: &satura::ir::artifact::Port| json!({ "name": &*p.name, "type": p.ty.to_string() });
@@ -264,6 +374,11 @@ fn print_object(manifest: &Manifest, sections: Option<&Sections>) -> anyhow::Res
             "states": plan.states.iter().map(port).collect::<Vec<_>>(),
             "launches_by_kernel": kernels(manifest),
         },
+        "predicted": judged(manifest).into_iter().map(|step| json!({
+            "tokens": step.tokens,
+            "keys": step.keys,
+            "ms": prediction::predict(manifest, costs, step) * 1e3,
+        })).collect::<Vec<_>>(),
         "certificate": Certificate::of(&manifest.report),
         "report": report.collect::<Vec<_>>(),
     }))

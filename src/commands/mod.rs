@@ -12,6 +12,7 @@ pub mod pareto;
 mod precision;
 pub mod run;
 pub mod template;
+pub mod tune;
 pub mod verify;
 
 use crate::signals;

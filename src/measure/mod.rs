@@ -9,6 +9,7 @@ mod hidden;
 pub mod latency;
 mod layers;
 mod perplexity;
+pub mod prediction;
 mod reference;
 pub mod roofline;
 pub mod speed;

@@ -84,11 +84,16 @@ pub fn far() -> io::Result<MmapMut> {
 
 /// Bytes of `data` read a second, of the first gigabyte: the fastest of several strides.
 pub fn read(pool: &Pool, data: &[u8]) -> f64 {
+    read_for(BUDGET, pool, data)
+}
+
+/// The same, with so much time for each stride.
+pub(crate) fn read_for(budget: Duration, pool: &Pool, data: &[u8]) -> f64 {
     let data = &data[..data.len().min(FAR)];
     let bytes = data.len();
     let sink = AtomicU64::new(0);
     let seconds = |(block, streams): (usize, usize)| {
-        typical(|| {
+        typical(budget, || {
             pool.run(bytes.div_ceil(block) as u64, 1, &|_, begin, end| {
                 let end = (end as usize * block).min(bytes);
                 let found = probe::read(&data[begin as usize * block..end], streams);
@@ -110,7 +115,7 @@ pub fn read(pool: &Pool, data: &[u8]) -> f64 {
 pub fn product(pool: &Pool, product: Product) -> Option<f64> {
     product.run(1)?;
     let operations = AtomicU64::new(0);
-    let seconds = typical(|| {
+    let seconds = typical(BUDGET, || {
         operations.store(0, Relaxed);
         pool.run(pool.threads() as u64 * 16, 1, &|_, begin, end| {
             let done = product.run(TILES * (end - begin) as usize).unwrap_or(0);
@@ -121,12 +126,12 @@ pub fn product(pool: &Pool, product: Product) -> Option<f64> {
 }
 
 /// Seconds of the middle run.
-fn typical(mut run: impl FnMut()) -> f64 {
+fn typical(budget: Duration, mut run: impl FnMut()) -> f64 {
     let run = || {
         run();
         Ok::<(), Infallible>(())
     };
-    let Ok(latency) = Latency::measure(BUDGET, RUNS, run);
+    let Ok(latency) = Latency::measure(budget, RUNS, run);
     latency.median()
 }
 

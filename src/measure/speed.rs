@@ -109,6 +109,43 @@ impl Workload {
 }
 
 impl Workload {
+    /// The step that is held against the machine's ceilings; of a decoder that generates, one of one token a sequence.
+    pub fn typical(&self) -> Step {
+        match self {
+            Workload::Generation(of) => {
+                // The middle one of the steps sees the prompt and half of what was generated.
+                let (tokens, keys) = match of.generate {
+                    0 | 1 => (of.prompt, (of.prompt + 1) as f64 / 2.0),
+                    n => (1, (of.prompt + n / 2) as f64),
+                };
+                Step {
+                    tokens: tokens * of.sequences,
+                    selected: of.sequences,
+                    sequences: of.sequences,
+                    keys: of.depth as f64 + keys,
+                }
+            }
+            Workload::Encoding(of) => {
+                let tokens: usize = of.lengths.iter().sum();
+                let pairs: usize = of.lengths.iter().map(|l| l * l).sum();
+                Step {
+                    tokens,
+                    selected: tokens,
+                    sequences: of.lengths.len(),
+                    keys: pairs as f64 / tokens as f64,
+                }
+            }
+        }
+    }
+
+    /// The same of so many times as many sequences.
+    pub fn repeat(&mut self, times: usize) {
+        match self {
+            Workload::Generation(of) => of.sequences *= times,
+            Workload::Encoding(of) => of.lengths = of.lengths.repeat(times),
+        }
+    }
+
     /// The launches of one step, in order, and the time of each by itself: of a decoder that generates, of a step of one
     /// token a sequence. `session` is one made for it.
     ///
@@ -223,29 +260,11 @@ impl Speed {
             Speed::Generation {
                 of, prefill, step, ..
             } => {
-                // The middle one of the steps sees the prompt and half of what was generated.
-                let (tokens, keys, latency) = match step {
-                    Some(step) => (1, (of.prompt + of.generate / 2) as f64, step),
-                    None => (of.prompt, (of.prompt + 1) as f64 / 2.0, prefill),
-                };
-                let step = Step {
-                    tokens: tokens * of.sequences,
-                    selected: of.sequences,
-                    sequences: of.sequences,
-                    keys: of.depth as f64 + keys,
-                };
-                (step, latency.median())
+                let latency = step.as_ref().unwrap_or(prefill);
+                (Workload::Generation(*of).typical(), latency.median())
             }
             Speed::Encoding { of, latency, .. } => {
-                let tokens: usize = of.lengths.iter().sum();
-                let pairs: usize = of.lengths.iter().map(|l| l * l).sum();
-                let step = Step {
-                    tokens,
-                    selected: tokens,
-                    sequences: of.lengths.len(),
-                    keys: pairs as f64 / tokens as f64,
-                };
-                (step, latency.median())
+                (Workload::Encoding(of.clone()).typical(), latency.median())
             }
         }
     }

@@ -6,11 +6,12 @@
 //! What comes out is in normal form, see [`super`]. Knows no rewrite.
 
 use super::{
-    cost::{Binding, CostModel, Work},
+    cost::{Binding, CostModel},
     egraph::{EGraph, ENode, Known},
+    work,
 };
 use egg::Id;
-use ir::{Attr, Class, Graph, OpKind, Value};
+use ir::{Attr, Class, Graph, OpKind, Value, artifact::Work};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 /// Rounds of improvement; each strictly lowers the cost, so this bounds time, not quality.
@@ -311,9 +312,9 @@ impl<'a> Extraction<'a> {
         let mut own = 0;
         if known.open {
             plan.body = work;
-            own = self.model.kernel(OpKind::Map, work);
-        } else if let Some(kind) = node.kind().filter(|k| super::egraph::is_kernel(*k)) {
-            plan.kernels.insert(id, self.model.kernel(kind, work));
+            own = self.model.kernel(&work);
+        } else if node.kind().is_some_and(super::egraph::is_kernel) {
+            plan.kernels.insert(id, self.model.kernel(&work));
         }
         plan.rank = plan.kernels.values().fold(own, |s, c| s.saturating_add(*c));
         if paid.contains(&id) && !known.open {
@@ -347,18 +348,20 @@ impl<'a> Extraction<'a> {
             .iter()
             .map(|a| self.egraph[*a].data.attr().cloned())
             .collect::<Option<_>>()?;
-        let types: Vec<ir::Type> = facts.iter().map(|f| f.ty.clone()).collect();
-        let flops = kind.build(&attrs)?.flops(&types, &known.ty);
-        let mut work = Work {
-            bytes: 0,
-            flops: self.at.size(&flops),
-        };
+        let mut work = work::work(&kind.build(&attrs)?, &facts, &known.ty, self.at);
         for (i, (a, fact)) in args.iter().zip(&facts).enumerate() {
             if fact.open {
-                work = work.and(body(*a)?);
+                let body = body(*a)?;
+                work.weights = work.weights.saturating_add(body.weights);
+                work.values = work.values.saturating_add(body.values);
+                work.flops = work.flops.saturating_add(body.flops);
                 continue;
             }
-            work.bytes = work.bytes.saturating_add(match kind {
+            let bytes = match fact.weights_only {
+                true => &mut work.weights,
+                false => &mut work.values,
+            };
+            *bytes = bytes.saturating_add(match kind {
                 OpKind::Map => {
                     let rows = known.ty.shape.first().map_or(1, |d| self.at.size(d));
                     self.touched(fact, rows)
@@ -374,7 +377,7 @@ impl<'a> Extraction<'a> {
                 OpKind::Map => self.touched(known, rows),
                 _ => self.bytes(known),
             };
-            work.bytes = work.bytes.saturating_add(written);
+            work.values = work.values.saturating_add(written);
         }
         Some(work)
     }
@@ -395,11 +398,8 @@ impl<'a> Extraction<'a> {
             bodies.insert(a, self.count(a, tally)?);
         }
         let work = self.work(known, node, &|a| bodies.get(&self.egraph.find(a)).copied())?;
-        if let Some(kind) = node
-            .kind()
-            .filter(|k| !known.open && super::egraph::is_kernel(*k))
-        {
-            let cost = self.model.kernel(kind, work);
+        if !known.open && node.kind().is_some_and(super::egraph::is_kernel) {
+            let cost = self.model.kernel(&work);
             tally.total = tally.total.saturating_add(cost);
         }
         tally.done.insert(id, Some(work));

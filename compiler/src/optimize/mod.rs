@@ -15,9 +15,10 @@ mod extract;
 pub mod rules;
 pub mod term;
 pub mod verdict;
+mod work;
 
 use ablation::Ablation;
-use cost::{Binding, CostModel, Roofline, Work};
+use cost::{Binding, CostModel, Roofline};
 use derivation::{Derivation, derive};
 use egg::{Runner, SimpleScheduler, StopReason};
 use extract::Extraction;
@@ -366,28 +367,30 @@ fn saturate(g: &Graph, o: &Options) -> Result<(Graph, Report), OptimizeError> {
 
 /// Cost with one kernel for each op that is not a view and not computed from weights alone.
 fn unfused(g: &Graph, egraph: &egraph::EGraph, ids: &HashMap<Value, egg::Id>, o: &Options) -> u64 {
+    let known_of = |v: &Value| egraph[ids[v]].data.value();
     let bytes = |v: &Value| {
-        egraph[ids[v]]
-            .data
-            .value()
-            .map_or(0, |k| k.storage.bytes(o.sizes.size(&k.ty.numel())))
+        let bytes = |k: &egraph::Known| k.storage.bytes(o.sizes.size(&k.ty.numel()));
+        known_of(v).map_or(0, bytes)
     };
     let cone = g.cone(&g.outputs);
     let open = g.open();
     let costs = cone.iter().filter_map(|v| {
         let op = g.op(*v)?;
-        let known = egraph[ids[v]].data.value()?;
-        if known.weights_only || open[v.index()] || op.kind().class() == ir::Class::View {
+        if known_of(v)?.weights_only || open[v.index()] || op.kind().class() == ir::Class::View {
             return None;
         }
-        let types: Vec<Type> = g.args(*v).iter().map(|a| g.ty(*a).clone()).collect();
-        let read = g
-            .args(*v)
-            .iter()
-            .map(bytes)
-            .fold(bytes(v), u64::saturating_add);
-        let flops = o.sizes.size(&op.flops(&types, g.ty(*v)));
-        Some(o.cost.kernel(op.kind(), Work { bytes: read, flops }))
+        let args = g.args(*v).iter();
+        let facts: Vec<&egraph::Known> = args.map(known_of).collect::<Option<_>>()?;
+        let mut work = work::work(op, &facts, g.ty(*v), &o.sizes);
+        for (a, fact) in g.args(*v).iter().zip(&facts) {
+            let sum = match fact.weights_only {
+                true => &mut work.weights,
+                false => &mut work.values,
+            };
+            *sum = sum.saturating_add(bytes(a));
+        }
+        work.values = work.values.saturating_add(bytes(v));
+        Some(o.cost.kernel(&work))
     });
     costs.fold(0, u64::saturating_add)
 }

@@ -11,6 +11,7 @@ mod known;
 mod layout;
 mod memory;
 mod view;
+mod work;
 
 pub use check::{Access, Accesses, Conflict, check};
 pub use kernel::{Inlined, Kernel, Order, Packing, Round, Step, Temp, Template, WeightTerm};
@@ -358,6 +359,7 @@ impl Flat {
             arena,
             launches,
             layers: self.layers(program, &at),
+            work: vec![],
         };
         plan.symbols = symbols(program).into_iter().collect();
         Ok(plan)

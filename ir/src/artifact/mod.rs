@@ -14,18 +14,20 @@
 mod header;
 mod image;
 mod plan;
+mod work;
 mod writer;
 
 pub use header::{HEADER_BYTES, Header, PAGE, Section, Sections};
 pub use image::{Image, Tasks, Variant, Variants, Workers};
 pub use plan::{Base, Launch, Layer, LayerResult, Place, Plan, PlanError, Port};
+pub use work::{Attention, Core, Product, Work};
 pub use writer::Writer;
 
 use crate::Description;
 use serde::{Deserialize, Serialize};
 
 /// Version of the file format; another one is refused.
-pub const FORMAT_VERSION: u32 = 4;
+pub const FORMAT_VERSION: u32 = 5;
 
 /// Everything about a compiled model but its bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

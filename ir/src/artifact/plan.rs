@@ -1,7 +1,7 @@
 //! The plan: the flat list of kernel launches that is one step, and where each operand lies. The same for every image
 //! of the artifact.
 
-use super::Image;
+use super::{Image, Work};
 use crate::{Dim, Name, Sym, Type, abi::Layout};
 use serde::{Deserialize, Serialize};
 
@@ -108,6 +108,8 @@ pub struct Plan {
     pub launches: Vec<Launch>,
     /// The program's calls, in execution order.
     pub layers: Vec<Layer>,
+    /// What each kernel does, for those who predict how long a step takes; may be empty.
+    pub work: Vec<Work<Dim>>,
 }
 
 /// A place that does not exist.

@@ -199,6 +199,7 @@ pub fn decoder() -> Manifest {
             port("", DType::F32, feed::L, WIDTH).ty,
             (Output(0), 0),
         )],
+        work: vec![],
     };
     let kernels = vec![kernel(STORE, feed::T), kernel(SUM, feed::L)];
     manifest(Task::CausalLm, plan, kernels)
@@ -259,6 +260,7 @@ pub fn encoder() -> Manifest {
                 (Output(1), 0),
             ),
         ],
+        work: vec![],
     };
     let kernels = vec![
         kernel(STORE, feed::T),

@@ -20,6 +20,8 @@ pub struct Gpu {
     pub name: String,
     /// Compute capability.
     pub capability: (i32, i32),
+    /// What its blocks run on.
+    pub multiprocessors: usize,
     /// Newest CUDA that the driver speaks.
     pub driver: (i32, i32),
     /// Bytes of memory.
@@ -38,6 +40,7 @@ pub fn gpu() -> Result<Gpu, Error> {
     Ok(Gpu {
         name: context.name(),
         capability: context.capability,
+        multiprocessors: context.processors as usize,
         driver: context.driver(),
         memory,
         free,
