@@ -78,7 +78,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         true => Some(nvrtc::find()?),
         false => None,
     };
-    let costs = match Cache::of_user() {
+    // Plans under a budget are measured whole, and written as they were measured.
+    let costs = match Cache::of_user().filter(|_| args.budget.is_none()) {
         Some(cache) => Tables::of(&cache).of_target(&args.target),
         None => Ok(None),
     };

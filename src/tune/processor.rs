@@ -18,6 +18,7 @@ use runtime::{Chunk, Select, kernels::probe, pool::Pool};
 use std::{
     collections::BTreeMap,
     hint::black_box,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -88,13 +89,20 @@ pub(super) fn tune(
     Ok(machine.table(boundary, reads, products, maps, attention))
 }
 
-/// A region of the pool in which nothing is done.
+/// A region of the pool in which threads do nothing but meet.
 fn boundary(pool: &Pool) -> u64 {
-    let tasks = pool.threads() as u64;
+    let threads = pool.threads() as u64;
     let times = (0..2000).map(|_| {
+        let here = AtomicU64::new(0);
         let start = Instant::now();
-        pool.run(tasks, 1, &|_, begin, _| {
-            black_box(begin);
+        pool.run(threads, 1, &|_, _, _| {
+            here.fetch_add(1, Relaxed);
+            // A thread that the system has taken away is not waited for.
+            let mut patience = 10_000;
+            while here.load(Relaxed) < threads && patience > 0 {
+                patience -= 1;
+                std::hint::spin_loop();
+            }
         });
         start.elapsed()
     });

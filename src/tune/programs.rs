@@ -59,11 +59,11 @@ impl Storage {
 /// A graph of one product.
 fn product(name: &str, dtype: DType, k: u64, n: u64) -> String {
     let wide = match dtype {
-        DType::F32 => "weight",
-        _ => "cast(weight) {to=f32}",
+        DType::F32 => "w",
+        _ => "cast(w) {to=f32}",
     };
     format!(
-        "graph {name}(x: f32[T,{k}], weight weight: {dtype}[{n},{k}]) {{
+        "graph {name}(x: f32[T,{k}], weight w: {dtype}[{n},{k}]) {{
   return linear(x, {wide})
 }}
 "
