@@ -267,7 +267,7 @@ fn each_theme_can_be_left_out_and_is_missed_where_it_matters() {
             ("composites", 15),
             ("embedding", 16),
             ("folding", 15),
-            ("fusion", 23),
+            ("fusion", 25),
             ("layout", 16),
             ("merge", 17),
         ],

@@ -4,7 +4,12 @@ use super::{Error, Machine};
 use crate::{Cache, staged::Staged};
 use compiler::optimize::cost::CostTable;
 use ir::Target;
-use std::{fs, io, path::PathBuf, sync::Arc};
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    path::PathBuf,
+    sync::Arc,
+};
 
 /// The tables of one cache.
 #[derive(Clone, Debug)]
@@ -34,7 +39,10 @@ impl Tables {
         let path = self.path(machine);
         let json = match fs::read(&path) {
             Ok(json) => json,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            // Below a file there is nothing, either.
+            Err(e) if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&e.kind()) => {
+                return Ok(None);
+            }
             Err(source) => return Err(Error::Read { path, source }),
         };
         match CostTable::decode(&json) {
