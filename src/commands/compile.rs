@@ -88,7 +88,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         None
     });
     if let Some(table) = &costs {
-        note(&format!("costs {}", table.about()));
+        note(&format!("costs: {}", table.about()));
     }
     let options = Options {
         target: args.target.clone(),
