@@ -121,15 +121,15 @@ fn read(pool: &Pool, data: &[Line]) -> f64 {
 fn gemv(table: &KernelTable) {
     const BYTES: usize = 256 << 20;
     let b = lines(BYTES / 4);
-    println!("  gemv streaming {} MiB, GB/s of weights", BYTES >> 20);
+    println!("  few rows, streaming {} MiB, GB/s of weights", BYTES >> 20);
     println!(
-        "  {:>8} {:>8} {:>8} {:>10} {:>8} {:>8}",
-        "threads", "read", "k = n", "f32", "bf16", "f16"
+        "  {:>8} {:>8} {:>4} {:>8} {:>10} {:>8} {:>8}",
+        "threads", "read", "rows", "k = n", "f32", "bf16", "f16"
     );
     for threads in [1, 2] {
         let pool = Pool::new(threads);
-        for n in [2048usize, 4096] {
-            let (x, mut y) = (lines(n), lines(n));
+        for (m, n) in [(1usize, 2048usize), (1, 4096), (4, 2048), (8, 2048)] {
+            let (x, mut y) = (lines(m * n), lines(m * n));
             let (x, y) = (
                 Shared(x.as_ptr().cast::<f32>().cast_mut()),
                 Shared(y.as_mut_ptr().cast::<f32>()),
@@ -145,7 +145,7 @@ fn gemv(table: &KernelTable) {
                             // SAFETY: panels begin..end are this task's.
                             unsafe {
                                 let b = weights.0.add(i * matrix + p * n * PANEL * bytes);
-                                gemm(1, n, x.0, n, b, end as usize - p, y.0.add(p * PANEL), n);
+                                gemm(m, n, x.0, n, b, end as usize - p, y.0.add(p * PANEL), n);
                             }
                         });
                     }
@@ -158,7 +158,7 @@ fn gemv(table: &KernelTable) {
                 run(table.gemm_f16, 2),
             ];
             println!(
-                "  {threads:>8} {:>8.1} {n:>8} {f32:>10.1} {bf16:>8.1} {f16:>8.1}",
+                "  {threads:>8} {:>8.1} {m:>4} {n:>8} {f32:>10.1} {bf16:>8.1} {f16:>8.1}",
                 read(&pool, &b)
             );
         }

@@ -226,6 +226,22 @@ fn refusals_name_both_sides_and_change_nothing() {
 }
 
 #[test]
+fn tokens_taken_for_granted_count() {
+    let mut session = decoder_session(1);
+    session.step(&[chunk(0, &[1, 2])], Select::Last).unwrap();
+    session.assume(5).unwrap();
+    let lengths = |s: &Session| [0, 1].map(|i| s.length(i).unwrap());
+    assert_eq!(lengths(&session), [5, 5]);
+    session.step(&[chunk(1, &[3])], Select::Last).unwrap();
+    assert_eq!(lengths(&session), [5, 6]);
+    let refused = session.assume(session.context() + 1).unwrap_err();
+    assert!(refused.to_string().contains("16"), "{refused}");
+    assert_eq!(lengths(&session), [5, 6]);
+    session.assume(0).unwrap();
+    assert_eq!(lengths(&session), [0, 0]);
+}
+
+#[test]
 fn launches_are_measured_where_asked() {
     let mut session = decoder_session(1);
     session.measure(true);

@@ -41,7 +41,7 @@ pub struct Args {
     #[arg(long = "gen", value_name = "N", default_value_t = 64)]
     generate: usize,
 
-    /// Tokens that stand before the prompt (decoders)
+    /// Tokens that stand before the prompt; they are taken for granted, not run (decoders)
     #[arg(long, value_name = "N", default_value_t = 0)]
     depth: usize,
 

@@ -11,7 +11,7 @@ use std::{
 /// A decoder continues prompts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Generation {
-    /// Tokens that each sequence has beforehand.
+    /// Tokens that each sequence has beforehand; they are taken for granted, not run.
     pub depth: usize,
     /// Tokens of each prompt, run in one go.
     pub prompt: usize,
@@ -89,8 +89,7 @@ impl Workload {
         options.context = Some(tokens_each);
         let mut session = Session::new(model, options)?;
         if work.depth > 0 {
-            let ids = tokens(work.depth * work.sequences, &session);
-            next(&mut session, ids.chunks(work.depth))?;
+            session.assume(work.depth)?;
         }
         Ok(session)
     }

@@ -172,10 +172,6 @@ struct Engine {
     envs: Envs,
     /// What each launch took so far, where that is measured.
     times: Option<Vec<Duration>>,
-    #[cfg_attr(
-        not(feature = "testing"),
-        expect(dead_code, reason = "held for their addresses")
-    )]
     states: Vec<Buffer>,
     arena: Buffer,
     /// Held for their addresses: scratch, code and weights.
@@ -375,6 +371,14 @@ impl super::Engine for Engine {
         unsafe {
             std::slice::from_raw_parts_mut(buffer.address().cast(), buffer.len() / size_of::<i32>())
         }
+    }
+
+    fn fill(&mut self, byte: u8) -> Result<(), Error> {
+        for state in &self.states {
+            // SAFETY: as in `input`.
+            unsafe { std::ptr::write_bytes(state.address(), byte, state.len()) }
+        }
+        Ok(())
     }
 
     #[cfg(feature = "testing")]

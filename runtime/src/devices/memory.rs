@@ -16,6 +16,9 @@ pub(crate) const WEIGHT_ALIGNMENT: usize = 64;
 /// of addresses cover far fewer pages of 4 KB.
 const LARGE: usize = 32 << 20;
 
+/// Bytes of a buffer, such as a layer's keys, from which it is on large pages: little of it is then touched in vain.
+const LARGE_BUFFER: usize = 8 << 20;
+
 /// A large page.
 const LARGE_PAGE: usize = 2 << 20;
 
@@ -37,10 +40,17 @@ impl Buffer {
             .no_reserve_swap()
             .map_anon();
         match pages {
-            Ok(pages) => Ok(Buffer {
-                pages: pages.into(),
-                bytes: len,
-            }),
+            Ok(pages) => {
+                #[cfg(target_os = "linux")]
+                if len >= LARGE_BUFFER {
+                    // Small pages serve, too.
+                    let _ = pages.advise(memmap2::Advice::HugePage);
+                }
+                Ok(Buffer {
+                    pages: pages.into(),
+                    bytes: len,
+                })
+            }
             Err(source) => {
                 let what = format!("{bytes} bytes of memory for {what}");
                 Err(Error::Io { what, source })

@@ -164,6 +164,12 @@ pub(crate) trait Engine: Debug + Send + Sync {
         None
     }
 
+    /// Makes every byte of every state `byte`.
+    ///
+    /// # Errors
+    /// The device failed.
+    fn fill(&mut self, byte: u8) -> Result<(), Error>;
+
     /// State `i` of the plan: zero at first, then as the last step left it.
     #[cfg(feature = "testing")]
     fn state(&self, i: usize) -> Result<Vec<u8>, Error>;

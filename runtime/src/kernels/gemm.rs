@@ -7,7 +7,7 @@ use super::Isa;
 use super::lanes::Lanes;
 use super::scratch::scratch;
 use super::weight::Weight;
-use ir::abi::PANEL;
+use ir::abi::{PANEL, STRIP};
 use std::ops::Range;
 
 /// Most rows of a panel block: with [`Isa::PANELS`] panels it should stay in the first-level cache.
@@ -313,21 +313,30 @@ pub(super) unsafe extern "C" fn gemm<I: Isa, W: Weight>(
         ldc,
     };
     if m <= I::ROWS && !whole.conflicts(I::ROWS) {
+        // Rows that would evict each other with the weights between them go through a strip in two parts: it is in the
+        // second-level cache by then.
+        let crowded = W::NARROW && lda.is_multiple_of(SET_PERIOD) && m == WAYS;
+        let (parts, run) = match crowded {
+            true => (2, run.min(STRIP)),
+            false => (1, run),
+        };
         for first in (0..panels).step_by(run.max(1)) {
             let (b, ldb) = b.at(first, 0);
-            let tile = Tile {
-                k,
-                a,
-                lda,
-                b,
-                ldb,
-                panel,
-                c: c.wrapping_add(first * PANEL),
-                ldc,
-                resume: false,
-            };
-            // SAFETY: the caller's extents.
-            unsafe { I::tiles(m, run.min(panels - first), tile) }
+            for rows in (0..parts).map(|i| part(m, parts, i)) {
+                let tile = Tile {
+                    k,
+                    a: a.wrapping_add(rows.start * lda),
+                    lda,
+                    b,
+                    ldb,
+                    panel,
+                    c: c.wrapping_add(rows.start * ldc + first * PANEL),
+                    ldc,
+                    resume: false,
+                };
+                // SAFETY: the caller's extents.
+                unsafe { I::tiles(rows.len(), run.min(panels - first), tile) }
+            }
         }
         return;
     }

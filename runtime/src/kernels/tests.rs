@@ -167,18 +167,14 @@ fn gemm_of_shapes_that_are_cut_into_blocks() {
         });
     }
     // Rows a multiple of 4096 bytes apart.
-    check_all_weights(Case {
-        m: 12,
-        k: 1024,
-        panels: 4,
-        slack: 0,
-    });
-    check_all_weights(Case {
-        m: 33,
-        k: 1024,
-        panels: 4,
-        slack: 0,
-    });
+    for (m, panels) in [(8, 4), (8, 6), (12, 4), (33, 4)] {
+        check_all_weights(Case {
+            m,
+            k: 1024,
+            panels,
+            slack: 0,
+        });
+    }
 }
 
 #[test]

@@ -110,10 +110,6 @@ pub(super) struct Engine {
     clock: Option<([Event; 2], Duration)>,
     /// What went wrong for good.
     broken: Option<String>,
-    #[cfg_attr(
-        not(feature = "testing"),
-        expect(dead_code, reason = "held for their addresses")
-    )]
     states: Vec<Memory>,
     arena: Memory,
     /// Held for their addresses: counters, scratch.
@@ -500,6 +496,11 @@ impl devices::Engine for Engine {
         );
         // SAFETY: the memory is the engine's and as long; no step is running.
         unsafe { std::slice::from_raw_parts(output.host().cast(), len) }
+    }
+
+    fn fill(&mut self, byte: u8) -> Result<(), Error> {
+        let filled = |state: &Memory| state.write(&vec![byte; state.bytes]);
+        self.states.iter().try_for_each(filled)
     }
 
     #[cfg(feature = "testing")]
