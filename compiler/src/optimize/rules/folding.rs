@@ -3,6 +3,10 @@
 //! gain folded into bf16 makes it f32. Weights of methods that scale their inputs do: the scale goes back into a gain, or
 //! through a gate into the columns of the product before (SmoothQuant, Xiao et al. 2022, arXiv 2211.10438). Weights that
 //! are said in few bits (not `plain`) stay as they are: what is computed from them would no longer be stored in few bits.
+//!
+//! `scale-before-product` and `constant-into-table` fire in no model that is here: they are the other halves of
+//! `scale-into-weight` and `scale-into-table`, so that it makes no difference on which side of a product a model has a
+//! constant, nor which constant it is. `column-scale-into-weight` fires where a method has scaled what a product takes.
 
 use super::{Rule, rules};
 
