@@ -9,7 +9,7 @@ use compiler::{
     checkpoint::Checkpoint,
     compress::{ActivationType, Rounding},
 };
-use ir::Target;
+use ir::{Element, Target};
 use rayon::prelude::*;
 use satura::{compiler, ir, nvrtc};
 use std::{
@@ -221,20 +221,20 @@ fn machine_code() {
     };
     // Kernels of different models are often the same.
     let mut unique: BTreeMap<(&str, String), (String, Source)> = BTreeMap::new();
-    let rounded = |bits, activations| {
+    let rounded = |element, activations: bool| {
         Weights::Rounded(Rounding {
-            bits,
+            element,
             group: 32,
-            activations,
+            activations: activations.then_some(Element::Q8),
         })
     };
     // Of few bits those of a decoder and an encoder: other models differ in bodies and shapes, which weights do not touch.
     let (wide, narrow) = (ActivationType::F32, ActivationType::Bf16);
     let few = ["llama_gqa", "bert_tokcls"].into_iter().flat_map(|name| {
         [
-            (rounded(8, true), wide),
-            (rounded(4, false), wide),
-            (rounded(4, false), narrow),
+            (rounded(Element::Q8, true), wide),
+            (rounded(Element::Q4, false), wide),
+            (rounded(Element::Q4, false), narrow),
             (Weights::Stored, narrow),
         ]
         .map(|(weights, activations)| {

@@ -8,6 +8,7 @@ use compiler::{
     checkpoint::Checkpoint,
     compress::{ActivationType, CacheType, Rounding},
 };
+use ir::Element;
 use runtime::{Chunk, EncoderInput, Model, Select, Session, devices::cpu};
 use satura::{
     compiler, ir,
@@ -58,16 +59,20 @@ fn try_compile(dir: &Path, options: &Options) -> Result<Vec<u8>, CompileError> {
     Ok(out.into_inner())
 }
 
-const fn rounded(bits: u8, activations: bool) -> Weights {
+const fn rounded(element: Element, activations: Option<Element>) -> Weights {
     Weights::Rounded(Rounding {
-        bits,
+        element,
         group: 32,
         activations,
     })
 }
 
 /// As they are, and of few bits.
-const WEIGHTS: [Weights; 3] = [Weights::Stored, rounded(8, true), rounded(4, false)];
+const WEIGHTS: [Weights; 3] = [
+    Weights::Stored,
+    rounded(Element::Q8, Some(Element::Q8)),
+    rounded(Element::U4, None),
+];
 
 /// The artifact of a model, compiled once for all tests.
 fn artifact(dir: &Path, weights: Weights) -> Vec<u8> {
@@ -138,24 +143,36 @@ fn few_bits_give_nearly_the_same() {
     let reference = Reference::open(&dir.join("reference-short.safetensors")).unwrap();
     let exact = outputs(&model(&dir, Weights::Stored), &reference, 2);
     let size = exact.iter().map(|x| x * x).sum::<f32>().sqrt();
-    for (bits, activations, most) in [
-        (8, false, 0.03),
-        (8, true, 0.05),
-        (4, false, 0.4),
-        (4, true, 0.4),
+    let (q8, q16) = (Some(Element::Q8), Some(Element::Q16));
+    let u8 = Element::Int {
+        bits: 8,
+        zero: true,
+    };
+    for (element, activations, least, most) in [
+        (Element::Q16, None, 1e-7, 1e-3),
+        (Element::Q8, None, 1e-4, 0.03),
+        (Element::Q8, q16, 1e-4, 0.03),
+        (Element::Q8, q8, 1e-4, 0.05),
+        (u8, q8, 1e-4, 0.05),
+        (Element::E4M3, None, 1e-3, 0.2),
+        (Element::U4, None, 1e-3, 0.4),
+        (Element::Q4, None, 1e-3, 0.4),
+        (Element::Q4, q8, 1e-3, 0.4),
+        (Element::U3, q16, 1e-2, 0.9),
+        (Element::Q3, None, 1e-2, 0.9),
     ] {
-        let model = Model::from_bytes(compile(&dir, rounded(bits, activations))).unwrap();
+        let model = Model::from_bytes(compile(&dir, rounded(element, activations))).unwrap();
         let found = outputs(&model, &reference, 2);
         let error = found.iter().zip(&exact).map(|(a, b)| (a - b).powi(2));
         let error = error.sum::<f32>().sqrt() / size;
-        println!("{bits} bits: {error}");
+        println!("{element}, activations {activations:?}: {error}");
         assert!(
-            error > 1e-4,
-            "{bits} bits: nothing was rounded, the error is {error}"
+            error > least,
+            "{element}: nothing was rounded, the error is {error}"
         );
         assert!(
             error <= most,
-            "{bits} bits, activations {activations}: relative error {error}"
+            "{element}, activations {activations:?}: relative error {error}"
         );
     }
 }
@@ -377,7 +394,7 @@ fn a_prompt_at_once_and_token_by_token_give_the_same_logits() {
 fn a_sequence_goes_on_where_it_was_cut() {
     let dir = case("llama_gqa");
     let (model, reference) = (
-        model(&dir, rounded(8, true)),
+        model(&dir, rounded(Element::Q8, Some(Element::Q8))),
         Reference::open(&dir.join("expected.safetensors")).unwrap(),
     );
     let (first, second) = (

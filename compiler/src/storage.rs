@@ -35,20 +35,20 @@ impl Storage {
         match op {
             Op::FakeQuantize(q) => Storage {
                 codec: Codec::Grouped {
-                    bits: q.bits as u8,
+                    element: q.element,
                     group: q.group as u32,
                 },
                 axis: ty.shape.len().saturating_sub(1),
                 scale: q.scale,
             },
-            // The last argument is the scales.
+            // The second argument is the scales.
             Op::Dequantize(d) => Storage {
                 codec: Codec::Grouped {
-                    bits: d.bits as u8,
+                    element: d.element,
                     group: d.group as u32,
                 },
                 axis: ty.shape.len().saturating_sub(1),
-                scale: args.last().and_then(|s| s.dtype()).unwrap_or(DType::F32),
+                scale: args.get(1).and_then(|s| s.dtype()).unwrap_or(DType::F32),
             },
             Op::Map(_) if matches!(args[1].codec, Codec::Grouped { .. }) => args[1],
             Op::Transpose(t) => {
@@ -85,8 +85,7 @@ impl Storage {
     pub fn bytes(self, elements: u64) -> u64 {
         match self.codec {
             Codec::Plain(dtype) => elements.saturating_mul(dtype.bytes() as u64),
-            Codec::Grouped { bits, group } => (elements.saturating_mul(bits.into()) / 8)
-                .saturating_add(elements / u64::from(group) * 2),
+            Codec::Grouped { element, group } => element.bytes(elements, group),
         }
     }
 

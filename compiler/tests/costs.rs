@@ -7,7 +7,7 @@ use compiler::optimize::{
     cost::{CostModel, CostTable, Grid, Products, Scores},
 };
 use ir::{
-    DType, Graph, Op,
+    DType, Element, Graph, Op,
     abi::{ABI_VERSION, Codec},
     artifact::{Attention, Core, Product, Work},
 };
@@ -33,7 +33,10 @@ fn table(boundary: u64, body: impl Fn(u64, u64) -> u64) -> Arc<CostTable> {
         far: grid(&[sizes, sizes, sizes], |p| times * product(p)),
     };
     let plain = Codec::Plain(DType::F32);
-    let eight = Codec::Grouped { bits: 8, group: 64 };
+    let eight = Codec::Grouped {
+        element: Element::Q8,
+        group: 64,
+    };
     Arc::new(CostTable {
         kernels: ABI_VERSION,
         compiler: env!("CARGO_PKG_VERSION").into(),
@@ -103,7 +106,13 @@ fn kernels_cost_what_the_table_says() {
     // Groups that were not measured cost what others do.
     check(
         1 << 30,
-        product(Codec::Grouped { bits: 8, group: 32 }, 0),
+        product(
+            Codec::Grouped {
+                element: Element::Q8,
+                group: 32,
+            },
+            0,
+        ),
         5 * alone,
     );
     let attention = |rows| Work {

@@ -9,11 +9,11 @@
 //!
 //! This file knows neither who generates nor who implements the functions.
 
-use crate::DType;
+use crate::{DType, Element};
 use serde::{Deserialize, Serialize};
 
 /// Version of everything in this file; stored in each artifact and checked before its code is mapped.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// Columns of a packed weight panel. A weight `[K, N]` is stored as `ceil(N / PANEL)` panels, the last one padded with
 /// zeros; [`Codec::panel`] says how they lie.
@@ -24,10 +24,10 @@ pub const PANEL: usize = 16;
 pub enum Codec {
     /// Each element by itself.
     Plain(DType),
-    /// Integers that share a scale with the others of their group; see [`Codec::panel`] and [`Codec::row`].
+    /// Codes that share a scale with the others of their group; see [`Codec::panel`] and [`Codec::row`].
     Grouped {
-        /// 8 or 4: codes are `-127..=127` or `-7..=7`.
-        bits: u8,
+        /// What they are.
+        element: Element,
         /// Consecutive elements of a sum (of a row `[.., K]`, of a column `[K, ..]`) that share a scale: a multiple of
         /// 32 that divides `K`.
         group: u32,
@@ -38,7 +38,7 @@ impl std::fmt::Display for Codec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Codec::Plain(dtype) => write!(f, "{dtype}"),
-            Codec::Grouped { bits, group } => write!(f, "q{bits}/{group}"),
+            Codec::Grouped { element, group } => write!(f, "{element}/{group}"),
         }
     }
 }
@@ -51,17 +51,19 @@ impl Codec {
     /// there, too; such a strip holds its groups one after another, and a group
     ///
     /// * `[STRIP][PANEL]` scales, f16;
-    /// * 8 bits: for each 4 rows a line of 64 bytes for each panel of the strip; byte `4 * j + b` is the code of column `j`
-    ///   and row `b` of the four, plus 128;
-    /// * 4 bits: the same for each 8 rows; in byte `4 * j + b` the low half is the code of column `j` and row `b` of the
-    ///   eight, the high half that of row `4 + b`, each plus 8.
+    /// * where the element has zero points `[STRIP][PANEL]` of them, a byte each, plus [`Element::excess`];
+    /// * for each 32 rows as many lines as a code has bits; a line is 64 bytes for each panel of the strip.
     ///
-    /// A weight is code times scale. Padded columns have scale zero.
+    /// Codes, plus the excess, are cut into planes: 8 bits, 4, 2 or 1, the widest for the lowest bits, so that 16 are 8 and 8, and
+    /// 3 are 2 and 1. A plane of `w` bits takes `w` lines, one plane after another. A line of it holds `32 / w` rows: in byte
+    /// `4 * j + b` those of column `j` that are row `b` of each four, the first four in the lowest `w` bits.
+    ///
+    /// Padded columns have scale zero.
     pub fn panel(self, k: usize) -> usize {
         match self {
             Codec::Plain(dtype) => k * PANEL * dtype.bytes(),
-            Codec::Grouped { bits, group } => {
-                k * PANEL * usize::from(bits) / 8 + k / group as usize * PANEL * 2
+            Codec::Grouped { element, group } => {
+                k * PANEL * element.bits() / 8 + k / group as usize * PANEL * element.shared()
             }
         }
     }
@@ -86,14 +88,34 @@ impl Codec {
 
     /// Bytes of a row of `k` activations, at a multiple of which the next one starts.
     ///
-    /// Grouped rows (8 bits) hold `k` codes as i8, padding to 64 bytes, `[K / group]` scales as f32, `[K / group]` sums of
-    /// the codes of a group as i32, padding to 64 bytes. An activation is code times scale.
+    /// Grouped rows (integers of 8 or 16 bits) hold `k` codes as i8 or i16, padding to 64 bytes, `[K / group]` scales as f32,
+    /// `[K / group]` sums of the codes of a group as i32, padding to 64 bytes. An activation is code times scale. Codes of 16
+    /// bits lie so that of each four the first and third, the second and fourth are neighbours.
     pub fn row(self, k: usize) -> usize {
         match self {
             Codec::Plain(dtype) => k * dtype.bytes(),
-            Codec::Grouped { group, .. } => {
-                k.next_multiple_of(64) + (k / group as usize * 8).next_multiple_of(64)
+            Codec::Grouped { element, group } => {
+                let codes = k * element.storage().bytes();
+                codes.next_multiple_of(64) + (k / group as usize * 8).next_multiple_of(64)
             }
+        }
+    }
+
+    /// Whether products of weights stored so sum the codes of rows that are stored as `rows`: both in the same groups.
+    pub fn meets(self, rows: Codec) -> bool {
+        match (self.grouped(), rows.grouped()) {
+            (Some((weights, group)), Some((rows, other))) => {
+                group == other && weights.meets(rows, group)
+            }
+            _ => false,
+        }
+    }
+
+    /// The element and the size of a group, where there are groups.
+    pub fn grouped(self) -> Option<(Element, u32)> {
+        match self {
+            Codec::Plain(_) => None,
+            Codec::Grouped { element, group } => Some((element, group)),
         }
     }
 }
@@ -217,8 +239,8 @@ pub type GemmFn = unsafe extern "C" fn(
 /// `c[0..m, 0..panels * PANEL] = a[0..m, 0..k] * b` with weights in [`Codec::Grouped`] panels.
 ///
 /// * `b`: the first panel of a strip; `group`: as in the codec; `a`: rows `lda` **bytes** apart, f32 or [`Codec::row`]s of the same group; `c` as in [`GemmFn`].
-/// * With f32 rows the result has the bits of [`GemmFn`] over the weights `code * scale`, which f32 holds exactly.
-/// * With integer rows `c[i, j]` is a chain of `fma(g, scale_a * scale_b, c)` over the groups from `0.0`, where `g` is the
+/// * With f32 rows the result has the bits of [`GemmFn`] over what the codes stand for, rounded to f32 ([`Element`]).
+/// * With integer rows, which the weights must [meet](Element::meets), `c[i, j]` is a chain of `fma(g, scale_a * scale_b, c)` over the groups from `0.0`, where `g` is the
 ///   exact sum of the group's products of codes, rounded to f32.
 ///
 /// **Every implementation produces the same bits.**
@@ -234,12 +256,12 @@ pub type GroupedGemmFn = unsafe extern "C" fn(
     ldc: usize,
 );
 
-/// Stores `k` activations at `x` as a [`Codec::row`] of 8 bits at `to`, 64-byte aligned: per group the scale is
-/// `max |x| / 127`, a code `x * (127 / max |x|)` rounded to the nearest integer, ties to even; all zero where the maximum
-/// is.
+/// Stores `k` activations at `x` as a [`Codec::row`] of 8 (or 16) bits at `to`, 64-byte aligned: per group the scale is
+/// `max |x| / 127` (or 32767), a code `x * (127 / max |x|)` rounded to the nearest integer, ties to even; all zero where the
+/// maximum is.
 pub type QuantizeFn = unsafe extern "C" fn(k: usize, group: usize, x: *const f32, to: *mut u8);
 
-/// What [`QuantizeFn`]'s codes stand for, `scale * code` rounded to f32, with codes of `bits` bits: 8 up to 127, 4 up to 7.
+/// What [`QuantizeFn`]'s codes stand for, `scale * code` rounded to f32, with codes of `bits` bits: up to `2^(bits - 1) - 1`.
 pub type FakeQuantizeFn =
     unsafe extern "C" fn(bits: usize, k: usize, group: usize, x: *const f32, to: *mut f32);
 
@@ -300,6 +322,18 @@ pub type ScalarFn = extern "C" fn(f32) -> f32;
 /// `x[0..n] = f(x[0..n])`, with the same bits in every implementation and whatever `n`.
 pub type ElementsFn = unsafe extern "C" fn(n: usize, x: *mut f32);
 
+/// Products with weights of one element, by how the rows are stored.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct GroupedGemms {
+    /// Rows of f32.
+    pub f32: GroupedGemmFn,
+    /// Rows of 8 bits, where the element [meets](Element::meets) those.
+    pub q8: Option<GroupedGemmFn>,
+    /// Rows of 16 bits, the same.
+    pub q16: Option<GroupedGemmFn>,
+}
+
 /// The versioned function table. Generated code loads function pointers from it at these offsets.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
@@ -318,16 +352,12 @@ pub struct KernelTable {
     pub cos: ScalarFn,
     /// Sine, radians.
     pub sin: ScalarFn,
-    /// Gemm of f32 rows with weights of 8 bits.
-    pub gemm_f32_q8: GroupedGemmFn,
-    /// Gemm of f32 rows with weights of 4 bits.
-    pub gemm_f32_q4: GroupedGemmFn,
-    /// Gemm of rows of 8 bits with weights of 8 bits.
-    pub gemm_q8_q8: GroupedGemmFn,
-    /// Gemm of rows of 8 bits with weights of 4 bits.
-    pub gemm_q8_q4: GroupedGemmFn,
+    /// Gemm with weights of each of [`Element::ALL`].
+    pub grouped: [GroupedGemms; Element::ALL.len()],
     /// Rows of 8 bits from f32.
     pub quantize_q8: QuantizeFn,
+    /// Rows of 16 bits from f32.
+    pub quantize_q16: QuantizeFn,
     /// Values that few bits can say.
     pub fake_quantize: FakeQuantizeFn,
     /// `e^x`.
@@ -358,7 +388,7 @@ pub mod cuda {
     pub const ENTRY: &str = "kernel";
 
     use super::Codec;
-    use crate::DType;
+    use crate::{DType, Element};
 
     /// A weight `[K, N]` of f32 or f16 is stored as `N` rows of `K` elements, each padded with zeros to a multiple of so
     /// many. One of bf16 or of few bits lies in cells, see [`Cell`].
@@ -390,7 +420,7 @@ pub mod cuda {
     }
 
     impl Cell {
-        /// That of weights stored so; `None` for those that lie in rows.
+        /// That of weights stored so; `None` for those that lie in rows, and for elements that GPUs have no kernels for.
         pub fn of(codec: Codec) -> Option<Cell> {
             match codec {
                 Codec::Plain(DType::BF16) => Some(Cell {
@@ -399,8 +429,12 @@ pub mod cuda {
                     groups: 0,
                 }),
                 Codec::Plain(_) => None,
-                Codec::Grouped { bits, group } => {
-                    let depth = if bits == 4 { 128 } else { 64 };
+                Codec::Grouped { element, group } => {
+                    let depth = match element {
+                        Element::Q8 => 64,
+                        Element::Q4 => 128,
+                        _ => return None,
+                    };
                     Some(Cell {
                         depth,
                         codes: 512,

@@ -3,6 +3,7 @@
 
 use crate::{
     dim::Dim,
+    element::Element,
     ty::{DType, Type},
 };
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,8 @@ pub enum Attr {
     DType(DType),
     /// A whole type.
     Type(Type),
+    /// What the elements of groups are.
+    Element(Element),
 }
 
 impl fmt::Display for Attr {
@@ -55,6 +58,7 @@ impl fmt::Display for Attr {
             }
             Attr::DType(d) => write!(f, "{d}"),
             Attr::Type(t) => write!(f, "{t}"),
+            Attr::Element(e) => write!(f, "{e}"),
         }
     }
 }
@@ -82,4 +86,4 @@ macro_rules! conversions {
         }
     )*};
 }
-conversions!(Int: i64, Float: Float, Dims: Vec<Dim>, DType: DType, Type: Type);
+conversions!(Int: i64, Float: Float, Dims: Vec<Dim>, DType: DType, Type: Type, Element: Element);

@@ -1,6 +1,8 @@
 //! Random well-typed graphs and inputs for property tests, the same for the same seed everywhere. Knows no test.
 
-use crate::{DType, Dim, Float, Graph, Op, OpKind, Role, Sym, Tensor, Type, Value, feed, ops};
+use crate::{
+    DType, Dim, Element, Float, Graph, Op, OpKind, Role, Sym, Tensor, Type, Value, feed, ops,
+};
 
 /// SplitMix64 (Steele, Lea, Flood 2014): small, and the same on every machine.
 #[derive(Clone, Debug)]
@@ -319,7 +321,7 @@ impl Builder {
         let wide = self.add(ops::Tanh, &[wide]);
         let w = self.weight(&[width.into(), deep.into()]);
         let few = ops::FakeQuantize {
-            bits: self.random.pick(&[4, 8]),
+            element: self.random.pick(&Element::ALL),
             group: 32,
             scale: DType::F16,
         };
@@ -433,7 +435,7 @@ impl Builder {
         let (rows, (groups, size)) = (a.rows.clone(), self.split(a.width));
         let ids = self.indices(rows.clone());
         let rounding = ops::FakeQuantize {
-            bits: 8,
+            element: Element::Q8,
             group: size,
             scale: DType::F32,
         };
@@ -575,7 +577,9 @@ pub fn tensors(graph: &Graph, seed: u64, at: &dyn Fn(&Sym) -> i64) -> Vec<Tensor
                     rows.iter().cycle().take(n).map(|r| *r as f64).collect()
                 }
                 (DType::I32, None) => draw(&mut |r| r.below(8) as f64),
-                (DType::I8, _) => draw(&mut |r| r.below(15) as f64 - 7.0),
+                // Codes and zero points that every element of 8 bits and fewer says.
+                (DType::I8, _) => draw(&mut |r| r.pick(&[-3.0, -2.0, 0.0, 1.0, 2.0, 3.0])),
+                (DType::I16, _) => draw(&mut |r| r.below(81) as f64 - 40.0),
                 (float, _) => draw(&mut |r| float.round(r.unit())),
             };
             let tensor = Tensor::new(shape.clone(), data);

@@ -20,17 +20,20 @@ pub enum DType {
     /// Signed 8-bit integer: codes of rounded weights. Only ops that move elements and
     /// [`Dequantize`](crate::ops::Dequantize) take it; kernels never see it.
     I8,
+    /// Signed 16-bit integer: the same.
+    I16,
 }
 
 impl DType {
     /// Every element type.
-    pub const ALL: [DType; 6] = [
+    pub const ALL: [DType; 7] = [
         DType::F32,
         DType::F16,
         DType::BF16,
         DType::I32,
         DType::Bool,
         DType::I8,
+        DType::I16,
     ];
 
     /// As printed.
@@ -42,6 +45,7 @@ impl DType {
             DType::I32 => "i32",
             DType::Bool => "bool",
             DType::I8 => "i8",
+            DType::I16 => "i16",
         }
     }
 
@@ -49,7 +53,7 @@ impl DType {
     pub fn bytes(self) -> usize {
         match self {
             DType::F32 | DType::I32 => 4,
-            DType::F16 | DType::BF16 => 2,
+            DType::F16 | DType::BF16 | DType::I16 => 2,
             DType::Bool | DType::I8 => 1,
         }
     }
@@ -57,6 +61,11 @@ impl DType {
     /// Whether elements are numbers that ops compute with.
     pub fn is_number(self) -> bool {
         self.is_float() || self == DType::I32
+    }
+
+    /// Whether elements are codes of rounded weights, which mean nothing without their scales.
+    pub fn is_code(self) -> bool {
+        matches!(self, DType::I8 | DType::I16)
     }
 
     /// Whether elements are real numbers.
@@ -73,6 +82,7 @@ impl DType {
             DType::I32 => f64::from(x as i32),
             DType::Bool => f64::from(u8::from(x != 0.0)),
             DType::I8 => f64::from(x as i8),
+            DType::I16 => f64::from(x as i16),
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use super::Error;
 use crate::tune::{Machine, Probe, Shape};
-use compiler::compress::{Encoded, Form, Integers, Matrix, Site, apply, sites};
+use compiler::compress::{Encoded, Form, Grouped, Matrix, Site, apply, sites};
 use ir::{
     Call, DType, Dim, Graph, Name, Operand, Program, Role, Sym, Type,
     artifact::Core,
@@ -202,15 +202,17 @@ fn some(form: &Form, [n, k]: [usize; 2]) -> Encoded {
             *dtype,
             &Matrix::from_fn(n, k, |i, j| f32::from(number(i * k + j)) * 1e-3),
         ),
-        Form::Integers { bits, group } => Encoded::Integers(Integers {
-            bits: *bits,
-            group: *group as usize,
-            shape: [n, k],
-            codes: (0..n * k)
-                .map(|i| if *bits == 8 { number(i) } else { number(i) % 8 } as i8)
-                .collect(),
-            scales: vec![half::f16::from_f32(0.01); n * k / (*group).max(1) as usize],
-        }),
+        Form::Grouped { element, group } => {
+            let groups = n * k / (*group).max(1) as usize;
+            Encoded::Grouped(Grouped {
+                element: *element,
+                group: *group as usize,
+                shape: [n, k],
+                codes: (0..n * k).map(|i| number(i) % 4).collect(),
+                scales: vec![half::f16::from_f32(0.01); groups],
+                zeros: vec![0; groups],
+            })
+        }
         Form::Product { rank, left, right } => {
             let rank = *rank as usize;
             Encoded::Product(
@@ -225,7 +227,7 @@ fn some(form: &Form, [n, k]: [usize; 2]) -> Encoded {
             weight: Box::new(some(weight, [n, k])),
         },
         Form::Dynamic(form) => match some(form, [n, k]) {
-            Encoded::Integers(integers) => Encoded::Dynamic(integers),
+            Encoded::Grouped(integers) => Encoded::Dynamic(integers),
             other => other,
         },
     }

@@ -37,9 +37,9 @@ impl Latency {
             for form in all {
                 let [n, k] = site.shape;
                 let fits = match &form {
-                    Form::Integers { group, .. } => k.is_multiple_of(*group as usize),
+                    Form::Grouped { group, .. } => k.is_multiple_of(*group as usize),
                     Form::Dynamic(form) => {
-                        matches!(**form, Form::Integers { group, .. } if k.is_multiple_of(group as usize))
+                        matches!(**form, Form::Grouped { group, .. } if k.is_multiple_of(group as usize))
                     }
                     _ => n > 0,
                 };

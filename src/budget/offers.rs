@@ -133,7 +133,7 @@ impl Subject<'_> {
         let Some(sensitivity) = calibration.sensitivities[s] else {
             return Ok(offers);
         };
-        let probe = Form::integers(PROBE.0, PROBE.1);
+        let probe = Form::grouped(PROBE.0, PROBE.1);
         let probed = compress::nearest::encode(&weight, &probe).map_err(of)?;
         let probed = problem.error_of(&probed);
         // A weight whose rounding changes nothing, such as a constant one, costs nothing.

@@ -7,7 +7,7 @@ use compiler::{
     compress::Form,
     plan::knapsack::{Side, solve},
 };
-use ir::Task;
+use ir::{DType, Element, Task};
 use runtime::pool::{Pool, default_threads};
 use serde::{Deserialize, Serialize};
 
@@ -146,36 +146,45 @@ impl Survey {
 }
 
 /// Plans with one form for all weights: rounded to nearest, and with errors fed forward, met by rows of f32 and of 8 bits;
-/// those of 4 bits also with 8 in the last weight, which gives logits.
+/// those of few bits also with 8 in the last weight, which gives logits. Weights that are stored in f32 also as bf16.
 fn uniform(workshop: &Workshop) -> Vec<(String, Plan)> {
     let mut out = vec![];
     let find = |s: usize, method: &str, form: &Form| {
         let mut offers = workshop.offers[s].iter();
         offers.position(|o| o.alternative.method == method && o.alternative.form == *form)
     };
-    for (method, bits, group) in [
-        ("nearest", 8, 64),
-        ("dynamic", 8, 64),
-        ("nearest", 4, 32),
-        ("gptq", 4, 32),
-        ("gptq", 4, 64),
-        ("dynamic", 4, 32),
-        ("dynamic", 4, 64),
+    let floats = Form::Float(DType::BF16);
+    let bf16: Option<Plan> = (0..workshop.sites.len())
+        .map(|s| find(s, "nearest", &floats))
+        .collect();
+    out.extend(bf16.map(|plan| (format!("nearest {floats}"), plan)));
+    for (method, element, group) in [
+        ("nearest", Element::Q8, 64),
+        ("dynamic", Element::Q8, 64),
+        ("nearest", Element::Q4, 32),
+        ("gptq", Element::Q4, 32),
+        ("gptq", Element::Q4, 64),
+        ("gptq", Element::U4, 32),
+        ("dynamic", Element::Q4, 32),
+        ("dynamic", Element::Q4, 64),
+        ("gptq", Element::Q3, 32),
+        ("gptq", Element::U3, 32),
+        ("dynamic", Element::Q3, 32),
     ] {
-        let said = |bits| match method {
-            "dynamic" => Form::Dynamic(Box::new(Form::integers(bits, group))),
-            _ => Form::integers(bits, group),
+        let said = |element, group| match method {
+            "dynamic" => Form::Dynamic(Box::new(Form::grouped(element, group))),
+            _ => Form::grouped(element, group),
         };
-        let form = said(bits);
+        let form = said(element, group);
         let all = 0..workshop.sites.len();
         let all: Option<Plan> = all.map(|s| find(s, method, &form)).collect();
         let Some(plan) = all else { continue };
-        let name = format!("{method} {}", Form::integers(bits, group));
+        let name = format!("{method} {element}/{group}");
         let last = plan.len() - 1;
         let head = ["dynamic", "nearest"]
             .into_iter()
-            .find_map(|m| find(last, m, &said(8)));
-        if let Some(head) = head.filter(|_| bits == 4) {
+            .find_map(|m| find(last, m, &said(Element::Q8, group)));
+        if let Some(head) = head.filter(|_| element.bits() < 8) {
             let mut plan = plan.clone();
             plan[last] = head;
             out.push((format!("{name}, last q8"), plan));

@@ -1,9 +1,12 @@
 //! The options that say how a model is stored where it is compiled: weights, activations, the key/value cache. Knows names
 //! and defaults; what they do is the compiler's.
 
-use satura::compiler::{
-    self,
-    compress::{self, Rounding},
+use satura::{
+    compiler::{
+        self,
+        compress::{self, Rounding},
+    },
+    ir::Element,
 };
 
 /// How a model is stored where it is compiled.
@@ -17,7 +20,7 @@ pub struct Precision {
     #[arg(long, value_enum, default_value_t)]
     activations: Activations,
 
-    /// Weights (and activations) that share a scale, a multiple of 32; by default 64 for q8, 32 for q4
+    /// Weights (and activations) that share a scale, a multiple of 32; by default 32 of 4 bits and fewer, 64 of more
     #[arg(long, value_name = "N")]
     group: Option<u32>,
 
@@ -38,6 +41,18 @@ enum Weights {
     Q8,
     /// 4 bits: the same; the head, which gives logits, has 8
     Q4,
+    /// 3 bits: the same
+    Q3,
+    /// 8 bits, with a zero point for each group
+    U8,
+    /// 4 bits, with a zero point for each group; the head has 8
+    U4,
+    /// 3 bits, with a zero point for each group; the head has 8
+    U3,
+    /// 16 bits: of f32 half the bytes, nearly exact
+    Q16,
+    /// Floats of 8 bits (E4M3), in groups that share a scale of f16
+    F8,
 }
 
 /// How keys and values are kept.
@@ -62,14 +77,16 @@ enum Activations {
     F32,
     /// Rounded to bf16, as others run such models: larger steps on GPUs are faster
     Bf16,
-    /// 8 bits, rounded in the same groups as weights of q8 or q4: products sum integers
+    /// 8 bits, rounded in the same groups as weights of few bits: products sum integers
     Q8,
+    /// 16 bits: the same, nearly exact
+    Q16,
 }
 
 impl Precision {
     /// Whether the model is not computed as its files have it.
     pub fn rounds(&self) -> bool {
-        matches!(self.weights, Weights::Q8 | Weights::Q4)
+        self.weights.element().is_some()
             || self.activations == Activations::Bf16
             || self.cache_type != CacheType::F32
     }
@@ -88,41 +105,69 @@ impl Precision {
     pub fn activations(&self) -> compress::ActivationType {
         match self.activations {
             Activations::Bf16 => compress::ActivationType::Bf16,
-            Activations::F32 | Activations::Q8 => compress::ActivationType::F32,
+            Activations::F32 | Activations::Q8 | Activations::Q16 => compress::ActivationType::F32,
         }
     }
 
     /// What the compiler is asked for of weights.
     pub fn weights(&self) -> anyhow::Result<compiler::Weights> {
-        let activations = self.activations == Activations::Q8;
-        // Scales cost little time where 64 integers share one; 4 bits need them closer.
-        let (bits, group) = match self.weights {
-            Weights::Q8 => (8, 64),
-            Weights::Q4 => (4, 32),
-            wide => {
-                anyhow::ensure!(
-                    !activations,
-                    "--activations q8 is for weights of few bits; add --weights q8 or q4"
-                );
-                anyhow::ensure!(
-                    self.group.is_none(),
-                    "--group is for weights of few bits; add --weights q8 or q4"
-                );
-                return Ok(match wide {
-                    Weights::F32 => compiler::Weights::F32,
-                    _ => compiler::Weights::Stored,
-                });
-            }
+        let rows = match self.activations {
+            Activations::Q8 => Some(Element::Q8),
+            Activations::Q16 => Some(Element::Q16),
+            Activations::F32 | Activations::Bf16 => None,
         };
-        let group = self.group.unwrap_or(group);
+        let Some(element) = self.weights.element() else {
+            anyhow::ensure!(
+                rows.is_none() && self.group.is_none(),
+                "{} is for weights in groups; add --weights q8 or another of those",
+                if rows.is_some() {
+                    "--activations q8 or q16"
+                } else {
+                    "--group"
+                }
+            );
+            return Ok(match self.weights {
+                Weights::F32 => compiler::Weights::F32,
+                _ => compiler::Weights::Stored,
+            });
+        };
+        // Scales cost little time where 64 codes share one; few bits need them closer.
+        let group = self
+            .group
+            .unwrap_or(if element.bits() < 8 { 32 } else { 64 });
         anyhow::ensure!(
             group > 0 && group.is_multiple_of(32),
             "--group {group}: is no multiple of 32"
         );
+        if let Some(rows) = rows {
+            anyhow::ensure!(
+                element.meets(rows, group),
+                "--activations {rows}: sums of their products with --weights {element} in groups of {group} are not exact \
+                 integers of 32 bits; take fewer bits or smaller groups"
+            );
+        }
         Ok(compiler::Weights::Rounded(Rounding {
-            bits,
+            element,
             group,
-            activations,
+            activations: rows,
         }))
+    }
+}
+
+impl Weights {
+    /// What they are rounded to, where they share scales.
+    fn element(self) -> Option<Element> {
+        let zero = |bits| Element::Int { bits, zero: true };
+        Some(match self {
+            Weights::Stored | Weights::F32 => return None,
+            Weights::Q8 => Element::Q8,
+            Weights::Q4 => Element::Q4,
+            Weights::Q3 => Element::Q3,
+            Weights::U8 => zero(8),
+            Weights::U4 => zero(4),
+            Weights::U3 => zero(3),
+            Weights::Q16 => Element::Q16,
+            Weights::F8 => Element::E4M3,
+        })
     }
 }

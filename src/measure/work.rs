@@ -76,7 +76,7 @@ impl Work {
                     let (elements, rows) = (ty.numel().eval(&at), ty.rows().eval(&at));
                     work.bytes += match Scatter::rounding(graph, *input) {
                         Some(rounding) => {
-                            elements as f64 * rounding.bits as f64 / 8.0
+                            elements as f64 * rounding.element.bits() as f64 / 8.0
                                 + (rows * rounding.scale.bytes() as i64) as f64
                         }
                         None => bytes(ty),

@@ -10,7 +10,7 @@ use compiler::{
     optimize::cost::{CostTable, Grid, Products, Scores, TILE},
 };
 use ir::{
-    DType, Program,
+    DType, Element, Program,
     abi::Codec,
     artifact::{Core, Work},
 };
@@ -34,8 +34,14 @@ const STORED: [Storage; 7] = {
     const fn of(codec: Codec, rows: Rows) -> Storage {
         Storage { codec, rows }
     }
-    const EIGHT: Codec = Codec::Grouped { bits: 8, group: 64 };
-    const FOUR: Codec = Codec::Grouped { bits: 4, group: 32 };
+    const EIGHT: Codec = Codec::Grouped {
+        element: Element::Q8,
+        group: 64,
+    };
+    const FOUR: Codec = Codec::Grouped {
+        element: Element::Q4,
+        group: 32,
+    };
     [
         of(Codec::Plain(DType::F32), Rows::F32),
         of(Codec::Plain(DType::BF16), Rows::F32),

@@ -10,7 +10,7 @@ use compiler::{
     optimize::cost::{CostTable, Grid, Products, Scores, TILE},
 };
 use ir::{
-    DType,
+    DType, Element,
     abi::Codec,
     artifact::{Core, Work},
 };
@@ -42,9 +42,9 @@ const STORED: [Storage; 7] = {
             rows: Rows::F32,
         }
     }
-    const fn grouped(bits: u8, group: u32, rows: Rows) -> Storage {
+    const fn grouped(element: Element, group: u32, rows: Rows) -> Storage {
         Storage {
-            codec: Codec::Grouped { bits, group },
+            codec: Codec::Grouped { element, group },
             rows,
         }
     }
@@ -52,10 +52,10 @@ const STORED: [Storage; 7] = {
         plain(DType::F32),
         plain(DType::BF16),
         plain(DType::F16),
-        grouped(8, 64, Rows::F32),
-        grouped(4, 32, Rows::F32),
-        grouped(8, 64, Rows::Codes),
-        grouped(4, 32, Rows::Codes),
+        grouped(Element::Q8, 64, Rows::F32),
+        grouped(Element::Q4, 32, Rows::F32),
+        grouped(Element::Q8, 64, Rows::Codes),
+        grouped(Element::Q4, 32, Rows::Codes),
     ]
 };
 

@@ -4,7 +4,7 @@ use compiler::{
     compress::{ActivationType, Rounding},
     models::ModelError,
 };
-use ir::{DType, Program, abi::Codec};
+use ir::{DType, Element, Program, abi::Codec};
 
 /// Bytes of a table beside the weights: models that are this large have large pages.
 const TABLE_BYTES: usize = 33 << 20;
@@ -25,7 +25,7 @@ pub enum Rows {
     F32,
     /// Rounded to bf16 where they are multiplied.
     Bf16,
-    /// Rounded as the weights are, which are of few bits.
+    /// Rounded to 8 bits, in the groups of the weights, which are of few bits.
     Codes,
 }
 
@@ -35,12 +35,11 @@ impl Storage {
         if self.rows == Rows::Bf16 {
             ActivationType::Bf16.apply(program)?;
         }
-        if let Codec::Grouped { bits, group } = self.codec {
-            let activations = self.rows == Rows::Codes;
+        if let Codec::Grouped { element, group } = self.codec {
             let rounding = Rounding {
-                bits,
+                element,
                 group,
-                activations,
+                activations: (self.rows == Rows::Codes).then_some(Element::Q8),
             };
             rounding.apply(program, usize::MAX)?;
         }
@@ -261,7 +260,13 @@ mod tests {
         for storage in [
             storage(Codec::Plain(DType::F32), Rows::F32),
             storage(Codec::Plain(DType::BF16), Rows::Bf16),
-            storage(Codec::Grouped { bits: 4, group: 32 }, Rows::Codes),
+            storage(
+                Codec::Grouped {
+                    element: Element::Q4,
+                    group: 32,
+                },
+                Rows::Codes,
+            ),
         ] {
             check(
                 products(storage, 8, &[64, 128], &[64, 96]).unwrap(),

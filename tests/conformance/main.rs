@@ -5,11 +5,11 @@
 mod suite;
 
 use compiler::Options;
-use ir::Target;
+use ir::{Element, Target};
 use runtime::devices::cpu;
 
-/// Whether products of few bits are covered.
-const FEW_BITS: bool = true;
+/// Elements of groups that products are covered with.
+const ELEMENTS: &[Element] = &Element::ALL;
 /// Whether a product's sums have one order, however its weights are stored.
 const ORDERED: bool = true;
 

@@ -9,12 +9,12 @@ mod suite;
 mod tiles;
 
 use compiler::{Options, backends::cuda::Nvrtc};
-use ir::Target;
+use ir::{Element, Target};
 use runtime::devices::cuda;
 use std::sync::LazyLock;
 
-/// Whether products of few bits are covered.
-const FEW_BITS: bool = true;
+/// Elements of groups that products are covered with.
+const ELEMENTS: &[Element] = &[Element::Q8, Element::Q4];
 /// Whether a product's sums have one order, however its weights are stored: loads are of 16 bytes, not of elements.
 const ORDERED: bool = false;
 

@@ -8,7 +8,7 @@ use compiler::{
     compress::{ActivationType, Rounding},
     models,
 };
-use ir::{Name, Tensor};
+use ir::{Element, Name, Tensor};
 use runtime::{Chunk, Model, Select, Session};
 use satura::measure::{Reference, compare, compare_layers};
 use std::{
@@ -176,20 +176,20 @@ fn each_layer_is_the_program_s() {
 
 #[test]
 fn what_is_rounded_gives_what_the_program_says() {
-    let rounded = |bits, activations| {
+    let rounded = |element, activations: bool| {
         Weights::Rounded(Rounding {
-            bits,
+            element,
             group: 32,
-            activations,
+            activations: activations.then_some(Element::Q8),
         })
     };
     let (wide, narrow) = (ActivationType::F32, ActivationType::Bf16);
     for name in ["llama_gqa", "bert_tokcls", "qwen2", "gpt2_leftpad"] {
         for (weights, activations) in [
-            (rounded(8, false), wide),
-            (rounded(8, true), wide),
-            (rounded(4, false), wide),
-            (rounded(4, false), narrow),
+            (rounded(Element::Q8, false), wide),
+            (rounded(Element::Q8, true), wide),
+            (rounded(Element::Q4, false), wide),
+            (rounded(Element::Q4, false), narrow),
             (Weights::Stored, narrow),
         ] {
             let dir = root().join("tests/fixtures").join(name);

@@ -8,7 +8,7 @@ fn products_by_warpgroups() {
     let stored = |w: &str| format!("cast({w}) {{to=f32}}");
     let few = |w: &str, bits: u8| {
         let wide = stored(w);
-        format!("fake_quantize({wide}) {{bits={bits}, group=32, scale=f16}}")
+        format!("fake_quantize({wide}) {{element=q{bits}, group=32, scale=f16}}")
     };
     let body = |product: &str| format!("sub(add({product}, residual), 0.5)");
     for target in targets() {

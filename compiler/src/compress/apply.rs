@@ -1,11 +1,11 @@
 //! A program with other weights: each chosen site's product is said anew, with numbers that lie beside the checkpoint.
 //! Calls of a block that is shared get variants of it where they chose differently. Chooses nothing.
 
-use super::{Encoded, Integers, Site};
-use crate::fold::Array;
+use super::{Encoded, Grouped, Site};
+use crate::fold::{Array, stored};
 use indexmap::IndexMap;
 use ir::{
-    DType, Graph, Name, Node, Op, Operand, Program, Role, Type, TypeError, Value,
+    DType, Element, Graph, Name, Node, Op, Operand, Program, Role, Type, TypeError, Value,
     ops::{Add, Cast, Dequantize, FakeQuantize, Linear, Mul},
 };
 use std::collections::{BTreeMap, HashMap};
@@ -157,8 +157,8 @@ impl Said {
                 let v = input(g, ".values", ty, bytes);
                 Term::Weight(g.add(Cast { to: DType::F32 }, &[v])?)
             }
-            Encoded::Integers(i) => Term::Weight(integers(g, &mut input, i)?),
-            Encoded::Dynamic(i) => Term::Dynamic(i.group, integers(g, &mut input, i)?),
+            Encoded::Grouped(i) => Term::Weight(grouped(g, &mut input, i)?),
+            Encoded::Dynamic(i) => Term::Dynamic(i.group, grouped(g, &mut input, i)?),
             Encoded::Product(left, right) => Term::Product(
                 Box::new(self.declare(g, at, &format!("{part}.left"), left)?),
                 Box::new(self.declare(g, at, &format!("{part}.right"), right)?),
@@ -212,7 +212,7 @@ fn product(g: &mut Graph, x: Value, stored: Value, term: &Term) -> Result<Value,
         Term::Weight(w) => g.add(Linear, &[x, *w]),
         Term::Dynamic(group, w) => {
             let rounded = FakeQuantize {
-                bits: 8,
+                element: Element::Q8,
                 group: *group as i64,
                 scale: DType::F32,
             };
@@ -237,19 +237,35 @@ fn product(g: &mut Graph, x: Value, stored: Value, term: &Term) -> Result<Value,
 /// Declares an input of a name, type and bytes.
 type Declare<'a> = dyn FnMut(&mut Graph, &str, Type, Vec<u8>) -> Value + 'a;
 
-/// The values that integers stand for, their parts declared by `input`.
-fn integers(g: &mut Graph, input: &mut Declare, i: &Integers) -> Result<Value, TypeError> {
-    let [n, k] = i.shape;
-    let codes = i.codes.iter().map(|c| *c as u8).collect();
-    let scales: Vec<u8> = i.scales.iter().flat_map(|s| s.to_le_bytes()).collect();
-    let codes = input(g, ".codes", Type::new(DType::I8, [n, k]), codes);
-    let ty = Type::new(DType::F16, [n, k / i.group.max(1)]);
-    let scales = input(g, ".scales", ty, scales);
+/// The values that codes stand for, their parts declared by `input`.
+fn grouped(g: &mut Graph, input: &mut Declare, i: &Grouped) -> Result<Value, TypeError> {
+    let ([n, k], element) = (i.shape, i.element);
+    let shared = [n, k / i.group.max(1)];
+    let codes = Type::new(element.storage(), i.shape);
+    let scales = i.scales.iter().flat_map(|s| s.to_le_bytes());
+    let mut args = vec![
+        input(g, ".codes", codes, stored(&i.codes, element)),
+        input(
+            g,
+            ".scales",
+            Type::new(DType::F16, shared),
+            scales.collect(),
+        ),
+    ];
+    if element.zero() {
+        let zeros = i.zeros.iter().map(|z| *z as u8);
+        args.push(input(
+            g,
+            ".zeros",
+            Type::new(DType::I8, shared),
+            zeros.collect(),
+        ));
+    }
     let op = Dequantize {
-        bits: i.bits.into(),
+        element,
         group: i.group as i64,
     };
-    g.add(op, &[codes, scales])
+    g.add(op, &args)
 }
 
 fn floats(dtype: DType, values: &[f32]) -> Vec<u8> {

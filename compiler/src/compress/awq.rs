@@ -31,17 +31,17 @@ fn scales(problem: &Problem, power: u8) -> Vec<f32> {
 }
 
 fn encode(problem: &Problem, power: u8, form: &Form) -> Result<Encoded, CompressError> {
-    let (bits, group) = nearest::grid("awq", form, problem.weight.columns)?;
+    let (element, group) = nearest::codes("awq", form, problem.weight.columns)?;
     let scale = scales(problem, power);
     let [n, k] = problem.shape();
     let scaled = Matrix::from_fn(n, k, |i, j| problem.weight.row(i)[j] * scale[j]);
     let squares = problem.moments.second().diagonal().zip(&scale);
     let importance: Vec<f32> = squares.map(|(h, s)| h / (s * s)).collect();
-    let integers = clip::round(&scaled, &importance, bits, group);
+    let codes = clip::round(&scaled, &importance, element, group);
     Ok(Encoded::Scaled {
         power,
         scale,
-        weight: Box::new(Encoded::Integers(integers)),
+        weight: Box::new(Encoded::Grouped(codes)),
     })
 }
 
@@ -51,8 +51,7 @@ impl Method for Awq {
     }
 
     fn alternatives(&self, problem: &Problem) -> Result<Vec<Alternative>, CompressError> {
-        let forms = nearest::integers(problem.weight.columns);
-        let forms = forms.filter(|f| matches!(f, Form::Integers { bits, .. } if *bits < 8));
+        let forms = nearest::grouped(problem.weight.columns).filter(clip::few);
         let each = forms.flat_map(|form| POWERS.map(|power| encode(problem, power, &form)));
         let each = each.map(|e| Ok(Alternative::of(self.name(), problem, &e?)));
         each.collect()

@@ -117,7 +117,7 @@ impl CacheType {
     fn rounding(self, rows: &Type) -> Op {
         match self {
             CacheType::Int8 => Op::from(ops::FakeQuantize {
-                bits: 8,
+                element: ir::Element::Q8,
                 group: rows.last().known().unwrap_or(0),
                 scale: DType::F32,
             }),

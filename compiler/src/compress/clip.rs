@@ -2,11 +2,9 @@
 //! its own larger (the clip search of AWQ, Lin et al. 2023, arXiv 2306.00978; GPTQ's `--mse`). Errors are weighted by the
 //! inputs' mean squares.
 
-use super::{
-    Alternative, CompressError, Encoded, Form, Integers, Matrix, Method, Problem, nearest,
-};
-use crate::fold::{code, most};
+use super::{Alternative, CompressError, Encoded, Form, Grouped, Matrix, Method, Problem, nearest};
 use half::f16;
+use ir::{DType, Element, Grid};
 use rayon::prelude::*;
 
 /// Rounding to nearest with clipped scales.
@@ -17,60 +15,62 @@ const STEPS: usize = 20;
 /// From one to the next.
 const STEP: f32 = 0.025;
 
-/// A matrix `[N, K]` in integers with the scales of least error, `importance` weighing each column's.
-pub fn round(weight: &Matrix, importance: &[f32], bits: u8, group: usize) -> Integers {
-    let most = most(bits);
-    let mut out = nearest::round(weight, bits, group);
+/// A matrix `[N, K]` in codes with the scales of least error, `importance` weighing each column's.
+pub fn round(weight: &Matrix, importance: &[f32], element: Element, group: usize) -> Grouped {
+    let mut out = nearest::round(weight, element, group);
     let per_row = (weight.columns / group.max(1)).max(1);
     let groups = weight
         .data
         .par_chunks(group)
         .zip(out.codes.par_chunks_mut(group));
-    let groups = groups.zip(&mut out.scales).enumerate();
-    groups.for_each(|(i, ((weight, codes), scale))| {
-        let importance = &importance[i % per_row * group..][..group];
-        let error = |scale: f32| -> f32 {
-            let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-            let each = weight.iter().zip(importance).map(|(w, h)| {
-                let code = (w * inverse).round_ties_even().clamp(-most, most);
-                let error = w - scale * code;
-                h * error * error
+    let shared = out.scales.par_iter_mut().zip(&mut out.zeros);
+    groups
+        .zip(shared)
+        .enumerate()
+        .for_each(|(i, ((weight, codes), (scale, zero)))| {
+            let importance = &importance[i % per_row * group..][..group];
+            let error = |grid: Grid| -> f32 {
+                let each = weight.iter().zip(importance).map(|(w, h)| {
+                    let error = w - grid.value(grid.code(*w));
+                    h * error * error
+                });
+                each.sum()
+            };
+            let ends = weight.iter().fold((0.0f32, 0.0f32), |(low, high), w| {
+                (low.min(*w), high.max(*w))
             });
-            each.sum()
-        };
-        let full = scale.to_f32();
-        let mut best = (error(full), full);
-        for i in 1..STEPS {
-            // What is stored is what is tried.
-            let tried = f16::from_f32(full * (1.0 - STEP * i as f32)).to_f32();
-            let found = error(tried);
-            if found < best.0 {
-                best = (found, tried);
+            let tried = (0..STEPS).map(|i| {
+                let by = 1.0 - STEP * i as f32;
+                Grid::between(element, (ends.0 * by, ends.1 * by), DType::F16)
+            });
+            // The first of the best.
+            let best = tried
+                .map(|grid| (error(grid), grid))
+                .reduce(|best, next| if next.0 < best.0 { next } else { best });
+            let Some((_, grid)) = best else { return };
+            (*scale, *zero) = (f16::from_f32(grid.scale), grid.zero as i8);
+            for (to, w) in codes.iter_mut().zip(weight) {
+                *to = grid.code(*w) as i16;
             }
-        }
-        *scale = f16::from_f32(best.1);
-        for (to, w) in codes.iter_mut().zip(weight) {
-            *to = code(*w, best.1, most);
-        }
-    });
+        });
     out
 }
 
-/// The problem's weight in integers with clipped scales.
+/// The problem's weight in codes with clipped scales.
 ///
 /// # Errors
-/// As [`nearest::grid`].
-pub fn integers(
+/// As [`nearest::codes`].
+pub fn grouped(
     method: &'static str,
     problem: &Problem,
     form: &Form,
-) -> Result<Integers, CompressError> {
-    let (bits, group) = nearest::grid(method, form, problem.weight.columns)?;
+) -> Result<Grouped, CompressError> {
+    let (element, group) = nearest::codes(method, form, problem.weight.columns)?;
     let squares: Vec<f32> = problem.moments.second().diagonal().collect();
     // Inputs that this text never uses are not worth nothing.
     let floor = squares.iter().sum::<f32>() / squares.len() as f32 * 0.01;
     let importance: Vec<f32> = squares.iter().map(|x| x + floor).collect();
-    Ok(round(problem.weight, &importance, bits, group))
+    Ok(round(problem.weight, &importance, element, group))
 }
 
 impl Method for Clip {
@@ -80,15 +80,18 @@ impl Method for Clip {
 
     fn alternatives(&self, problem: &Problem) -> Result<Vec<Alternative>, CompressError> {
         // With 8 bits there is nothing to be gained.
-        let forms = nearest::integers(problem.weight.columns);
-        let forms = forms.filter(|f| matches!(f, Form::Integers { bits, .. } if *bits < 8));
+        let forms = nearest::grouped(problem.weight.columns).filter(few);
         let each = forms.map(|form| self.encode(problem, &form));
         let each = each.map(|e| Ok(Alternative::of(self.name(), problem, &e?)));
         each.collect()
     }
 
     fn encode(&self, problem: &Problem, form: &Form) -> Result<Encoded, CompressError> {
-        let integers = integers(self.name(), problem, form)?;
-        Ok(Encoded::Integers(integers))
+        Ok(Encoded::Grouped(grouped(self.name(), problem, form)?))
     }
+}
+
+/// Whether codes have so few bits that the choice of scales matters.
+pub fn few(form: &Form) -> bool {
+    matches!(form, Form::Grouped { element, .. } if element.bits() < 8)
 }

@@ -14,8 +14,8 @@ impl Method for Dynamic {
 
     fn alternatives(&self, problem: &Problem) -> Result<Vec<Alternative>, CompressError> {
         let feedback = problem.moments.feedback()?;
-        let each = nearest::integers(problem.weight.columns).map(|form| {
-            let encoded = Encoded::Dynamic(feedback.integers(problem, &form)?);
+        let each = nearest::grouped(problem.weight.columns).map(|form| {
+            let encoded = Encoded::Dynamic(feedback.grouped(problem, &form)?);
             Ok(Alternative::of(self.name(), problem, &encoded))
         });
         each.collect()
@@ -25,7 +25,7 @@ impl Method for Dynamic {
         match form {
             Form::Dynamic(form) => {
                 let feedback = problem.moments.feedback()?;
-                Ok(Encoded::Dynamic(feedback.integers(problem, form)?))
+                Ok(Encoded::Dynamic(feedback.grouped(problem, form)?))
             }
             _ => Err(CompressError::Form {
                 method: self.name(),

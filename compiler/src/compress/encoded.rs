@@ -2,7 +2,7 @@
 
 use super::{Form, Matrix};
 use half::{bf16, f16};
-use ir::DType;
+use ir::{DType, Element, Grid};
 use rayon::prelude::*;
 
 /// A weight `[N, K]` said in some form, with the numbers that a method chose.
@@ -17,8 +17,8 @@ pub enum Encoded {
         /// What they are.
         values: Matrix,
     },
-    /// Integers with scales.
-    Integers(Integers),
+    /// Codes with scales.
+    Grouped(Grouped),
     /// `left [N, r] * right [r, K]`.
     Product(Box<Encoded>, Box<Encoded>),
     /// The sum of two.
@@ -33,44 +33,52 @@ pub enum Encoded {
         weight: Box<Encoded>,
     },
     /// Integers that meet rounded inputs.
-    Dynamic(Integers),
+    Dynamic(Grouped),
 }
 
-/// `codes [N, K]` times the scale of their group, `[N, K / group]`, both row-major.
+/// `codes [N, K]`, with the scale and zero point of their group, `[N, K / group]`, all row-major.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Integers {
-    /// 8 (codes up to 127) or 4 (up to 7).
-    pub bits: u8,
+pub struct Grouped {
+    /// What codes are.
+    pub element: Element,
     /// Codes along K that share a scale.
     pub group: usize,
     /// N and K.
     pub shape: [usize; 2],
-    /// Symmetric around zero.
-    pub codes: Vec<i8>,
+    /// Each one that the element says.
+    pub codes: Vec<i16>,
     /// Not negative.
     pub scales: Vec<f16>,
+    /// As many; 0 where the element has none.
+    pub zeros: Vec<i8>,
 }
 
-impl Integers {
+impl Grouped {
     /// Their form.
     pub fn form(&self) -> Form {
-        Form::integers(self.bits, self.group as u32)
+        Form::grouped(self.element, self.group as u32)
     }
 
-    /// What they stand for. A product of a code and an f16 is exact in f32.
+    /// What the codes of group `i`, counted through all rows, can say.
+    pub fn grid(&self, i: usize) -> Grid {
+        Grid {
+            element: self.element,
+            scale: self.scales[i].to_f32(),
+            zero: self.zeros[i].into(),
+        }
+    }
+
+    /// What they stand for, as [`ir::ops::Dequantize`] says.
     pub fn decode(&self) -> Matrix {
         let mut out = Matrix::zeros(self.shape[0], self.shape[1]);
         let groups = out.data.par_chunks_mut(self.group);
         let codes = self.codes.par_chunks(self.group);
-        groups
-            .zip(codes)
-            .zip(&self.scales)
-            .for_each(|((to, codes), scale)| {
-                let scale = scale.to_f32();
-                for (x, code) in to.iter_mut().zip(codes) {
-                    *x = scale * f32::from(*code);
-                }
-            });
+        groups.zip(codes).enumerate().for_each(|(i, (to, codes))| {
+            let grid = self.grid(i);
+            for (x, code) in to.iter_mut().zip(codes) {
+                *x = grid.value((*code).into());
+            }
+        });
         out
     }
 }
@@ -95,7 +103,7 @@ impl Encoded {
         match self {
             Encoded::Stored => Form::Stored,
             Encoded::Float { dtype, .. } => Form::Float(*dtype),
-            Encoded::Integers(i) => i.form(),
+            Encoded::Grouped(i) => i.form(),
             Encoded::Product(left, right) => Form::Product {
                 rank: right.rows() as u32,
                 left: Box::new(left.form()),
@@ -114,7 +122,7 @@ impl Encoded {
         match self {
             Encoded::Stored => 0,
             Encoded::Float { values, .. } => values.rows,
-            Encoded::Integers(i) | Encoded::Dynamic(i) => i.shape[0],
+            Encoded::Grouped(i) | Encoded::Dynamic(i) => i.shape[0],
             Encoded::Product(left, _) | Encoded::Sum(left, _) => left.rows(),
             Encoded::Scaled { weight, .. } => weight.rows(),
         }
@@ -125,7 +133,7 @@ impl Encoded {
         match self {
             Encoded::Stored => stored.clone(),
             Encoded::Float { values, .. } => values.clone(),
-            Encoded::Integers(i) | Encoded::Dynamic(i) => i.decode(),
+            Encoded::Grouped(i) | Encoded::Dynamic(i) => i.decode(),
             Encoded::Product(left, right) => left.decode(stored).times(&right.decode(stored)),
             Encoded::Sum(a, b) => {
                 let (mut a, b) = (a.decode(stored), b.decode(stored));

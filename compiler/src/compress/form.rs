@@ -1,6 +1,6 @@
 //! How a weight may be said: a plan's vocabulary. Holds no numbers of any weight; [`Encoded`](super::Encoded) does.
 
-use ir::DType;
+use ir::{DType, Element};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -11,10 +11,10 @@ pub enum Form {
     Stored,
     /// Each element as a float by itself.
     Float(DType),
-    /// Integers, in groups along K that share an f16 scale; see [`ir::ops::Dequantize`].
-    Integers {
-        /// 8 or 4.
-        bits: u8,
+    /// Codes, in groups along K that share an f16 scale; see [`ir::ops::Dequantize`].
+    Grouped {
+        /// What they are.
+        element: Element,
         /// A multiple of 32 that divides K.
         group: u32,
     },
@@ -41,9 +41,14 @@ pub enum Form {
 }
 
 impl Form {
-    /// Integers of so many bits in such groups.
+    /// Codes of an element in such groups.
+    pub fn grouped(element: Element, group: u32) -> Form {
+        Form::Grouped { element, group }
+    }
+
+    /// Integers of so many bits around zero in such groups.
     pub fn integers(bits: u8, group: u32) -> Form {
-        Form::Integers { bits, group }
+        Form::grouped(Element::Int { bits, zero: false }, group)
     }
 
     /// A product of factors that are both said in one form.
@@ -61,9 +66,7 @@ impl Form {
         match self {
             Form::Stored => elements(stored),
             Form::Float(dtype) => elements(*dtype),
-            Form::Integers { bits, group } => {
-                n as u64 * (k as u64 * u64::from(*bits) / 8 + k as u64 / u64::from(*group) * 2)
-            }
+            Form::Grouped { element, group } => n as u64 * element.bytes(k as u64, *group),
             Form::Product { rank, left, right } => {
                 let rank = *rank as usize;
                 left.bytes([n, rank], stored) + right.bytes([rank, k], stored)
@@ -75,14 +78,14 @@ impl Form {
     }
 }
 
-/// `stored`, `bf16`, `q4/32`, `r64(q8/32, q8/32)`, `q4/64 + r32(bf16, bf16)`, `q4/64 scaled by 50%`,
+/// `stored`, `bf16`, `q4/32`, `u4/32`, `r64(q8/32, q8/32)`, `q4/64 + r32(bf16, bf16)`, `q4/64 scaled by 50%`,
 /// `q8/64 of q8 inputs`.
 impl fmt::Display for Form {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Form::Stored => f.write_str("stored"),
             Form::Float(dtype) => write!(f, "{dtype}"),
-            Form::Integers { bits, group } => write!(f, "q{bits}/{group}"),
+            Form::Grouped { element, group } => write!(f, "{element}/{group}"),
             Form::Product { rank, left, right } => write!(f, "r{rank}({left}, {right})"),
             Form::Sum(a, b) => write!(f, "{a} + {b}"),
             Form::Scaled { power, weight } => write!(f, "{weight} scaled by {power}%"),

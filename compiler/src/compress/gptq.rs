@@ -3,11 +3,9 @@
 //! each lost is taken over by the columns that are still to come.
 
 use super::{
-    Alternative, CompressError, Encoded, Form, Integers, Matrix, Method, Problem, clip, nearest,
+    Alternative, CompressError, Encoded, Form, Grouped, Matrix, Method, Problem, clip, nearest,
 };
-use crate::fold;
 use faer::{Accum, Mat, Par, linalg::matmul::matmul};
-use half::f16;
 use rayon::prelude::*;
 
 /// See the module's text.
@@ -25,9 +23,9 @@ impl Method for Gptq {
 
     fn alternatives(&self, problem: &Problem) -> Result<Vec<Alternative>, CompressError> {
         let feedback = problem.moments.feedback()?;
-        let forms = nearest::integers(problem.weight.columns);
+        let forms = nearest::grouped(problem.weight.columns);
         let each = forms.map(|form| {
-            let encoded = Encoded::Integers(feedback.integers(problem, &form)?);
+            let encoded = Encoded::Grouped(feedback.grouped(problem, &form)?);
             Ok(Alternative::of(self.name(), problem, &encoded))
         });
         each.collect()
@@ -35,7 +33,7 @@ impl Method for Gptq {
 
     fn encode(&self, problem: &Problem, form: &Form) -> Result<Encoded, CompressError> {
         let feedback = problem.moments.feedback()?;
-        Ok(Encoded::Integers(feedback.integers(problem, form)?))
+        Ok(Encoded::Grouped(feedback.grouped(problem, form)?))
     }
 }
 
@@ -99,29 +97,18 @@ impl Feedback {
         Ok(Feedback { order, factor })
     }
 
-    /// The problem's weight in integers, with clipped scales.
+    /// The problem's weight in codes, with clipped scales.
     ///
     /// # Errors
-    /// A form that is no integers.
-    pub(super) fn integers(
-        &self,
-        problem: &Problem,
-        form: &Form,
-    ) -> Result<Integers, CompressError> {
-        let grid = clip::integers("gptq", problem, form)?;
-        Ok(self.round(problem.weight, grid))
+    /// A form that is no codes.
+    pub(super) fn grouped(&self, problem: &Problem, form: &Form) -> Result<Grouped, CompressError> {
+        let clipped = clip::grouped("gptq", problem, form)?;
+        Ok(self.round(problem.weight, clipped))
     }
 
     /// Chooses the codes anew, for the scales that are there.
-    pub fn round(&self, weight: &Matrix, grid: Integers) -> Integers {
-        let Integers {
-            bits,
-            group,
-            shape: [n, k],
-            scales,
-            ..
-        } = grid;
-        let most = fold::most(bits);
+    pub fn round(&self, weight: &Matrix, mut said: Grouped) -> Grouped {
+        let (group, [n, k]) = (said.group, said.shape);
         let mut w = Matrix::zeros(n, k);
         w.data
             .par_chunks_mut(k.max(1))
@@ -132,7 +119,7 @@ impl Feedback {
                     *to = from[*column];
                 }
             });
-        let mut codes = vec![0i8; n * k];
+        let mut codes = vec![0i16; n * k];
         for start in (0..k).step_by(BLOCK) {
             let end = (start + BLOCK).min(k);
             let mut errors = Matrix::zeros(n, end - start);
@@ -141,14 +128,13 @@ impl Feedback {
                 .zip(errors.data.par_chunks_mut(end - start))
                 .enumerate();
             rows.for_each(|(row, ((w, codes), errors))| {
-                let scales = &scales[row * (k / group)..][..k / group];
                 for i in start..end {
                     let column = self.order[i];
-                    let scale = f16::to_f32(scales[column / group]);
-                    let code = fold::code(w[i], scale, most);
-                    codes[column] = code;
+                    let grid = said.grid(row * (k / group) + column / group);
+                    let code = grid.code(w[i]);
+                    codes[column] = code as i16;
                     let feedback = &self.factor.row(i)[i..end];
-                    let error = (w[i] - scale * f32::from(code)) / feedback[0];
+                    let error = (w[i] - grid.value(code)) / feedback[0];
                     errors[i - start] = error;
                     for (w, u) in w[i..end].iter_mut().zip(feedback) {
                         *w -= error * u;
@@ -168,12 +154,7 @@ impl Feedback {
                 );
             }
         }
-        Integers {
-            bits,
-            group,
-            shape: [n, k],
-            codes,
-            scales,
-        }
+        said.codes = codes;
+        said
     }
 }

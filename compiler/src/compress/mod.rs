@@ -25,7 +25,7 @@ mod sites;
 pub use activations::ActivationType;
 pub use apply::{Overlay, apply};
 pub use cache::{CacheError, CacheType};
-pub use encoded::{Encoded, Integers};
+pub use encoded::{Encoded, Grouped};
 pub use form::Form;
 pub use matrix::Matrix;
 pub use problem::{Moments, Problem};

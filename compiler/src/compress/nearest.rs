@@ -1,34 +1,54 @@
 //! Rounding to nearest: the yardstick of all other methods. Looks at no inputs.
 
-use super::{Alternative, CompressError, Encoded, Form, Integers, Matrix, Method, Problem};
+use super::{Alternative, CompressError, Encoded, Form, Grouped, Matrix, Method, Problem};
 use crate::fold;
-use ir::DType;
+use ir::{DType, Element};
 
 /// Round each element to the nearest that the form can say.
 pub struct Nearest;
 
-/// Integers that kernels have, as bits and group.
-pub const INTEGERS: &[(u8, u32)] = &[(8, 64), (8, 32), (4, 128), (4, 64), (4, 32)];
+/// Elements that are worth choosing among, and their groups: every method that rounds offers them.
+pub const GROUPED: &[(Element, u32)] = &[
+    (Element::Q8, 64),
+    (Element::Q8, 32),
+    (Element::U4, 32),
+    (Element::Q4, 128),
+    (Element::Q4, 64),
+    (Element::Q4, 32),
+    (Element::U3, 32),
+    (Element::Q3, 32),
+];
 
-/// Those that fit `k` inputs.
-pub fn integers(k: usize) -> impl Iterator<Item = Form> {
-    let fits = move |(_, group): &&(u8, u32)| k > 0 && k.is_multiple_of(*group as usize);
-    let forms = INTEGERS.iter().filter(fits);
-    forms.map(|(bits, group)| Form::integers(*bits, *group))
+/// Elements in which weights of f32 alone are worth storing: what bf16 takes, and nearly exact; what q8 takes, of another shape.
+const WIDE: &[(Element, u32)] = &[(Element::Q16, 64), (Element::E4M3, 64)];
+
+/// Forms of [`GROUPED`] that fit `k` inputs.
+pub fn grouped(k: usize) -> impl Iterator<Item = Form> {
+    fitting(GROUPED, k)
 }
 
-/// Bits and group of a form of integers for `k` inputs.
+fn fitting(all: &[(Element, u32)], k: usize) -> impl Iterator<Item = Form> {
+    let fits = move |(_, group): &&(Element, u32)| k > 0 && k.is_multiple_of(*group as usize);
+    let forms = all.iter().filter(fits);
+    forms.map(|(element, group)| Form::grouped(*element, *group))
+}
+
+/// Element and group of a form of codes for `k` inputs.
 ///
 /// # Errors
 /// Another form, which `method` does not give, or groups that do not divide the inputs.
-pub fn grid(method: &'static str, form: &Form, k: usize) -> Result<(u8, usize), CompressError> {
-    let Form::Integers { bits, group } = form else {
+pub fn codes(
+    method: &'static str,
+    form: &Form,
+    k: usize,
+) -> Result<(Element, usize), CompressError> {
+    let Form::Grouped { element, group } = form else {
         let form = form.clone();
         return Err(CompressError::Form { method, form });
     };
     let group = *group as usize;
     match group > 0 && k.is_multiple_of(group) {
-        true => Ok((*bits, group)),
+        true => Ok((*element, group)),
         false => Err(CompressError::Sizes {
             what: "groups",
             found: group,
@@ -38,18 +58,19 @@ pub fn grid(method: &'static str, form: &Form, k: usize) -> Result<(u8, usize), 
 }
 
 /// A matrix `[N, K]` rounded to the nearest codes, as [`ir::ops::FakeQuantize`] does.
-pub fn round(weight: &Matrix, bits: u8, group: usize) -> Integers {
-    let (codes, scales) = fold::round(&weight.data, bits, group);
-    Integers {
-        bits,
+pub fn round(weight: &Matrix, element: Element, group: usize) -> Grouped {
+    let (codes, scales, zeros) = fold::round(&weight.data, element, group);
+    Grouped {
+        element,
         group,
         shape: [weight.rows, weight.columns],
         codes,
         scales,
+        zeros,
     }
 }
 
-/// The matrix said in a form of floats or integers.
+/// The matrix said in a form of floats or codes.
 ///
 /// # Errors
 /// Forms that rounding alone does not give.
@@ -57,8 +78,8 @@ pub fn encode(weight: &Matrix, form: &Form) -> Result<Encoded, CompressError> {
     if let Form::Float(dtype) = form {
         return Ok(Encoded::float(*dtype, weight));
     }
-    let (bits, group) = grid("nearest", form, weight.columns)?;
-    Ok(Encoded::Integers(round(weight, bits, group)))
+    let (element, group) = codes("nearest", form, weight.columns)?;
+    Ok(Encoded::Grouped(round(weight, element, group)))
 }
 
 impl Method for Nearest {
@@ -67,9 +88,11 @@ impl Method for Nearest {
     }
 
     fn alternatives(&self, problem: &Problem) -> Result<Vec<Alternative>, CompressError> {
+        let k = problem.weight.columns;
         let floats = [DType::BF16, DType::F16].map(Form::Float).into_iter();
-        let floats = floats.filter(|_| problem.stored == DType::F32);
-        let forms = floats.chain(integers(problem.weight.columns));
+        let wide = floats.chain(fitting(WIDE, k));
+        let wide = wide.filter(|_| problem.stored == DType::F32);
+        let forms = wide.chain(grouped(k));
         let each = forms.map(|form| encode(problem.weight, &form));
         let each = each.map(|e| Ok(Alternative::of(self.name(), problem, &e?)));
         each.collect()

@@ -26,10 +26,10 @@ fn ranks([n, k]: [usize; 2]) -> impl Iterator<Item = usize> {
 impl Residual {
     /// The base, and the basis of what it leaves.
     fn parts(problem: &Problem, base: &Form) -> Result<(Encoded, Basis), CompressError> {
-        let integers = problem.moments.feedback()?.integers(problem, base)?;
+        let integers = problem.moments.feedback()?.grouped(problem, base)?;
         let rest = problem.weight.minus(&integers.decode());
         let (basis, _) = Basis::of(problem, &rest)?;
-        Ok((Encoded::Integers(integers), basis))
+        Ok((Encoded::Grouped(integers), basis))
     }
 
     fn sum(

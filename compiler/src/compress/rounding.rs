@@ -2,17 +2,17 @@
 //! follows from the ops that say it ([`ir::ops::FakeQuantize`]).
 
 use crate::{models::ModelError, schedule::weights_only};
-use ir::{DType, Graph, Op, Operand, Program, TypeError, Value, ops};
+use ir::{DType, Element, Graph, Op, Operand, Program, TypeError, Value, ops};
 
 /// Weights of products rounded to nearest, in groups along what is summed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rounding {
-    /// 8 or 4. What gives logits keeps 8: it decides between thousands of tokens.
-    pub bits: u8,
+    /// What codes are. What gives logits has at least 8 bits: it decides between thousands of tokens.
+    pub element: Element,
     /// Weights that share a scale, a multiple of 32; 32 do where this does not divide what is summed over.
     pub group: u32,
-    /// Whether activations that meet rounded weights are rounded to 8 bits, in the same groups of each token.
-    pub activations: bool,
+    /// To what activations that meet rounded weights are rounded, in the same groups of each token.
+    pub activations: Option<Element>,
 }
 
 impl Rounding {
@@ -57,15 +57,18 @@ impl Rounding {
         if g.ty(*w).dtype != DType::F32 {
             return Ok(());
         }
-        let quantize = |bits: u8, scale| ops::FakeQuantize {
-            bits: bits.into(),
+        let quantize = |element, scale| ops::FakeQuantize {
+            element,
             group: group.into(),
             scale,
         };
-        let bits = if *n == vocabulary { 8 } else { self.bits };
-        *w = g.add(quantize(bits, DType::F16), &[*w])?;
-        if self.activations {
-            *x = g.add(quantize(8, DType::F32), &[*x])?;
+        let element = match *n == vocabulary && self.element.bits() < 8 {
+            true => Element::Q8,
+            false => self.element,
+        };
+        *w = g.add(quantize(element, DType::F16), &[*w])?;
+        if let Some(rows) = self.activations {
+            *x = g.add(quantize(rows, DType::F32), &[*x])?;
         }
         Ok(())
     }

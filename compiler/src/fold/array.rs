@@ -70,6 +70,7 @@ impl<'a> Array<'a> {
             DType::F32 => f32::from_le_bytes([at[0], at[1], at[2], at[3]]),
             DType::Bool => f32::from(at[0]),
             DType::I8 => f32::from(at[0] as i8),
+            DType::I16 => f32::from(i16::from_le_bytes([at[0], at[1]])),
         }
     }
 
@@ -102,6 +103,9 @@ impl<'a> Array<'a> {
             }),
             (DType::F32, DType::I8) => self.lay_out(packing, strip, |x| {
                 (f32::from_le_bytes(x) as i8).to_le_bytes()
+            }),
+            (DType::F32, DType::I16) => self.lay_out(packing, strip, |x| {
+                (f32::from_le_bytes(x) as i16).to_le_bytes()
             }),
             (from, _) => match from.bytes() {
                 1 => self.lay_out(packing, strip, |x: [u8; 1]| x),

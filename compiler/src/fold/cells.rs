@@ -1,9 +1,12 @@
 //! Integers that share scales as tensor cores take them ([`Cell`]). Knows nothing of where the integers come from.
 
 use super::{FoldError, groups::Groups};
-use ir::abi::{
-    Codec,
-    cuda::{Cell, TILE},
+use ir::{
+    Element,
+    abi::{
+        Codec,
+        cuda::{Cell, TILE},
+    },
 };
 use rayon::prelude::*;
 
@@ -15,9 +18,9 @@ fn place(row: usize) -> (usize, usize, usize) {
 impl Groups<'_> {
     /// A matrix `[K, N]` with groups along `K` as the codec says, in cells.
     pub(super) fn cells(&self, codec: Codec) -> Result<Vec<u8>, FoldError> {
-        let (Codec::Grouped { bits, .. }, Some(cell)) = (codec, Cell::of(codec)) else {
+        let (Some((element, _)), Some(cell)) = (codec.grouped(), Cell::of(codec)) else {
             return Err(FoldError::Groups {
-                found: "integers".into(),
+                found: "codes".into(),
                 wanted: codec,
             });
         };
@@ -28,7 +31,7 @@ impl Groups<'_> {
         tiles.try_for_each(|(tile, bytes)| {
             for (c, bytes) in bytes.chunks_mut(cell.bytes()).enumerate() {
                 let (codes, scales) = bytes.split_at_mut(cell.codes);
-                if bits == 4 {
+                if element == Element::Q4 {
                     // Zero, where nothing comes.
                     codes.fill(0x88);
                 }
@@ -46,7 +49,7 @@ impl Groups<'_> {
                         let code = self.code(row, column)?;
                         let (h, t, e) = place(row - first);
                         let lane = &mut codes[(4 * j + t) * 16..][..16];
-                        if bits == 8 {
+                        if element == Element::Q8 {
                             lane[8 * h + e / 4 * 4 + [0, 2, 1, 3][e % 4]] = code as u8;
                             continue;
                         }
@@ -75,14 +78,14 @@ mod tests {
 
     /// `[K, N]`, rounded along `K`.
     fn pack(t: &Tensor, codec: Codec) -> Vec<u8> {
-        let Codec::Grouped { bits, group } = codec else {
+        let Some((element, group)) = codec.grouped() else {
             unreachable!("few bits are grouped");
         };
         let turn = Op::from(ops::Transpose {
             perm: vec![1.into(), 0.into()],
         });
         let round = Op::from(ops::FakeQuantize {
-            bits: bits.into(),
+            element,
             group: group.into(),
             scale: DType::F16,
         });
@@ -98,9 +101,9 @@ mod tests {
     }
 
     /// The weight in row `k` and column `j` as [`Cell`] says that it lies.
-    fn read(bytes: &[u8], bits: usize, group: usize, depth: usize, k: usize, j: usize) -> f32 {
+    fn read(bytes: &[u8], element: Element, group: usize, depth: usize, k: usize, j: usize) -> f32 {
         let cell = Cell::of(Codec::Grouped {
-            bits: bits as u8,
+            element,
             group: group as u32,
         })
         .expect("few bits lie in cells");
@@ -111,8 +114,8 @@ mod tests {
         // Words of products: two neighbours each, eight rows apart.
         let (h, t, e) = (k / 32, k % 8 / 2, k / 8 % 4 * 2 + k % 2);
         let of_lane = &codes[(4 * j + t) * 16..][..16];
-        let code = match bits {
-            8 => f32::from(of_lane[8 * h + e / 4 * 4 + [0, 2, 1, 3][e % 4]] as i8),
+        let code = match element {
+            Element::Q8 => f32::from(of_lane[8 * h + e / 4 * 4 + [0, 2, 1, 3][e % 4]] as i8),
             _ => {
                 let half = [0, 4, 1, 5, 2, 6, 3, 7][e];
                 f32::from(of_lane[4 * h + half / 2] >> (4 * (half % 2)) & 15) - 8.0
@@ -128,16 +131,16 @@ mod tests {
         let t = Tensor::from_fn(&[depth, columns], |i| {
             ((i[0] * 37 + i[1] * 11) % 101) as f64 - 50.0
         });
-        for (bits, most) in [(8, 127.0), (4, 7.0)] {
+        for (element, most) in [(Element::Q8, 127.0), (Element::Q4, 7.0)] {
             for group in [32, 64] {
                 let codec = Codec::Grouped {
-                    bits,
+                    element,
                     group: group as u32,
                 };
                 let packed = pack(&t, codec);
                 for k in 0..depth {
                     for j in 0..columns {
-                        let found = read(&packed, usize::from(bits), group, depth, k, j);
+                        let found = read(&packed, element, group, depth, k, j);
                         let wanted = t.data[k * columns + j] as f32;
                         // Half a step of the largest scale there can be.
                         let apart = (found - wanted).abs();

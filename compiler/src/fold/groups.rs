@@ -1,58 +1,53 @@
-//! Integers that share scales, on their way from what says them (`fake_quantize`, `dequantize`) to the panels that kernels
-//! read. The integers are never computed twice: what a method chose is what is stored.
+//! Codes that share scales, on their way from what says them (`fake_quantize`, `dequantize`) to the panels that kernels
+//! read. Codes are never computed twice: what a method chose is what is stored.
 
 use super::{Array, FoldError};
 use crate::schedule::Packing;
 use half::f16;
 use ir::{
-    DType, Op,
+    DType, Element, Grid, Op,
     abi::{Codec, PANEL, STRIP},
 };
 use rayon::prelude::*;
 
-/// Codes with their scales.
+/// Codes with their scales and zero points.
 #[derive(Clone, Debug)]
 pub(super) struct Groups<'a> {
-    bits: u8,
+    element: Element,
     group: usize,
     /// The axis along which groups lie.
     axis: usize,
-    /// i8.
+    /// i8 or i16.
     codes: Array<'a>,
     /// f16; `axis` is shorter by the size of a group.
     scales: Array<'a>,
+    /// i8, as the scales; where the element has them.
+    zeros: Option<Array<'a>>,
 }
 
-/// The largest code of so many bits.
-pub fn most(bits: u8) -> f32 {
-    f32::from((1i16 << (bits - 1)) - 1)
-}
-
-/// The code nearest to `x`; 0 where the scale is.
-pub fn code(x: f32, scale: f32, most: f32) -> i8 {
-    match scale > 0.0 {
-        true => (x / scale).round_ties_even().clamp(-most, most) as i8,
-        false => 0,
-    }
-}
-
-/// Rows rounded to the nearest codes, with a scale of `max |x| / most`, rounded to f16, for each `group` elements: as
-/// [`ir::ops::FakeQuantize`] with scales of f16 says.
-pub fn round(rows: &[f32], bits: u8, group: usize) -> (Vec<i8>, Vec<f16>) {
-    let most = most(bits);
+/// What rows are rounded to, for each `group` elements, with scales of f16: codes, scales, and zero points (0 where the element
+/// has none). As [`ir::ops::FakeQuantize`] says.
+pub fn round(rows: &[f32], element: Element, group: usize) -> (Vec<i16>, Vec<f16>, Vec<i8>) {
     let mut codes = vec![0; rows.len()];
     let groups = rows.par_chunks(group).zip(codes.par_chunks_mut(group));
-    let scales = groups.map(|(xs, codes)| {
-        let peak = xs.iter().fold(0.0f32, |peak, x| peak.max(x.abs()));
+    let shared = groups.map(|(xs, codes)| {
         // Codes are of what is stored.
-        let scale = f16::from_f32(peak / most);
+        let grid = Grid::of(element, xs, DType::F16);
         for (to, x) in codes.iter_mut().zip(xs) {
-            *to = code(*x, scale.to_f32(), most);
+            *to = grid.code(*x) as i16;
         }
-        scale
+        (f16::from_f32(grid.scale), grid.zero as i8)
     });
-    let scales = scales.collect();
-    (codes, scales)
+    let (scales, zeros) = shared.unzip();
+    (codes, scales, zeros)
+}
+
+/// Codes as a program holds them.
+pub fn stored(codes: &[i16], element: Element) -> Vec<u8> {
+    match element.storage() {
+        DType::I16 => codes.iter().flat_map(|c| c.to_le_bytes()).collect(),
+        _ => codes.iter().map(|c| *c as u8).collect(),
+    }
 }
 
 impl<'a> Groups<'a> {
@@ -60,29 +55,35 @@ impl<'a> Groups<'a> {
     pub(super) fn of(op: &Op, args: &[Array<'a>]) -> Option<Groups<'a>> {
         match (op, args) {
             (Op::FakeQuantize(q), [x]) if q.scale == DType::F16 => {
-                let (bits, group) = (u8::try_from(q.bits).ok()?, usize::try_from(q.group).ok()?);
+                let group = usize::try_from(q.group).ok()?;
                 let wide = x.pack(DType::F32, Packing::Rows);
                 let wide = wide.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b));
-                let (codes, scales) = round(&wide.collect::<Vec<_>>(), bits, group);
-                let codes: Vec<u8> = codes.into_iter().map(|c| c as u8).collect();
+                let (codes, scales, zeros) = round(&wide.collect::<Vec<_>>(), q.element, group);
+                let codes = stored(&codes, q.element);
                 let scales: Vec<u8> = scales.into_iter().flat_map(f16::to_le_bytes).collect();
+                let zeros: Vec<u8> = zeros.into_iter().map(|z| z as u8).collect();
                 let mut grouped = x.shape.clone();
                 *grouped.last_mut()? /= group;
+                let zeros = || Array::new(DType::I8, &grouped, zeros);
                 Some(Groups {
-                    bits,
+                    element: q.element,
                     group,
                     axis: x.shape.len() - 1,
-                    codes: Array::new(DType::I8, &x.shape, codes),
+                    codes: Array::new(q.element.storage(), &x.shape, codes),
+                    zeros: q.element.zero().then(zeros),
                     scales: Array::new(DType::F16, &grouped, scales),
                 })
             }
-            (Op::Dequantize(d), [codes, scales]) if scales.dtype == DType::F16 => Some(Groups {
-                bits: u8::try_from(d.bits).ok()?,
-                group: usize::try_from(d.group).ok()?,
-                axis: codes.shape.len().checked_sub(1)?,
-                codes: codes.clone(),
-                scales: scales.clone(),
-            }),
+            (Op::Dequantize(d), [codes, scales, zeros @ ..]) if scales.dtype == DType::F16 => {
+                Some(Groups {
+                    element: d.element,
+                    group: usize::try_from(d.group).ok()?,
+                    axis: codes.shape.len().checked_sub(1)?,
+                    codes: codes.clone(),
+                    scales: scales.clone(),
+                    zeros: zeros.first().cloned(),
+                })
+            }
             _ => None,
         }
     }
@@ -99,10 +100,15 @@ impl<'a> Groups<'a> {
             Op::Cast(c) if c.to == DType::F32 => return Some(self.clone()),
             _ => return None,
         }
+        let grouped = self.grouped(out, axis);
         Some(Groups {
             axis,
             codes: self.codes.relayout(op, out)?,
-            scales: self.scales.relayout(op, &self.grouped(out, axis))?,
+            scales: self.scales.relayout(op, &grouped)?,
+            zeros: match &self.zeros {
+                Some(zeros) => Some(zeros.relayout(op, &grouped)?),
+                None => None,
+            },
             ..*self
         })
     }
@@ -110,15 +116,18 @@ impl<'a> Groups<'a> {
     /// One after another along an axis that groups do not lie along; `None` where they are not of one kind.
     pub(super) fn join(parts: &[Groups<'a>], axis: usize, out: &[usize]) -> Option<Groups<'a>> {
         let first = parts.first()?;
-        let kind = |g: &Groups| (g.bits, g.group, g.axis);
+        let kind = |g: &Groups| (g.element, g.group, g.axis);
         if axis == first.axis || parts.iter().any(|p| kind(p) != kind(first)) {
             return None;
         }
         let codes: Vec<Array> = parts.iter().map(|p| p.codes.clone()).collect();
         let scales: Vec<Array> = parts.iter().map(|p| p.scales.clone()).collect();
+        let zeros: Option<Vec<Array>> = parts.iter().map(|p| p.zeros.clone()).collect();
+        let grouped = first.grouped(out, first.axis);
         Some(Groups {
             codes: Array::join(&codes, axis, out),
-            scales: Array::join(&scales, axis, &first.grouped(out, first.axis)),
+            scales: Array::join(&scales, axis, &grouped),
+            zeros: zeros.map(|zeros| Array::join(&zeros, axis, &grouped)),
             ..*first
         })
     }
@@ -130,18 +139,20 @@ impl<'a> Groups<'a> {
         grouped
     }
 
-    /// What they stand for, as f32: exact.
+    /// What they stand for, as f32.
     pub(super) fn decode(&self) -> Array<'static> {
         let mut index = vec![0; self.codes.shape.len()];
         let count = self.codes.shape.iter().product::<usize>();
         let mut bytes = Vec::with_capacity(count * 4);
         for _ in 0..count {
-            let code = self.codes.get(&index);
+            let code = self.codes.get(&index) as i32;
             let along = index[self.axis];
             index[self.axis] /= self.group;
             let scale = self.scales.get(&index);
+            let zero = self.zeros.as_ref().map_or(0.0, |z| z.get(&index)) as i32;
             index[self.axis] = along;
-            bytes.extend_from_slice(&(code * scale).to_le_bytes());
+            let value = self.element.number(code, zero) * scale;
+            bytes.extend_from_slice(&value.to_le_bytes());
             for (i, n) in index.iter_mut().zip(&self.codes.shape).rev() {
                 *i += 1;
                 if *i < *n {
@@ -159,12 +170,12 @@ impl<'a> Groups<'a> {
     /// Codes beyond what the bits can say, and groups that are not as the codec says.
     pub(super) fn pack(&self, codec: Codec, packing: Packing) -> Result<Vec<u8>, FoldError> {
         let held = Codec::Grouped {
-            bits: self.bits,
+            element: self.element,
             group: self.group as u32,
         };
         if codec != held || self.axis != 0 || self.codes.shape.len() != 2 {
             return Err(FoldError::Groups {
-                found: format!("integers {held} along axis {}", self.axis),
+                found: format!("codes {held} along axis {}", self.axis),
                 wanted: codec,
             });
         }
@@ -175,14 +186,20 @@ impl<'a> Groups<'a> {
     }
 
     /// The code in row `k` of column `j`.
-    pub(super) fn code(&self, k: usize, j: usize) -> Result<i8, FoldError> {
-        let [code] = self.codes.bytes_at::<1>(&[k, j]);
-        let (code, most) = (code as i8, most(self.bits) as i8);
-        match (-most..=most).contains(&code) {
+    pub(super) fn code(&self, k: usize, j: usize) -> Result<i32, FoldError> {
+        self.said(match self.element.storage() {
+            DType::I16 => i16::from_le_bytes(self.codes.bytes_at(&[k, j])).into(),
+            _ => i8::from_le_bytes(self.codes.bytes_at(&[k, j])).into(),
+        })
+    }
+
+    /// The code, where the element says it.
+    fn said(&self, code: i32) -> Result<i32, FoldError> {
+        match self.element.says(code) {
             true => Ok(code),
             false => Err(FoldError::Code {
                 code,
-                bits: self.bits,
+                element: self.element,
             }),
         }
     }
@@ -199,26 +216,32 @@ impl<'a> Groups<'a> {
 
     fn panels(&self, codec: Codec) -> Result<Vec<u8>, FoldError> {
         let [k, n, group] = self.sizes();
-        let bits = usize::from(self.bits);
-        let (strip, rows) = (STRIP * codec.panel(k), 32 / bits);
+        let (bits, excess) = (self.element.bits(), self.element.excess());
+        let strip = STRIP * codec.panel(k);
+        let shared = STRIP * PANEL * self.element.shared();
+        let planes = planes(bits);
         let mut out = vec![0u8; codec.panels(n) * codec.panel(k)];
         let strips = out.par_chunks_mut(strip.max(1));
         strips.enumerate().try_for_each(|(s, strip)| {
-            let groups = strip.chunks_mut(STRIP * PANEL * (2 + group * bits / 8));
+            let groups = strip.chunks_mut(shared + STRIP * PANEL * group * bits / 8);
             for (g, bytes) in groups.enumerate() {
-                let (scales, codes) = bytes.split_at_mut(STRIP * PANEL * 2);
+                let (shared, codes) = bytes.split_at_mut(shared);
+                let (scales, points) = shared.split_at_mut(STRIP * PANEL * 2);
                 let columns = (0..STRIP * PANEL).filter(|c| s * STRIP * PANEL + c < n);
                 for column in columns {
                     let (p, j, at) = (column / PANEL, column % PANEL, s * STRIP * PANEL + column);
                     scales[column * 2..][..2].copy_from_slice(&self.scale(g, at));
+                    if let Some(zeros) = &self.zeros {
+                        points[column] = (self.said(zeros.get(&[g, at]) as i32)? + excess) as u8;
+                    }
                     for i in 0..group {
-                        let code = self.code(g * group + i, at)?;
-                        let byte = &mut codes[(i / rows * STRIP + p) * 64 + 4 * j + i % 4];
-                        *byte |= match (bits, i % rows) {
-                            (8, _) => (code as u8).wrapping_add(128),
-                            (_, 0..4) => (code + 8) as u8,
-                            _ => ((code + 8) as u8) << 4,
-                        };
+                        let code = (self.code(g * group + i, at)? + excess) as u32;
+                        let (lines, row) = (i / 32 * bits, i % 32);
+                        for plane in &planes {
+                            let line = lines + plane.line(row);
+                            let byte = &mut codes[(line * STRIP + p) * 64 + 4 * j + i % 4];
+                            *byte |= plane.place(code, row);
+                        }
                     }
                 }
             }
@@ -226,4 +249,44 @@ impl<'a> Groups<'a> {
         })?;
         Ok(out)
     }
+}
+
+/// Bits of codes that lie together, see [`Codec::panel`].
+struct Plane {
+    /// How many.
+    width: usize,
+    /// Bits below it.
+    low: usize,
+    /// Lines before it, of 32 rows.
+    first: usize,
+}
+
+impl Plane {
+    /// The line that holds its part of a row.
+    fn line(&self, row: usize) -> usize {
+        self.first + row * self.width / 32
+    }
+
+    /// Its part of a code, as the bits of a byte.
+    fn place(&self, code: u32, row: usize) -> u8 {
+        let part = code >> self.low & ((1 << self.width) - 1);
+        (part << (row / 4 * self.width % 8)) as u8
+    }
+}
+
+/// The planes of codes of so many bits, the widest first.
+fn planes(bits: usize) -> Vec<Plane> {
+    let (mut out, mut low) = (vec![], 0);
+    while low < bits {
+        let widths = [8, 4, 2, 1].into_iter();
+        let width = widths.filter(|w| *w <= bits - low).max().unwrap_or(1);
+        // A plane takes a line for each of its bits.
+        out.push(Plane {
+            width,
+            low,
+            first: low,
+        });
+        low += width;
+    }
+    out
 }

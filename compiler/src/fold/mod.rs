@@ -8,11 +8,11 @@ mod groups;
 pub mod reread;
 
 pub use array::Array;
-pub use groups::{code, most, round};
+pub use groups::{round, stored};
 
 use crate::schedule::WeightTerm;
 use groups::Groups;
-use ir::{EvalError, Graph, Node, Op, Tensor, Type, TypeError, Value, abi::Codec};
+use ir::{Element, EvalError, Graph, Node, Op, Tensor, Type, TypeError, Value, abi::Codec};
 use std::collections::HashMap;
 
 /// Why a weight cannot be computed.
@@ -27,13 +27,13 @@ pub enum FoldError {
     /// A term whose size is not known at compile time.
     #[error("weight of type {0} has no size at compile time")]
     Symbolic(Type),
-    /// A code that its bits cannot say.
-    #[error("code {code} does not fit {bits} bits: codes are symmetric around zero")]
+    /// A code that its element does not say.
+    #[error("{element} does not say code {code}: codes of integers lie from {} to {}", element.codes().0, element.codes().1)]
     Code {
         /// The code.
-        code: i8,
-        /// How many bits it is to have.
-        bits: u8,
+        code: i32,
+        /// What it is to be.
+        element: Element,
     },
     /// A weight that is not held as the kernel reads it.
     #[error("{found} where a kernel reads {wanted} along axis 0: a bug in the scheduler")]

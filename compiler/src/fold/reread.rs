@@ -39,28 +39,38 @@ pub fn element(
                 DType::I32 => i32::from_le_bytes(*at.first_chunk()?) as f32,
                 DType::Bool => f32::from(*at.first()?),
                 DType::I8 => f32::from(*at.first()? as i8),
+                DType::I16 => i16::from_le_bytes(two()?).into(),
             })
         }
-        Codec::Grouped { bits, group } => {
-            let group = group as usize;
+        Codec::Grouped { element, group } => {
+            let (group, bits) = (group as usize, element.bits());
             let strip = p / STRIP * STRIP * codec.panel(k);
-            let codes = STRIP * PANEL * 2;
-            let start =
-                strip + row / group * (codes + STRIP * PANEL * group * usize::from(bits) / 8);
+            let scales = STRIP * PANEL * 2;
+            let zeros = STRIP * PANEL * usize::from(element.zero());
+            let start = strip + row / group * (scales + zeros + STRIP * PANEL * group * bits / 8);
             let lane = p % STRIP;
             let scale = bytes.get(start + (lane * PANEL + j) * 2..)?;
             let scale = f16::from_le_bytes(*scale.first_chunk()?).to_f32();
-            let within = row % group;
-            // Rows that a line of 64 bytes a panel holds.
-            let rows = if bits == 8 { 4 } else { 8 };
-            let line = (within / rows * STRIP + lane) * 64 + 4 * j + within % 4;
-            let byte = *bytes.get(start + codes + line)?;
-            let code = match (bits, within % rows) {
-                (8, _) => i32::from(byte) - 128,
-                (_, 0..4) => i32::from(byte & 15) - 8,
-                _ => i32::from(byte >> 4) - 8,
+            let zero = match element.zero() {
+                true => {
+                    i32::from(*bytes.get(start + scales + lane * PANEL + j)?) - element.excess()
+                }
+                false => 0,
             };
-            Some(scale * code as f32)
+            // Bit after bit: of which plane it is, and where that plane's line of 32 rows has it.
+            let block = start + scales + zeros + row % group / 32 * bits * STRIP * 64;
+            let (mut code, mut bit, mut of_row) = (0, 0, bits);
+            while bit < bits {
+                let width = 1 << of_row.min(8).ilog2();
+                let rows = 32 / width;
+                let line = bit + row % 32 / rows;
+                let byte = *bytes.get(block + (line * STRIP + lane) * 64 + 4 * j + row % 4)?;
+                let part = usize::from(byte) >> (row % rows / 4 * width) & ((1 << width) - 1);
+                code |= part << bit;
+                (bit, of_row) = (bit + width, of_row - width);
+            }
+            let code = code as i32 - element.excess();
+            Some(element.number(code, zero) * scale)
         }
     }
 }

@@ -267,6 +267,9 @@ pub fn attr(text: &str) -> Result<Attr, String> {
     if let Some(dtype) = named_dtype(text) {
         return Ok(Attr::DType(dtype));
     }
+    if let Ok(element) = text.parse() {
+        return Ok(Attr::Element(element));
+    }
     match text.parse::<i64>() {
         Ok(i) => Ok(Attr::Int(i)),
         Err(_) => Ok(Attr::Float(Float::from(

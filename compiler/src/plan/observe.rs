@@ -2,11 +2,11 @@
 //! of it in which one weight is rounded, whose effect can be measured. Runs nothing.
 
 use crate::compress::Site;
-use ir::{Call, DType, Graph, Name, Op, Operand, Program, TypeError, ops::FakeQuantize};
+use ir::{Call, DType, Element, Graph, Name, Op, Operand, Program, TypeError, ops::FakeQuantize};
 
-/// Bits and group of the rounding whose effect tells how much a weight's errors matter: coarse enough to be seen in few
+/// Element and group of the rounding whose effect tells how much a weight's errors matter: coarse enough to be seen in few
 /// tokens, fine enough that effects still add up.
-pub const PROBE: (u8, u32) = (4, 32);
+pub const PROBE: (Element, u32) = (Element::Q4, 32);
 
 /// See the module's text.
 #[derive(Clone)]
@@ -114,12 +114,12 @@ impl Observed {
 
 /// The graph with one weight rounded.
 fn rounded(graph: &Graph, site: &Site) -> Result<Option<Graph>, TypeError> {
-    let (bits, group) = PROBE;
+    let (element, group) = PROBE;
     if !site.shape[1].is_multiple_of(group as usize) {
         return Ok(None);
     }
     let round = FakeQuantize {
-        bits: bits.into(),
+        element,
         group: group.into(),
         scale: DType::F16,
     };

@@ -16,15 +16,13 @@ impl Kernels<'_> {
         };
         let storage = self.storage[body.index()];
         let codec = storage.codec;
-        let Codec::Grouped { bits, group } = codec else {
-            return None;
-        };
+        codec.grouped()?;
         if storage.scale != DType::F32 {
             return None;
         }
-        let alike = |codec| matches!(codec, Codec::Grouped { group: g, .. } if g == group);
+        let alike = |weights: Codec| weights.meets(codec);
         // A state that holds integers is seen to where rows are put into it.
-        let all = self.order.codes && bits == 8 && self.only_multiplied(v, alike);
+        let all = self.order.codes && self.only_multiplied(v, alike);
         let round = if all {
             Round::Codes(codec)
         } else {

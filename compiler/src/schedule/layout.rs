@@ -1,7 +1,7 @@
 //! How states lie in memory: those that attention alone reads lie as its register tiles want them, as integers where all that
 //! is put there was rounded to such. Knows nothing of kernels.
 
-use ir::{DType, Graph, Op, Role, Value, abi::Layout, ops::FakeQuantize};
+use ir::{DType, Element, Graph, Op, Role, Value, abi::Layout, ops::FakeQuantize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// For each of the graph's inputs the layout of the state that it is, [`Layout::Rows`] for all else. Only where `codes` are
@@ -89,7 +89,7 @@ fn holds_codes(graph: &Graph, state: Value, versions: &BTreeSet<Value>) -> bool 
     let mut written = versions.iter().filter_map(|v| put(graph, *v)).peekable();
     written.peek().is_some()
         && written.all(|(_, rows)| {
-            matches!(graph.op(rows), Some(Op::FakeQuantize(FakeQuantize { bits: 8, group, scale: DType::F32 }))
+            matches!(graph.op(rows), Some(Op::FakeQuantize(FakeQuantize { element: Element::Q8, group, scale: DType::F32 }))
                 if Some(*group) == head)
         })
 }

@@ -11,7 +11,8 @@ use compiler::{
 use half::f16;
 use indexmap::IndexMap;
 use ir::{
-    Call, DType, Description, Graph, Name, Operand, Positions, Program, Role, Task, Tensor, Type,
+    Call, DType, Description, Element, Graph, Name, Operand, Positions, Program, Role, Task,
+    Tensor, Type,
     abi::{Codec, PANEL, STRIP},
     feed, ops,
 };
@@ -104,18 +105,27 @@ fn overlaid(overlay: &Overlay, name: &str) -> Tensor {
     chosen.unwrap_or_else(|| tensor(&weight(name)))
 }
 
-/// Every way to say a matrix `[n, k]` that `apply` knows, of numbers that rounding would not choose.
+/// Codes and scales that rounding would not choose.
+fn odd(m: &Matrix, element: Element) -> Encoded {
+    let mut grouped = nearest::round(m, element, 32);
+    for (i, scale) in grouped.scales.iter_mut().enumerate() {
+        *scale = f16::from_f32(0.001 + 0.0003 * (i % 7) as f32);
+    }
+    let (least, most) = element.codes();
+    let all: Vec<i32> = (least..=most).filter(|c| element.says(*c)).collect();
+    for (i, code) in grouped.codes.iter_mut().enumerate() {
+        *code = all[i * 7919 % all.len()] as i16;
+    }
+    for (i, zero) in grouped.zeros.iter_mut().enumerate() {
+        if element.zero() {
+            *zero = all[i * 31 % all.len()] as i8;
+        }
+    }
+    Encoded::Grouped(grouped)
+}
+
+/// Every way to say a matrix `[n, k]` that `apply` knows.
 fn said(m: &Matrix) -> Vec<Encoded> {
-    let odd = |bits: u8| {
-        let mut integers = nearest::round(m, bits, 32);
-        for (i, scale) in integers.scales.iter_mut().enumerate() {
-            *scale = f16::from_f32(0.001 + 0.0003 * (i % 7) as f32);
-        }
-        for (i, code) in integers.codes.iter_mut().enumerate() {
-            *code = (i % 15) as i8 - 7;
-        }
-        Encoded::Integers(integers)
-    };
     let float = |dtype| Encoded::float(dtype, m);
     let product = || {
         let (l, r) = (random(m.rows, 32, 8), random(32, m.columns, 9));
@@ -125,19 +135,19 @@ fn said(m: &Matrix) -> Vec<Encoded> {
     let scale = (0..m.columns)
         .map(|i| 2f32.powi(i as i32 % 3 - 1))
         .collect();
-    vec![
+    let mut all = vec![
         float(DType::BF16),
         float(DType::F16),
-        odd(8),
-        odd(4),
         product(),
-        Encoded::Sum(Box::new(odd(4)), Box::new(product())),
+        Encoded::Sum(Box::new(odd(m, Element::Q4)), Box::new(product())),
         Encoded::Scaled {
             power: 50,
             scale,
-            weight: Box::new(odd(4)),
+            weight: Box::new(odd(m, Element::Q4)),
         },
-    ]
+    ];
+    all.extend(Element::ALL.map(|element| odd(m, element)));
+    all
 }
 
 fn matrix(p: &Program, site: &Site) -> Matrix {
@@ -226,26 +236,41 @@ fn calls_share_a_graph_where_they_chose_alike() {
 
 /// The element of a packed `[K, N]` weight, as the ABI's text says, by nobody's packing code.
 fn unpack(bytes: &[u8], codec: Codec, k: usize, row: usize, column: usize) -> f32 {
-    let Codec::Grouped { bits, group } = codec else {
+    let Codec::Grouped { element, group } = codec else {
         panic!("grouped weights only");
     };
-    let (bits, group, panel) = (usize::from(bits), group as usize, column / PANEL);
+    let (bits, group, panel) = (element.bits(), group as usize, column / PANEL);
+    let zeros = if element.zero() { STRIP * PANEL } else { 0 };
     let strip = &bytes[panel / STRIP * (STRIP * codec.panel(k))..];
-    let size = STRIP * PANEL * 2 + STRIP * PANEL * group * bits / 8;
+    let size = STRIP * PANEL * 2 + zeros + STRIP * PANEL * group * bits / 8;
     let of_group = &strip[row / group * size..];
     let (p, j, i) = (panel % STRIP, column % PANEL, row % group);
     let at = (p * PANEL + j) * 2;
     let scale = f16::from_le_bytes([of_group[at], of_group[at + 1]]).to_f32();
-    let codes = &of_group[STRIP * PANEL * 2..];
-    let code = match bits {
-        8 => i32::from(codes[(i / 4 * STRIP + p) * 64 + 4 * j + i % 4]) - 128,
-        _ => {
-            let byte = codes[(i / 8 * STRIP + p) * 64 + 4 * j + i % 4];
-            let half = if i % 8 < 4 { byte & 15 } else { byte >> 4 };
-            i32::from(half) - 8
-        }
+    let zero = match zeros {
+        0 => 0,
+        _ => i32::from(of_group[STRIP * PANEL * 2 + p * PANEL + j]) - (1 << (bits - 1)),
     };
-    code as f32 * scale
+    let codes = &of_group[STRIP * PANEL * 2 + zeros..];
+    // A byte of the line, of so many of a block of 32 rows.
+    let byte = |line: usize| {
+        let line = i / 32 * bits + line;
+        i32::from(codes[(line * STRIP + p) * 64 + 4 * j + i % 4])
+    };
+    let i = i % 32;
+    let code = match bits {
+        16 => byte(i / 4) + 256 * byte(8 + i / 4) - 32768,
+        8 => byte(i / 4),
+        4 => (byte(i / 8) >> (4 * (i / 4 % 2)) & 15) - 8,
+        3 => (byte(i / 16) >> (2 * (i / 4 % 4)) & 3) + 4 * (byte(2) >> (i / 4) & 1) - 4,
+        other => panic!("no layout for {other} bits"),
+    };
+    let code = match element {
+        Element::E4M3 => i32::from(code as u8 as i8),
+        _ if bits == 8 => code - 128,
+        _ => code,
+    };
+    element.number(code, zero) * scale
 }
 
 fn compile(program: Program) -> Compilation {
@@ -274,14 +299,10 @@ fn compile(program: Program) -> Compilation {
 fn what_is_packed_decodes_to_what_was_chosen() {
     let p = program();
     let all = sites(&p);
-    for bits in [8, 4] {
+    for element in Element::ALL {
         let mut choices = vec![];
         for site in &all {
-            let stored = matrix(&p, site);
-            choices.push((
-                site.clone(),
-                said(&stored).swap_remove(if bits == 8 { 2 } else { 3 }),
-            ));
+            choices.push((site.clone(), odd(&matrix(&p, site), element)));
         }
         let (new, overlay) = apply(&p, &choices).unwrap();
         let compilation = compile(new);
@@ -322,7 +343,7 @@ fn what_is_packed_decodes_to_what_was_chosen() {
                 seen += 1;
             }
         }
-        assert_eq!(seen, all.len(), "every weight is stored as {bits} bits");
+        assert_eq!(seen, all.len(), "every weight is stored as {element}");
     }
 }
 
@@ -330,11 +351,11 @@ fn what_is_packed_decodes_to_what_was_chosen() {
 fn codes_that_their_bits_cannot_say_are_refused() {
     let p = program();
     let site = sites(&p).swap_remove(0);
-    let Encoded::Integers(mut integers) = said(&matrix(&p, &site)).swap_remove(3) else {
-        panic!("the fourth is integers");
+    let Encoded::Grouped(mut integers) = odd(&matrix(&p, &site), Element::Q4) else {
+        panic!("odd codes are grouped");
     };
     integers.codes[5] = 8;
-    let (new, overlay) = apply(&p, &[(site, Encoded::Integers(integers))]).unwrap();
+    let (new, overlay) = apply(&p, &[(site, Encoded::Grouped(integers))]).unwrap();
     let compilation = compile(new);
     let given = |name: &Name| Ok(overlay.get(name).unwrap_or_else(|| array(&weight(name))));
     let out = std::io::Cursor::new(vec![]);
@@ -343,5 +364,5 @@ fn codes_that_their_bits_cannot_say_are_refused() {
         Err(error @ CompileError::Fold { .. }) => error.to_string(),
         _ => panic!("a code of 8 in 4 bits was written"),
     };
-    assert!(refused.contains("code 8 does not fit 4 bits"), "{refused}");
+    assert!(refused.contains("q4 does not say code 8"), "{refused}");
 }

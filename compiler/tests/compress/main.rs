@@ -12,7 +12,7 @@ use compiler::compress::{
     low_rank::{self, Svd},
     nearest::{self, Nearest},
 };
-use ir::DType;
+use ir::{DType, Element};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use safetensors::SafeTensors;
@@ -110,13 +110,13 @@ fn rounding_and_feedback_equal_the_reference() {
     let fixture = Fixture::open();
     let (weight, moments) = (fixture.matrix("weight"), fixture.moments());
     let problem = problem(&weight, &moments);
-    for bits in [8, 4] {
-        let form = Form::integers(bits, 32);
+    for (bits, element) in [(8, Element::Q8), (4, Element::Q4)] {
+        let form = Form::grouped(element, 32);
         let nearest = Nearest.alternatives(&problem).unwrap();
         let wanted = fixture.f64(&format!("nearest.error.{bits}"))[0];
         close("nearest", error_of(&nearest, &form), wanted, 1e-4);
 
-        let grid = nearest::round(&weight, bits, 32);
+        let grid = nearest::round(&weight, element, 32);
         let found = Feedback::of(moments.second()).unwrap().round(&weight, grid);
         let scales = fixture.bytes(&format!("gptq.{bits}.scales")).1;
         let own: Vec<u8> = found.scales.iter().flat_map(|s| s.to_le_bytes()).collect();

@@ -12,8 +12,8 @@ impl OpDef for Cast {
     const CLASS: Class = Class::Elementwise;
     fn infer(&self, args: &[Type]) -> Result<Type, TypeError> {
         let [x] = arity(Self::NAME, args)?;
-        if [x.dtype, self.to].contains(&DType::I8) {
-            let why = "has no meaning for i8, which holds codes: dequantize them";
+        if x.dtype.is_code() || self.to.is_code() {
+            let why = "has no meaning for i8 and i16, which hold codes: dequantize them";
             return Err(refuse(Self::NAME, why, args));
         }
         Ok(Type {

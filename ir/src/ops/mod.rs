@@ -4,7 +4,8 @@
 //! and its fusion pattern read backwards.
 
 use crate::{
-    Attr, DType, Dim, Float, Graph, Shape, Tensor, Type, TypeError, Value, eval::EvalError,
+    Attr, DType, Dim, Element, Float, Graph, Grid, Shape, Tensor, Type, TypeError, Value,
+    eval::EvalError,
 };
 
 /// How an op relates output elements to its arguments: what a kernel may fuse.

@@ -184,6 +184,11 @@ impl<'a> Parser<'a> {
             return self.dims().map(Attr::Dims);
         }
         if digits.is_empty() {
+            let name = self.run(is_symbol_char);
+            if let Ok(element) = name.parse() {
+                self.advance(name.len());
+                return Ok(Attr::Element(element));
+            }
             let dtype = self.dtype()?;
             return match self.peek() {
                 Some('[') => {

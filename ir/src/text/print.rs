@@ -148,7 +148,7 @@ fn symbols_of_graph(graph: &Graph, into: &mut BTreeSet<Sym>) {
             match attr {
                 Attr::Dims(dims) => add(&dims),
                 Attr::Type(ty) => add(&ty.shape),
-                Attr::Int(_) | Attr::Float(_) | Attr::DType(_) => {}
+                Attr::Int(_) | Attr::Float(_) | Attr::DType(_) | Attr::Element(_) => {}
             }
         }
     }

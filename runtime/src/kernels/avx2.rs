@@ -1,6 +1,6 @@
 //! [`Lanes`] and [`Dots`] in two 256-bit registers: AVX2, FMA and F16C. Knows no kernel.
 
-use super::dots::Dots;
+use super::dots::{Dots, E4M3};
 use super::lanes::Lanes;
 use half::{bf16, f16};
 use ir::abi::PANEL;
@@ -191,17 +191,11 @@ macro_rules! both_int {
 }
 pub(super) use both_int;
 
-/// [`Dots::low`] and [`Dots::high`].
+/// The four activations of 16 bits at `x`, as pairs: the first two, the last two.
 #[inline(always)]
-pub(super) unsafe fn halves(codes: Int2) -> [Int2; 2] {
-    // SAFETY: the caller vouches for AVX2.
-    unsafe {
-        let low = _mm256_set1_epi8(15);
-        [
-            both_int!(|codes| _mm256_and_si256(codes, low)),
-            both_int!(|codes| _mm256_and_si256(_mm256_srli_epi16::<4>(codes), low)),
-        ]
-    }
+pub(super) unsafe fn pairs(x: *const i16) -> [i32; 2] {
+    // SAFETY: the caller's.
+    unsafe { x.cast::<[i32; 2]>().read_unaligned() }
 }
 
 /// [`Dots::widen`].
@@ -223,6 +217,27 @@ pub(super) unsafe fn widen<const B: u32>(codes: Int2) -> Ymm2 {
     }
 }
 
+/// [`Dots::widen_e4m3`].
+#[inline(always)]
+pub(super) unsafe fn widen_e4m3<const B: u32>(codes: Int2) -> Ymm2 {
+    // SAFETY: the caller vouches for AVX2.
+    unsafe {
+        let (sign, rest) = (_mm256_set1_epi32(1 << 31), _mm256_set1_epi32(0x7f << 20));
+        let one = |codes| {
+            let top = match B {
+                0 => _mm256_slli_epi32::<24>(codes),
+                1 => _mm256_slli_epi32::<16>(codes),
+                2 => _mm256_slli_epi32::<8>(codes),
+                _ => codes,
+            };
+            let size = _mm256_and_si256(_mm256_srli_epi32::<4>(top), rest);
+            let bits = _mm256_or_si256(_mm256_and_si256(top, sign), size);
+            _mm256_mul_ps(_mm256_castsi256_ps(bits), _mm256_set1_ps(E4M3.1))
+        };
+        Ymm2(one(codes.0), one(codes.1))
+    }
+}
+
 /// Four activations in every lane.
 #[inline(always)]
 pub(super) unsafe fn four(x: *const i8) -> i32 {
@@ -231,7 +246,7 @@ pub(super) unsafe fn four(x: *const i8) -> i32 {
 }
 
 // SAFETY: each method is what its contract describes. Pairs of products stay below 2^15: codes and activations of 8 bits
-// are at most 127 in magnitude, codes of 4 bits at most 15.
+// are at most 127 in magnitude, codes of 4 bits at most 15. Pairs of 16 bits are summed in 32.
 unsafe impl Dots for Int2 {
     type V = Ymm2;
     type Codes = Int2;
@@ -255,15 +270,35 @@ unsafe impl Dots for Int2 {
     }
 
     #[inline(always)]
-    unsafe fn low(codes: Int2) -> Int2 {
-        // SAFETY: as `splat`.
-        unsafe { halves(codes)[0] }
+    unsafe fn points(p: *const u8, plus: i32, times: i32) -> Self {
+        // SAFETY: sixteen bytes, by the trait's contract.
+        unsafe {
+            let (plus, times) = (_mm256_set1_epi32(plus), _mm256_set1_epi32(times));
+            let of = |p: *const u8| {
+                let points = _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast()));
+                _mm256_mullo_epi32(_mm256_add_epi32(points, plus), times)
+            };
+            Int2(of(p), of(p.add(8)))
+        }
     }
 
     #[inline(always)]
-    unsafe fn high(codes: Int2) -> Int2 {
+    unsafe fn bits(codes: Int2, down: usize, mask: u8) -> Int2 {
         // SAFETY: as `splat`.
-        unsafe { halves(codes)[1] }
+        unsafe {
+            let mask = _mm256_set1_epi8(mask.cast_signed());
+            let down = _mm_cvtsi32_si128(down as i32);
+            both_int!(|codes| _mm256_and_si256(_mm256_srl_epi16(codes, down), mask))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn above(low: Int2, high: Int2, up: usize) -> Int2 {
+        // SAFETY: as `splat`.
+        unsafe {
+            let up = _mm_cvtsi32_si128(up as i32);
+            both_int!(|low, high| _mm256_or_si256(low, _mm256_sll_epi16(high, up)))
+        }
     }
 
     #[inline(always)]
@@ -296,6 +331,20 @@ unsafe impl Dots for Int2 {
     }
 
     #[inline(always)]
+    unsafe fn dot_wide(self, codes: Int2, x: *const i16) -> Self {
+        // SAFETY: as `splat`; four activations by the trait's contract.
+        unsafe {
+            let [even, odd] = pairs(x).map(|x| _mm256_set1_epi32(x));
+            let (byte, sum) = (_mm256_set1_epi16(255), self);
+            both_int!(|sum, codes| {
+                let even = _mm256_madd_epi16(_mm256_and_si256(codes, byte), even);
+                let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(codes), odd);
+                _mm256_add_epi32(sum, _mm256_add_epi32(even, odd))
+            })
+        }
+    }
+
+    #[inline(always)]
     unsafe fn to_f32(self) -> Ymm2 {
         // SAFETY: as `splat`.
         unsafe { Ymm2(_mm256_cvtepi32_ps(self.0), _mm256_cvtepi32_ps(self.1)) }
@@ -305,5 +354,11 @@ unsafe impl Dots for Int2 {
     unsafe fn widen<const B: u32>(codes: Int2) -> Ymm2 {
         // SAFETY: as `splat`.
         unsafe { widen::<B>(codes) }
+    }
+
+    #[inline(always)]
+    unsafe fn widen_e4m3<const B: u32>(codes: Int2) -> Ymm2 {
+        // SAFETY: as `splat`.
+        unsafe { widen_e4m3::<B>(codes) }
     }
 }

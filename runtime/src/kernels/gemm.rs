@@ -23,8 +23,8 @@ const AHEAD_FROM: usize = 6;
 /// Row tiles from which on widening a block of narrow weights once beats widening it in each tile.
 const WIDEN_FROM: usize = 4;
 
-/// Rows that a line of codes of four bits holds; see [`ir::abi::Codec::panel`].
-const LINE_ROWS: usize = 8;
+/// Rows that whole lines of codes hold, of any number of bits; see [`ir::abi::Codec::panel`].
+const LINE_ROWS: usize = 32;
 
 /// One product of a few rows with a run of panels. Strides are in elements.
 #[derive(Clone, Copy)]

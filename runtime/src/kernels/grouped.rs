@@ -1,11 +1,12 @@
 //! Products with weights in groups that share a scale, and rows of integers to multiply them with ([`Codec::Grouped`]).
 //!
-//! Sums of integers are exact and each output is one chain over the groups; f32 rows meet weights that are widened
-//! exactly. Shapes and blocks therefore change speed only. Knows no instruction set.
+//! Sums of integers are exact and each output is one chain over the groups; f32 rows meet weights that are widened as
+//! [`ir::Element`] says. Shapes and blocks therefore change speed only. Knows no instruction set.
 //!
 //! [`Codec::Grouped`]: ir::abi::Codec::Grouped
 
 use super::Isa;
+use super::codes::{Code, Lines, QUADS, quad};
 use super::dots::{Dots, LINE};
 use super::gemm::{Product, blocks, part};
 use super::lanes::Lanes;
@@ -14,6 +15,8 @@ use ir::abi::{PANEL, STRIP};
 
 /// Rows up to which weights are widened where they are multiplied, not once for all rows.
 const FEW: usize = 4;
+/// Rows of weights that whole lines hold, of any number of bits.
+const ROWS: usize = 4 * QUADS;
 
 /// An instruction set's tiles over grouped weights.
 ///
@@ -26,25 +29,31 @@ pub(super) trait GroupedIsa {
     const ROWS: usize;
 
     /// [`integer_tile`] over `rows <= ROWS` and all of `panels`.
-    unsafe fn integer_tiles<const BITS: usize>(rows: usize, panels: usize, t: Tile);
+    unsafe fn integer_tiles<const BITS: usize, const WIDE: bool>(
+        rows: usize,
+        panels: usize,
+        t: Tile,
+    );
     /// [`float_tile`] over `rows <= FEW` and all of `panels`.
-    unsafe fn float_tiles<const BITS: usize>(rows: usize, panels: usize, t: Tile);
+    unsafe fn float_tiles<C: Code>(rows: usize, panels: usize, t: Tile);
     /// [`widen`].
-    unsafe fn widen<const BITS: usize>(panel: Panel, from: usize, rows: usize, to: *mut f32);
+    unsafe fn widen<C: Code>(panel: Panel, from: usize, rows: usize, to: *mut f32);
     /// [`quantize::quantize`](super::quantize::quantize).
-    unsafe fn quantize(k: usize, group: usize, x: *const f32, to: *mut u8);
+    unsafe fn quantize<const WIDE: bool>(k: usize, group: usize, x: *const f32, to: *mut u8);
 }
 
 /// Bytes of a panel's scales of one group, f16.
 const SCALES: usize = PANEL * 2;
 
-/// Where a panel is: its scales and lines of codes of the first group, and bytes from group to group.
+/// Where a panel is: its scales, zero points and lines of codes of the first group, and bytes from group to group.
 #[derive(Clone, Copy)]
 pub(super) struct Panel {
     scales: *const u8,
+    zeros: *const u8,
     codes: *const u8,
     step: usize,
     group: usize,
+    zero: bool,
 }
 
 impl Panel {
@@ -53,10 +62,39 @@ impl Panel {
         self.scales.wrapping_add(group * self.step).cast()
     }
 
-    /// Line `line` of the codes of a group.
-    fn codes(self, group: usize, line: usize) -> *const u8 {
-        self.codes
-            .wrapping_add(group * self.step + line * STRIP * LINE)
+    /// The lines of 32 rows of a group, of codes of so many bits.
+    fn lines(self, bits: usize, group: usize, rows: usize) -> Lines {
+        let first = group * self.step + rows * bits * STRIP * LINE;
+        Lines(self.codes.wrapping_add(first))
+    }
+
+    /// What is taken off each code of a group, less `less`, `times` a number.
+    ///
+    /// # Safety
+    /// The panel has the group; features as [`Dots`].
+    #[inline(always)]
+    unsafe fn points<D: Dots>(self, group: usize, excess: i32, less: i32, times: i32) -> D {
+        // SAFETY: the caller's; zero points are there where there are any.
+        unsafe {
+            match self.zero {
+                true => D::points(self.zeros.wrapping_add(group * self.step), -less, times),
+                false => D::splat((excess - less).wrapping_mul(times)),
+            }
+        }
+    }
+
+    /// Scales of a group, and what their codes' excess or zero points take off each weight.
+    ///
+    /// # Safety
+    /// As [`Panel::points`].
+    #[inline(always)]
+    unsafe fn scaling<D: Dots>(self, group: usize, excess: i32) -> [D::V; 2] {
+        // SAFETY: the caller's.
+        unsafe {
+            let scale = D::V::load_f16(self.scales(group));
+            let zero = self.points::<D>(group, excess, 0, -1).to_f32();
+            [scale, scale.mul(zero)]
+        }
     }
 }
 
@@ -71,6 +109,8 @@ pub(super) struct Tile {
     /// Strips, and which panel of them is the first.
     b: *const u8,
     first: usize,
+    /// Whether groups have zero points.
+    zero: bool,
     c: *mut f32,
     ldc: usize,
 }
@@ -82,31 +122,39 @@ impl Tile {
         self.c = self.c.wrapping_add(panels * PANEL);
     }
 
-    /// Panel `p` from the first.
-    fn panel<const BITS: usize>(&self, p: usize) -> Panel {
-        let step = STRIP * (SCALES + self.group * PANEL * BITS / 8);
+    /// Panel `p` from the first, of codes of so many bits.
+    fn panel(&self, bits: usize, p: usize) -> Panel {
+        let zeros = if self.zero { PANEL } else { 0 };
+        let step = STRIP * (SCALES + zeros + self.group * PANEL * bits / 8);
         let (strip, within) = ((self.first + p) / STRIP, (self.first + p) % STRIP);
         let strip = self.b.wrapping_add(strip * (self.k / self.group) * step);
         Panel {
             scales: strip.wrapping_add(within * SCALES),
-            codes: strip.wrapping_add(STRIP * SCALES + within * LINE),
+            zeros: strip.wrapping_add(STRIP * SCALES + within * PANEL),
+            codes: strip.wrapping_add(STRIP * (SCALES + zeros) + within * LINE),
             step,
             group: self.group,
+            zero: self.zero,
         }
     }
 }
 
-/// Sum of the products of a line of codes with the activations at `x`.
+/// Sum of the products of four rows of codes with the activations from `x`, of 8 bits or 16.
 ///
 /// # Safety
-/// As [`Dots`], for the codes of 32 / BITS rows.
+/// As [`Dots`].
 #[inline(always)]
-unsafe fn dot<D: Dots, const BITS: usize>(sum: D, codes: D::Codes, x: *const i8) -> D {
+unsafe fn dot<D: Dots, const BITS: usize, const WIDE: bool>(
+    sum: D,
+    codes: D::Codes,
+    x: *const u8,
+) -> D {
     // SAFETY: the caller's.
     unsafe {
-        match BITS {
-            8 => sum.dot_8(codes, x),
-            _ => sum.dot_4(D::low(codes), x).dot_4(D::high(codes), x.add(4)),
+        match (WIDE, BITS) {
+            (true, _) => sum.dot_wide(codes, x.cast()),
+            (_, 8) => sum.dot_8(codes, x.cast()),
+            _ => sum.dot_4(codes, x.cast()),
         }
     }
 }
@@ -116,30 +164,47 @@ unsafe fn dot<D: Dots, const BITS: usize>(sum: D, codes: D::Codes, x: *const i8)
 /// # Safety
 /// `t`'s pointers are valid for the extents it states, and the CPU has the features of `D`.
 #[inline(always)]
-pub(super) unsafe fn integer_tile<D: Dots, const BITS: usize, const M: usize, const P: usize>(
+pub(super) unsafe fn integer_tile<
+    D: Dots,
+    const BITS: usize,
+    const WIDE: bool,
+    const M: usize,
+    const P: usize,
+>(
     t: &Tile,
 ) {
-    let excess = if BITS == 8 { D::EXCESS_8 } else { 8 };
-    let lines = t.group * BITS / 32;
+    let excess = 1 << (BITS - 1);
+    // What the dots themselves take off.
+    let less = if BITS == 8 && !WIDE {
+        128 - D::EXCESS_8
+    } else {
+        0
+    };
+    let size = if WIDE { 2 } else { 1 };
     let groups = t.k / t.group;
     // SAFETY: all offsets below stay within the extents of `t`.
     unsafe {
-        let scales = t.a.add(t.k.next_multiple_of(LINE));
+        let scales = t.a.add((t.k * size).next_multiple_of(LINE));
         let mut acc = [[D::V::splat(0.0); P]; M];
-        let panels: [Panel; P] = std::array::from_fn(|p| t.panel::<BITS>(p));
+        let panels: [Panel; P] = std::array::from_fn(|p| t.panel(BITS, p));
         for g in 0..groups {
             let mut sums = [[D::splat(0); P]; M];
             for (i, row) in sums.iter_mut().enumerate() {
-                let sum = scales.add(i * t.lda).cast::<i32>().add(groups + g);
-                *row = [D::splat(-excess * *sum); P];
+                let codes = *scales.add(i * t.lda).cast::<i32>().add(groups + g);
+                for (sum, panel) in row.iter_mut().zip(panels) {
+                    *sum = panel.points(g, excess, less, codes.wrapping_neg());
+                }
             }
-            let x = t.a.add(g * t.group).cast::<i8>();
-            for l in 0..lines {
-                let codes = panels.map(|p| D::codes(p.codes(g, l)));
-                for (i, row) in sums.iter_mut().enumerate() {
-                    let x = x.add(i * t.lda + l * 32 / BITS);
-                    for (sum, codes) in row.iter_mut().zip(codes) {
-                        *sum = dot::<D, BITS>(*sum, codes, x);
+            for rows in 0..t.group / ROWS {
+                let lines = panels.map(|p| p.lines(BITS, g, rows));
+                let x = t.a.add((g * t.group + rows * ROWS) * size);
+                for q in 0..QUADS {
+                    let codes = lines.map(|l| quad::<D, BITS>(l, q));
+                    for (i, row) in sums.iter_mut().enumerate() {
+                        let x = x.add(i * t.lda + 4 * q * size);
+                        for (sum, codes) in row.iter_mut().zip(codes) {
+                            *sum = dot::<D, BITS, WIDE>(*sum, codes, x);
+                        }
                     }
                 }
             }
@@ -159,62 +224,31 @@ pub(super) unsafe fn integer_tile<D: Dots, const BITS: usize, const M: usize, co
     }
 }
 
-/// Runs the body for each weight row of a line: its number within the line and sixteen weights. A weight is the code
-/// times the scale: exact, since a code has 8 bits and a scale 11. A macro, because a closure that is not inlined loses
-/// the CPU features of its caller.
-macro_rules! weights {
-    ($D:ty, $bits:expr, $codes:expr, $scale:expr, |$k:ident, $w:ident| $body:block) => {
-        let (codes, scale) = ($codes, $scale);
-        let zero = scale.mul(<$D>::V::splat(if $bits == 8 { -128.0 } else { -8.0 }));
-        let mut half = 0;
-        while half < 8 / $bits {
-            let codes = match ($bits, half) {
-                (8, _) => codes,
-                (_, 0) => <$D>::low(codes),
-                _ => <$D>::high(codes),
-            };
-            let rows = [
-                <$D>::widen::<0>(codes).fma(scale, zero),
-                <$D>::widen::<1>(codes).fma(scale, zero),
-                <$D>::widen::<2>(codes).fma(scale, zero),
-                <$D>::widen::<3>(codes).fma(scale, zero),
-            ];
-            let mut row = 0;
-            while row < 4 {
-                let ($k, $w) = (4 * half + row, rows[row]);
-                $body
-                row += 1;
-            }
-            half += 1;
-        }
-    };
-}
-
 /// `M` rows of floats by `P` panels.
 ///
 /// # Safety
 /// As [`integer_tile`].
 #[inline(always)]
-pub(super) unsafe fn float_tile<D: Dots, const BITS: usize, const M: usize, const P: usize>(
-    t: &Tile,
-) {
-    let lines = t.group * BITS / 32;
+pub(super) unsafe fn float_tile<D: Dots, C: Code, const M: usize, const P: usize>(t: &Tile) {
     // SAFETY: all offsets below stay within the extents of `t`.
     unsafe {
         let mut acc = [[D::V::splat(0.0); P]; M];
-        let panels: [Panel; P] = std::array::from_fn(|p| t.panel::<BITS>(p));
+        let panels: [Panel; P] = std::array::from_fn(|p| t.panel(C::BITS, p));
         for g in 0..t.k / t.group {
-            let scales = panels.map(|p| D::V::load_f16(p.scales(g)));
-            for l in 0..lines {
-                let x = t.a.cast::<f32>().add(g * t.group + l * 32 / BITS);
-                for p in 0..P {
-                    let codes = D::codes(panels[p].codes(g, l));
-                    weights!(D, BITS, codes, scales[p], |k, w| {
-                        for (i, row) in acc.iter_mut().enumerate() {
-                            let x = *x.cast::<u8>().add(i * t.lda).cast::<f32>().add(k);
-                            row[p] = D::V::splat(x).fma(w, row[p]);
+            let scales = panels.map(|p| p.scaling::<D>(g, C::EXCESS));
+            for rows in 0..t.group / ROWS {
+                let lines = panels.map(|p| p.lines(C::BITS, g, rows));
+                let x = t.a.cast::<f32>().add(g * t.group + rows * ROWS);
+                for q in 0..QUADS {
+                    for p in 0..P {
+                        let weights = C::widen::<D>(lines[p], q, scales[p]);
+                        for (k, w) in weights.into_iter().enumerate() {
+                            for (i, row) in acc.iter_mut().enumerate() {
+                                let x = *x.cast::<u8>().add(i * t.lda).cast::<f32>().add(4 * q + k);
+                                row[p] = D::V::splat(x).fma(w, row[p]);
+                            }
                         }
-                    });
+                    }
                 }
             }
         }
@@ -226,28 +260,25 @@ pub(super) unsafe fn float_tile<D: Dots, const BITS: usize, const M: usize, cons
     }
 }
 
-/// Rows `from..from + rows` of a panel as f32 `[rows][PANEL]`; both are multiples of 8.
+/// Rows `from..from + rows` of a panel as f32 `[rows][PANEL]`; both are multiples of 32.
 ///
 /// # Safety
 /// The panel has the rows, `to` room for them; features as [`Dots`].
 #[inline(always)]
-pub(super) unsafe fn widen<D: Dots, const BITS: usize>(
-    panel: Panel,
-    from: usize,
-    rows: usize,
-    to: *mut f32,
-) {
-    let step = 32 / BITS;
-    for row in (from..from + rows).step_by(step) {
+pub(super) unsafe fn widen<D: Dots, C: Code>(panel: Panel, from: usize, rows: usize, to: *mut f32) {
+    for row in (from..from + rows).step_by(ROWS) {
         // SAFETY: the caller's extents.
         unsafe {
-            let (group, within) = (row / panel.group, row % panel.group);
-            let scale = D::V::load_f16(panel.scales(group));
-            let codes = D::codes(panel.codes(group, within / step));
+            let (group, within) = (row / panel.group, row % panel.group / ROWS);
+            let scaling = panel.scaling::<D>(group, C::EXCESS);
+            let lines = panel.lines(C::BITS, group, within);
             let to = to.add((row - from) * PANEL);
-            weights!(D, BITS, codes, scale, |k, w| {
-                w.store(to.add(k * PANEL));
-            });
+            for q in 0..QUADS {
+                let weights = C::widen::<D>(lines, q, scaling);
+                for (k, w) in weights.into_iter().enumerate() {
+                    w.store(to.add((4 * q + k) * PANEL));
+                }
+            }
         }
     }
 }
@@ -257,7 +288,12 @@ pub(super) unsafe fn widen<D: Dots, const BITS: usize>(
 /// # Safety
 /// As `GroupedGemmFn` states, and the CPU has the features of `G`.
 #[allow(clippy::too_many_arguments, reason = "the kernel ABI's signature")]
-pub(super) unsafe extern "C" fn integer_gemm<G: GroupedIsa, const BITS: usize>(
+pub(super) unsafe extern "C" fn integer_gemm<
+    G: GroupedIsa,
+    const BITS: usize,
+    const ZERO: bool,
+    const WIDE: bool,
+>(
     m: usize,
     k: usize,
     group: usize,
@@ -277,11 +313,12 @@ pub(super) unsafe extern "C" fn integer_gemm<G: GroupedIsa, const BITS: usize>(
             lda,
             b,
             first: 0,
+            zero: ZERO,
             c: c.wrapping_add(rows.start * ldc),
             ldc,
         };
         // SAFETY: the caller's extents.
-        unsafe { G::integer_tiles::<BITS>(rows.len(), panels, t) }
+        unsafe { G::integer_tiles::<BITS, WIDE>(rows.len(), panels, t) }
     }
 }
 
@@ -290,7 +327,7 @@ pub(super) unsafe extern "C" fn integer_gemm<G: GroupedIsa, const BITS: usize>(
 /// # Safety
 /// As [`integer_gemm`].
 #[allow(clippy::too_many_arguments, reason = "the kernel ABI's signature")]
-pub(super) unsafe extern "C" fn float_gemm<I: Isa, G: GroupedIsa, const BITS: usize>(
+pub(super) unsafe extern "C" fn float_gemm<I: Isa, G: GroupedIsa, C: Code, const ZERO: bool>(
     m: usize,
     k: usize,
     group: usize,
@@ -308,12 +345,13 @@ pub(super) unsafe extern "C" fn float_gemm<I: Isa, G: GroupedIsa, const BITS: us
         lda,
         b,
         first: 0,
+        zero: ZERO,
         c,
         ldc,
     };
     if m <= FEW {
         // SAFETY: the caller's extents.
-        return unsafe { G::float_tiles::<BITS>(m, panels, t) };
+        return unsafe { G::float_tiles::<C>(m, panels, t) };
     }
     let product = Product {
         m,
@@ -324,11 +362,11 @@ pub(super) unsafe extern "C" fn float_gemm<I: Isa, G: GroupedIsa, const BITS: us
         c,
         ldc,
     };
-    // SAFETY: the caller's extents; blocks of rows are multiples of 8, as groups are.
+    // SAFETY: the caller's extents; blocks of rows are multiples of 32, as groups are.
     unsafe {
         blocks::<I>(&product, |block| {
             block.widened::<I>(|p, to| {
-                G::widen::<BITS>(t.panel::<BITS>(p), block.k.start, block.k.len(), to)
+                G::widen::<C>(t.panel(C::BITS, p), block.k.start, block.k.len(), to)
             })
         })
     }

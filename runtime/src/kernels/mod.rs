@@ -8,6 +8,7 @@ mod attention;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod codes;
 mod dots;
 mod functions;
 mod gemm;
@@ -23,11 +24,12 @@ mod tests;
 mod vnni;
 mod weight;
 
+use codes::{Code, E4m3, Int};
 use functions::Function;
 use gemm::Tile;
 use grouped::{GroupedIsa, Panel};
 use half::{bf16, f16};
-use ir::abi::{ABI_VERSION, AttentionArgs, KernelTable};
+use ir::abi::{ABI_VERSION, AttentionArgs, GroupedGemmFn, GroupedGemms, KernelTable};
 use lanes::Lanes;
 use std::sync::OnceLock;
 use weight::Weight;
@@ -137,36 +139,42 @@ macro_rules! grouped {
             type D = $dots;
             const ROWS: usize = $most;
 
-            grouped!(@tiles $features, $dots, integer_tiles, integer_tile, $($rows: $($panels)+),+);
-            grouped!(@tiles $features, $dots, float_tiles, float_tile, $($few: $($wide)+),+);
+            grouped!(@tiles $features, $dots, integer_tiles, integer_tile,
+                [BITS, WIDE] [const BITS: usize, const WIDE: bool] $($rows: $($panels)+),+);
+            grouped!(@tiles $features, $dots, float_tiles, float_tile,
+                [C] [C: Code] $($few: $($wide)+),+);
 
             isa!(@feature $features
-                unsafe fn widen<const BITS: usize>(panel: Panel, from: usize, rows: usize, to: *mut f32) {
+                unsafe fn widen<C: Code>(panel: Panel, from: usize, rows: usize, to: *mut f32) {
                     // SAFETY: the caller's.
-                    unsafe { grouped::widen::<$dots, BITS>(panel, from, rows, to) }
+                    unsafe { grouped::widen::<$dots, C>(panel, from, rows, to) }
                 });
 
             isa!(@feature $features
-                unsafe fn quantize(k: usize, group: usize, x: *const f32, to: *mut u8) {
+                unsafe fn quantize<const WIDE: bool>(k: usize, group: usize, x: *const f32, to: *mut u8) {
                     // SAFETY: the caller's.
-                    unsafe { quantize::quantize(k, group, x, to) }
+                    unsafe { quantize::quantize::<WIDE>(k, group, x, to) }
                 });
         }
     };
-    (@tiles $features:tt, $dots:ty, $name:ident, $tile:ident, $($rows:literal: $($panels:literal)+),+) => {
+    (@tiles $features:tt, $dots:ty, $name:ident, $tile:ident, $of:tt $generics:tt $($rows:literal: $($panels:literal)+),+) => {
+        grouped!(@each $features, $dots, $name, $tile, $of $of $generics $($rows: $($panels)+),+);
+    };
+    (@each $features:tt, $dots:ty, $name:ident, $tile:ident, [$($of:ident),+] $all:tt [$($generic:tt)+]
+     $($rows:literal: $($panels:literal)+),+) => {
         #[inline]
-        unsafe fn $name<const BITS: usize>(rows: usize, panels: usize, mut t: grouped::Tile) {
+        unsafe fn $name<$($generic)+>(rows: usize, panels: usize, mut t: grouped::Tile) {
             isa!(@feature $features
-                unsafe fn tile<const BITS: usize, const M: usize, const P: usize>(t: &grouped::Tile) {
+                unsafe fn tile<$($generic)+, const M: usize, const P: usize>(t: &grouped::Tile) {
                     // SAFETY: the caller vouches for the features and the tile.
-                    unsafe { grouped::$tile::<$dots, BITS, M, P>(t) }
+                    unsafe { grouped::$tile::<$dots, $($of),+, M, P>(t) }
                 });
             let mut left = panels;
             match rows {
                 $($rows => {
                     $(while left >= $panels {
                         // SAFETY: the caller vouches for features and for `panels` panels.
-                        unsafe { tile::<BITS, $rows, $panels>(&t) };
+                        unsafe { grouped!(@call tile $all $rows, $panels)(&t) };
                         t.advance($panels);
                         left -= $panels;
                     })+
@@ -175,6 +183,7 @@ macro_rules! grouped {
             }
         }
     };
+    (@call $tile:ident [$($of:ident),+] $m:literal, $p:literal) => { $tile::<$($of),+, $m, $p> };
 }
 
 grouped!(
@@ -199,9 +208,32 @@ grouped!(
     1: 4 2 1, 2: 4 2 1, 3: 2 1, 4: 2 1, 5: 2 1, 6: 2 1; 1: 4 2 1, 2: 4 2 1, 3: 2 1, 4: 2 1);
 
 /// [`ir::abi::QuantizeFn`].
-unsafe extern "C" fn quantize<G: GroupedIsa>(k: usize, group: usize, x: *const f32, to: *mut u8) {
+unsafe extern "C" fn quantize<G: GroupedIsa, const WIDE: bool>(
+    k: usize,
+    group: usize,
+    x: *const f32,
+    to: *mut u8,
+) {
     // SAFETY: the caller's; the features are the table's.
-    unsafe { G::quantize(k, group, x, to) }
+    unsafe { G::quantize::<WIDE>(k, group, x, to) }
+}
+
+/// Products with integers of so many bits, which rows of integers meet.
+const fn integers<I: Isa, G: GroupedIsa, const BITS: usize, const ZERO: bool>() -> GroupedGemms {
+    GroupedGemms {
+        q8: Some(grouped::integer_gemm::<G, BITS, ZERO, false>),
+        q16: Some(grouped::integer_gemm::<G, BITS, ZERO, true>),
+        ..floats(grouped::float_gemm::<I, G, Int<BITS>, ZERO>)
+    }
+}
+
+/// Products with weights that rows of f32 alone meet.
+const fn floats(f32: GroupedGemmFn) -> GroupedGemms {
+    GroupedGemms {
+        f32,
+        q8: None,
+        q16: None,
+    }
 }
 
 /// [`ir::abi::ElementsFn`].
@@ -228,11 +260,19 @@ const fn table_of<I: Isa, G: GroupedIsa>() -> KernelTable {
         attention_f32: attention::attention::<I, f32>,
         cos,
         sin,
-        gemm_f32_q8: grouped::float_gemm::<I, G, 8>,
-        gemm_f32_q4: grouped::float_gemm::<I, G, 4>,
-        gemm_q8_q8: grouped::integer_gemm::<G, 8>,
-        gemm_q8_q4: grouped::integer_gemm::<G, 4>,
-        quantize_q8: quantize::<G>,
+        // One for each of `Element::ALL`, in its order.
+        grouped: [
+            integers::<I, G, 8, false>(),
+            integers::<I, G, 4, false>(),
+            integers::<I, G, 3, false>(),
+            integers::<I, G, 8, true>(),
+            integers::<I, G, 4, true>(),
+            integers::<I, G, 3, true>(),
+            floats(grouped::float_gemm::<I, G, Int<16>, false>),
+            floats(grouped::float_gemm::<I, G, E4m3, false>),
+        ],
+        quantize_q8: quantize::<G, false>,
+        quantize_q16: quantize::<G, true>,
         fake_quantize: quantize::fake_quantize,
         exp: elements::<I, functions::Exp>,
         tanh: elements::<I, functions::Tanh>,

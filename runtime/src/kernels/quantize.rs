@@ -4,25 +4,40 @@
 use super::dots::LINE;
 use super::lanes::ROUNDER;
 
-/// [`ir::abi::QuantizeFn`].
+/// [`ir::abi::QuantizeFn`], of 8 bits or 16.
 ///
 /// # Safety
 /// As `QuantizeFn` states, and the CPU has the features of `V`.
 #[inline(always)]
-pub(super) unsafe fn quantize(k: usize, group: usize, x: *const f32, to: *mut u8) {
-    let groups = k / group;
+pub(super) unsafe fn quantize<const WIDE: bool>(
+    k: usize,
+    group: usize,
+    x: *const f32,
+    to: *mut u8,
+) {
+    let (groups, size) = (k / group, if WIDE { 2 } else { 1 });
     // SAFETY: the row's extents.
     unsafe {
-        let scales = to.add(k.next_multiple_of(LINE)).cast::<f32>();
+        let scales = to.add((k * size).next_multiple_of(LINE)).cast::<f32>();
         let sums = scales.add(groups).cast::<i32>();
         for g in 0..groups {
             let x = std::slice::from_raw_parts(x.add(g * group), group);
-            let codes = std::slice::from_raw_parts_mut(to.add(g * group).cast::<i8>(), group);
-            let (scale, to_code) = scale(x, 127.0);
+            let to = to.add(g * group * size);
+            let (scale, to_code) = scale(x, if WIDE { 32767.0 } else { 127.0 });
             let mut sum = 0;
-            for (code, x) in codes.iter_mut().zip(x) {
-                *code = self::code(*x, to_code).cast_signed();
-                sum += i32::from(*code);
+            if WIDE {
+                let fours = std::slice::from_raw_parts_mut(to.cast::<[i16; 4]>(), group / 4);
+                for (to, x) in fours.iter_mut().zip(x.as_chunks::<4>().0) {
+                    let codes = x.map(|x| code(x, to_code) as i16);
+                    sum += codes.iter().map(|c| i32::from(*c)).sum::<i32>();
+                    *to = [codes[0], codes[2], codes[1], codes[3]];
+                }
+            } else {
+                let codes = std::slice::from_raw_parts_mut(to.cast::<i8>(), group);
+                for (to, x) in codes.iter_mut().zip(x) {
+                    *to = code(*x, to_code) as i8;
+                    sum += i32::from(*to);
+                }
             }
             *scales.add(g) = scale;
             *sums.add(g) = sum;
@@ -61,16 +76,16 @@ pub(super) unsafe extern "C" fn quantize_head(
         let x = std::slice::from_raw_parts(x, n);
         let (of_codes, to_code) = self::scale(x, 127.0);
         for (i, x) in x.iter().enumerate() {
-            *to.add(i * step) = code(*x, to_code);
+            *to.add(i * step) = code(*x, to_code) as u8;
         }
         *scale = of_codes;
     }
 }
 
-/// An element's code, two's complement: the lowest byte of an integer in range. What is not even a number, the scale carries.
+/// An element's code, two's complement: the lowest bits of an integer in range. What is not even a number, the scale carries.
 #[inline(always)]
-fn code(x: f32, to_code: f32) -> u8 {
-    (x * to_code + ROUNDER).to_bits() as u8
+fn code(x: f32, to_code: f32) -> u32 {
+    (x * to_code + ROUNDER).to_bits()
 }
 
 /// [`ir::abi::FakeQuantizeFn`].
@@ -84,7 +99,7 @@ pub(super) unsafe extern "C" fn fake_quantize(
     x: *const f32,
     to: *mut f32,
 ) {
-    let most = if bits == 8 { 127.0 } else { 7.0 };
+    let most = ((1u32 << (bits - 1)) - 1) as f32;
     for g in (0..k).step_by(group) {
         // SAFETY: both sides are valid for `k` elements, of which `group` divides the number; they may be the same.
         unsafe {

@@ -3,7 +3,7 @@
 use super::{Compiled, at, check};
 use crate::{stored, targets};
 use compiler::{Options, Weights};
-use ir::{Graph, Target, Tensor, random};
+use ir::{Element, Graph, Target, Tensor, random};
 
 fn parse(text: &str) -> Graph {
     text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
@@ -163,7 +163,8 @@ fn attention_over_narrow_keys() {
 fn attention_over_states_of_integers() {
     for target in targets() {
         for (h, g, d) in [(1, 1, 3), (2, 2, 1), (4, 2, 20), (8, 2, 64), (5, 1, 96)] {
-            let round = |x: &str| format!("fake_quantize({x}) {{bits=8, group={d}, scale=f32}}");
+            let round =
+                |x: &str| format!("fake_quantize({x}) {{element=q8, group={d}, scale=f32}}");
             let (k, v) = (round("mul(x, 0.5)"), round("y"));
             for cap in ["0.0", "5.0"] {
                 let text = format!(
@@ -215,17 +216,22 @@ fn attention_reads_what_other_kernels_left() {
 #[test]
 fn products_of_few_bits_of_all_shapes() {
     let rows = || (1..=9).chain([14, 15, 33, 64, 66, 129]);
-    let round = |x: &str, bits: u8, scale: &str| {
-        format!("fake_quantize({x}) {{bits={bits}, group=32, scale={scale}}}")
+    let round = |x: &str, element: Element, scale: &str| {
+        format!("fake_quantize({x}) {{element={element}, group=32, scale={scale}}}")
     };
-    for target in targets().into_iter().filter(|_| crate::FEW_BITS) {
-        for bits in [8, 4] {
+    for target in targets() {
+        for element in crate::ELEMENTS.iter().copied() {
+            // Rows of 16 bits, too, where there are kernels for them.
+            let codes = match element {
+                Element::U4 | Element::Q3 if element.meets(Element::Q16, 32) => Element::Q16,
+                _ => Element::Q8,
+            };
             let (x, a, b) = (
-                round("x", 8, "f32"),
-                round("a", bits, "f16"),
-                round("b", bits, "f16"),
+                round("x", codes, "f32"),
+                round("a", element, "f16"),
+                round("b", element, "f16"),
             );
-            let read = round("y", 8, "f32");
+            let read = round("y", codes, "f32");
             for (k, n) in [(32, 16), (64, 70), (96, 1), (320, 128)] {
                 for body in [
                     // f32 rows, rows of integers, two products with one body, parts that share rows.
@@ -258,10 +264,17 @@ fn products_of_few_bits_of_all_shapes() {
 /// Weights whose integers and scales are given: joined, and beside ones that are rounded where they are packed.
 #[test]
 fn products_of_given_integers() {
-    for target in targets().into_iter().filter(|_| crate::FEW_BITS) {
-        for bits in [8, 4] {
+    for target in targets() {
+        for element in crate::ELEMENTS.iter().copied() {
             for (k, n) in [(64, 70), (96, 1), (320, 128)] {
-                let given = |i: u8| format!("dequantize(c{i}, s{i}) {{bits={bits}, group=32}}");
+                let zeros = |i: u8| match element.zero() {
+                    true => format!(", z{i}"),
+                    false => String::new(),
+                };
+                let given = |i: u8| {
+                    let zeros = zeros(i);
+                    format!("dequantize(c{i}, s{i}{zeros}) {{element={element}, group=32}}")
+                };
                 let (a, b) = (given(0), given(1));
                 for body in [
                     format!("linear(x, {a})"),
@@ -269,16 +282,23 @@ fn products_of_given_integers() {
                     format!("swiglu(tanh(linear(x, {a})), tanh(linear(x, {b})))"),
                     format!("linear(x, concat({a}, {b}) {{axis=0}})"),
                     format!(
-                        "linear(fake_quantize(x) {{bits=8, group=32, scale=f32}}, concat({a}, \
-                         fake_quantize(w) {{bits={bits}, group=32, scale=f16}}) {{axis=0}})"
+                        "linear(fake_quantize(x) {{element=q8, group=32, scale=f32}}, concat({a}, \
+                         fake_quantize(w) {{element={element}, group=32, scale=f16}}) {{axis=0}})"
                     ),
                     format!("linear(tanh(linear(x, {a})), transpose({b}) {{perm=[1,0]}})"),
                 ] {
-                    let groups = k / 32;
+                    // Large numbers, whose sums are rounded by more than what is allowed of small results.
+                    let body = match element {
+                        Element::Q16 => format!("mul({body}, 0.01)"),
+                        Element::E4M3 => format!("mul({body}, 0.00001)"),
+                        _ => body,
+                    };
+                    let (groups, held) = (k / 32, element.storage());
                     let text = format!(
                         "sym T <= 256
-                        graph(x: f32[T,{k}], weight c0: i8[{n},{k}], weight s0: f16[{n},{groups}],
-                            weight c1: i8[{n},{k}], weight s1: f16[{n},{groups}], weight w: f32[{n},{k}]) {{
+                        graph(x: f32[T,{k}], weight c0: {held}[{n},{k}], weight s0: f16[{n},{groups}],
+                            weight c1: {held}[{n},{k}], weight s1: f16[{n},{groups}], weight w: f32[{n},{k}],
+                            weight z0: i8[{n},{groups}], weight z1: i8[{n},{groups}]) {{
                             return {body}
                         }}"
                     );

@@ -112,7 +112,7 @@ impl Function<'_> {
                 self.b.ins().store(trusted(), x, address, at);
                 return Ok(());
             }
-            DType::I8 => return Err("no kernel writes codes of weights".into()),
+            DType::I8 | DType::I16 => return Err("no kernel writes codes of weights".into()),
             DType::Bool | DType::F32 | DType::I32 => x,
             DType::BF16 => {
                 let bits = self.bits(int_type(lanes), x);
@@ -204,7 +204,9 @@ impl Function<'_> {
                 let both = self.b.ins().bor(magnitude, sign);
                 self.bits(float, both)
             }
-            DType::I8 => return Err("no kernel reads codes of weights by themselves".into()),
+            DType::I8 | DType::I16 => {
+                return Err("no kernel reads codes of weights by themselves".into());
+            }
             DType::Bool if lanes == 1 => {
                 let byte = self.b.ins().uload8(I32, trusted(), address, shift);
                 self.b.ins().icmp_imm_u(IntCC::NotEqual, byte, 0)

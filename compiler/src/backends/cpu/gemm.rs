@@ -9,8 +9,8 @@ use super::{
 use crate::schedule::View;
 use cranelift_codegen::ir::{InstBuilder, Value};
 use ir::{
-    DType, Graph,
-    abi::{Codec, KernelTable, PANEL, SCRATCH_BYTES, STRIP},
+    DType, Element, Graph,
+    abi::{Codec, GroupedGemms, KernelTable, PANEL, SCRATCH_BYTES, STRIP},
     artifact::Tasks,
 };
 use std::{collections::HashMap, mem::offset_of};
@@ -42,22 +42,22 @@ impl Product {
             (F32, F32) => plain(offset_of!(KernelTable, gemm_f32)),
             (F32, Codec::Plain(DType::BF16)) => plain(offset_of!(KernelTable, gemm_bf16)),
             (F32, Codec::Plain(DType::F16)) => plain(offset_of!(KernelTable, gemm_f16)),
-            (F32, Codec::Grouped { bits: 8, group }) => {
-                Ok((offset_of!(KernelTable, gemm_f32_q8), Some(group)))
-            }
-            (F32, Codec::Grouped { bits: 4, group }) => {
-                Ok((offset_of!(KernelTable, gemm_f32_q4), Some(group)))
-            }
-            (Codec::Grouped { bits: 8, group: g }, Codec::Grouped { bits, group })
-                if g == group =>
-            {
-                let slot = match bits {
-                    8 => offset_of!(KernelTable, gemm_q8_q8),
-                    _ => offset_of!(KernelTable, gemm_q8_q4),
+            (rows, codec) => {
+                let unknown = || {
+                    format!("rows of {rows} and weights of {codec}: the CPU has no kernel for them")
                 };
-                Ok((slot, Some(group)))
+                let (element, group) = codec.grouped().ok_or_else(unknown)?;
+                let at = match rows.grouped().map(|(element, _)| element) {
+                    None if rows == F32 => offset_of!(GroupedGemms, f32),
+                    Some(Element::Q8) if codec.meets(rows) => offset_of!(GroupedGemms, q8),
+                    Some(Element::Q16) if codec.meets(rows) => offset_of!(GroupedGemms, q16),
+                    _ => return Err(unknown()),
+                };
+                let index = element.index().ok_or_else(unknown)?;
+                let of_element =
+                    offset_of!(KernelTable, grouped) + index * size_of::<GroupedGemms>();
+                Ok((of_element + at, Some(group)))
             }
-            (rows, codec) => Err(format!("rows of {rows:?} and weights of {codec:?}")),
         }
     }
 }

@@ -11,8 +11,8 @@ use crate::{
 };
 use cranelift_codegen::ir::{InstBuilder, Value};
 use ir::{
-    DType, Dim, Graph, Op,
-    abi::{BLOCK, Codec, KernelTable, Layout, PANEL, SCRATCH_BYTES},
+    DType, Dim, Element, Graph, Op,
+    abi::{BLOCK, KernelTable, Layout, PANEL, SCRATCH_BYTES},
     artifact::Tasks,
 };
 use std::{collections::HashMap, mem::offset_of};
@@ -179,11 +179,14 @@ impl Nest<'_> {
         let body = |rows| RowBody::new(self.body, rows, self.pointwise).with(spare);
         let (slot, codec) = match self.round {
             Round::None => return body(rows).store(f, out, columns),
-            Round::Codes(codec) => (offset_of!(KernelTable, quantize_q8), codec),
+            Round::Codes(codec) => match codec.grouped() {
+                Some((Element::Q16, _)) => (offset_of!(KernelTable, quantize_q16), codec),
+                _ => (offset_of!(KernelTable, quantize_q8), codec),
+            },
             Round::Values(codec) => (offset_of!(KernelTable, fake_quantize), codec),
         };
-        let Codec::Grouped { bits, group } = codec else {
-            return Err(format!("rounds rows to {codec:?}"));
+        let Some((element, group)) = codec.grouped() else {
+            return Err(format!("rounds rows to {codec}"));
         };
         if self.columns * 4 > half {
             return Err(format!(
@@ -224,7 +227,7 @@ impl Nest<'_> {
         let (k, group) = (f.int(self.columns), f.int(group.into()));
         let mut args = vec![k, group, row, out.address];
         if let Round::Values(_) = self.round {
-            args.insert(0, f.int(bits.into()));
+            args.insert(0, f.int(element.bits() as i64));
         }
         f.call(slot, &args, None);
         Ok(())

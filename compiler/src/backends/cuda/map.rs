@@ -9,7 +9,7 @@ use crate::{
     backends::rows::Walk,
     schedule::{Inlined, Round, View},
 };
-use ir::{DType, Dim, Graph, Name, Op, abi::Codec, artifact::Tasks};
+use ir::{DType, Dim, Graph, Name, Op, artifact::Tasks};
 use std::collections::HashMap;
 
 /// Threads of a block whose rows are a warp's or a thread's each.
@@ -58,9 +58,7 @@ pub fn emit(
     };
     let group = match round {
         Round::None => None,
-        Round::Values(Codec::Grouped { bits, group }) if !pointwise && scatter.is_none() => {
-            Some((bits, group))
-        }
+        Round::Values(codec) if !pointwise && scatter.is_none() => codec.grouped(),
         _ => return Err(format!("rounds to {round:?}")),
     };
     let mut t = Text::default();
@@ -91,7 +89,8 @@ pub fn emit(
             t.line(format_args!("store_{dtype}({address}, {column}, {x});"));
         };
         RowBody::new(body, sources, team).store(t, columns, &store)?;
-        if let Some((bits, group)) = group {
+        if let Some((element, group)) = group {
+            let bits = element.bits();
             let (address, groups) = (&to.address, columns / i64::from(group));
             t.line(format_args!(
                 "round_to_codes<{bits}, {group}, {each}>((float*){address}, {groups}, lane);"

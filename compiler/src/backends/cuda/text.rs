@@ -51,7 +51,7 @@ impl Text {
 pub fn register(dtype: DType) -> &'static str {
     match dtype {
         DType::F32 | DType::BF16 | DType::F16 => "float",
-        DType::I32 | DType::I8 => "int",
+        DType::I32 | DType::I8 | DType::I16 => "int",
         DType::Bool => "bool",
     }
 }

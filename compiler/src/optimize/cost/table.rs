@@ -167,7 +167,7 @@ impl Measured {
     fn products(&self, p: &Product) -> &Products {
         let bits = |codec: Codec| match codec {
             Codec::Plain(dtype) => 8 * dtype.bytes() as u64,
-            Codec::Grouped { bits, .. } => bits.into(),
+            Codec::Grouped { element, .. } => element.bits() as u64,
         };
         let distance = |known: &&Products| {
             let inputs = bits(known.inputs).abs_diff(bits(p.inputs));

@@ -12,7 +12,7 @@ pub fn rules() -> Vec<Rule> {
         "rows-of-reshaped": "(gather (reshape ?x ?s) ?i)" => "(reshape (gather ?x ?i) ($lead ?i ?s))" if "closed ?x ?i";
             "x: f32[T,8]; s = [T,2,4]; i: i32[L] in 0..T"
         "rows-of-rounded": "(gather (fake_quantize ?x ?b ?g ?s) ?i)" => "(fake_quantize (gather ?x ?i) ?b ?g ?s)" if "data ?x, closed ?x ?i";
-            "x: f32[T,64]; b = 8; g = 32; s = f32; i: i32[L] in 0..T"
+            "x: f32[T,64]; b = q8; g = 32; s = f32; i: i32[L] in 0..T"
     };
     let template = all[0].clone();
     for sample in samples() {

@@ -103,11 +103,11 @@ pub fn rules() -> Vec<Rule> {
         "map-transpose": "(transpose ?x ?p)" => "(map ?x (transpose (acc 0 ($type ?x)) ?p))" if "data ?x, closed ?x";
             "x: f32[T,2,8]; p = [0,2,1]"
         "map-fake-quantize": "(fake_quantize ?x ?b ?g ?s)" => "(map ?x (fake_quantize (acc 0 ($type ?x)) ?b ?g ?s))" if "data ?x, closed ?x";
-            "x: f32[T,64]; b = 8; g = 32; s = f32"
+            "x: f32[T,64]; b = q8; g = 32; s = f32"
     };
     all.extend(rules! { "fusion";
         "map-then-fake-quantize": "(fake_quantize (map ?x ?e) ?b ?g ?s)" => "(map ?x (fake_quantize ?e ?b ?g ?s))" if "closed ?x, plain ?e";
-            "x: f32[T,64]; e := (tanh (acc 0 f32[T,64])); b = 8; g = 32; s = f32"
+            "x: f32[T,64]; e := (tanh (acc 0 f32[T,64])); b = q8; g = 32; s = f32"
     });
     for sample in samples() {
         for position in 0..sample.args.len() {

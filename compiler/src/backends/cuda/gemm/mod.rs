@@ -91,7 +91,11 @@ pub fn emit(
             gemm.few_rows(dtype, 8)?,
             gemm.exact()?,
         ],
-        (Codec::Grouped { .. }, None) => return Err(format!("weights of {codec}")),
+        (Codec::Grouped { .. }, None) => {
+            return Err(format!(
+                "weights of {codec}: GPUs have kernels for q8 and q4 alone; take those, or compile for a CPU"
+            ));
+        }
     })
 }
 
@@ -103,7 +107,7 @@ impl Gemm<'_> {
             Codec::Plain(DType::F32) => "F32".into(),
             Codec::Plain(DType::BF16) => "CellBF16".into(),
             Codec::Plain(DType::F16) => "F16".into(),
-            Codec::Grouped { bits, group } => format!("Cell{bits}<{group}>"),
+            Codec::Grouped { element, group } => format!("Cell{}<{group}>", element.bits()),
             other => return Err(format!("weights of {other}")),
         };
         let (x, stride) = (&self.views[0], self.views[0].strides[0]);

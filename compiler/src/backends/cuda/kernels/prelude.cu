@@ -116,7 +116,7 @@ template <class Op, int THREADS, class T> INLINE T over_row(T x) {
 
 // What codes of BITS bits stand for, for a row in memory (`ir::ops::FakeQuantize`), by the threads that wrote it.
 template <int BITS, int GROUP, int THREADS> INLINE void round_to_codes(float* row, int groups, int lane) {
-    constexpr float MOST = BITS == 8 ? 127.0f : 7.0f;
+    constexpr float MOST = (1 << (BITS - 1)) - 1;
     if constexpr (THREADS > 32) {
         __syncthreads();
     } else {
