@@ -333,7 +333,8 @@ fn time<const N: usize>(models: [&Arc<Model>; N]) -> Result<[f64; N], Error> {
 /// The share of a step's time that is not in products with weights.
 fn rest(model: &Arc<Model>) -> Result<f64, Error> {
     let work = workload(model.description());
-    let launches = work.launches(&mut work.session(model, None)?)?;
+    let steps = work.launches(&mut work.session(model, None)?)?;
+    let launches = steps.last().map_or(&[][..], |(_, launches)| launches);
     let seconds = |products: bool| -> f64 {
         let of = launches.iter();
         let of = of.filter(|(name, _)| name.contains("gemm") == products);

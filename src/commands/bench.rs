@@ -15,6 +15,7 @@ use satura::{
         latency::{Latency, peak_memory},
         roofline::{self, Bound, Ceilings},
         speed::{Encoding, Generation, Speed, Workload},
+        trace::chrome,
     },
     runtime,
 };
@@ -79,8 +80,8 @@ pub struct Args {
     #[arg(long, requires = "json")]
     turns: bool,
 
-    /// Then run a step launch by launch, and write what each took, named by what it computes, as a trace for Chrome
-    /// (chrome://tracing, Perfetto)
+    /// Then run a step of each kind launch by launch, and write what each launch took, named by what it computes, as a
+    /// trace for Chrome (chrome://tracing, Perfetto)
     #[arg(long, value_name = "FILE", conflicts_with = "turns")]
     trace: Option<PathBuf>,
 
@@ -132,35 +133,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         measure(&mut session)?.print(args.json)?;
     }
     if let Some(path) = &args.trace {
-        let launches = workload.launches(&mut session)?;
+        let steps = workload.launches(&mut session)?;
         let file = File::create(path).with_context(|| format!("creating {}", path.display()))?;
-        serde_json::to_writer(BufWriter::new(file), &chrome_trace(&launches))
+        serde_json::to_writer(BufWriter::new(file), &chrome(&steps))
             .with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Launches one after another in the Trace Event Format: complete events, in microseconds.
-fn chrome_trace(launches: &[(String, Duration)]) -> Value {
-    let mut start = Duration::ZERO;
-    let events = launches.iter().map(|(name, time)| {
-        let (call, kernel) = name.split_once(": ").unwrap_or(("", name));
-        let microseconds = |t: Duration| t.as_secs_f64() * 1e6;
-        let event = json!({
-            "name": kernel,
-            "cat": call,
-            "ph": "X",
-            "ts": microseconds(start),
-            "dur": microseconds(*time),
-            "pid": 0,
-            "tid": 0,
-            "args": { "call": call },
-        });
-        start += *time;
-        event
-    });
-    let events: Vec<Value> = events.collect();
-    json!({ "traceEvents": events, "displayTimeUnit": "ns" })
 }
 
 /// What is printed, in both forms.

@@ -14,6 +14,7 @@ mod reference;
 pub mod roofline;
 pub mod speed;
 mod tagging;
+pub mod trace;
 mod work;
 
 pub use compare::{Comparison, Divergence, OutputComparison, Parting, compare};

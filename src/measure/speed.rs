@@ -145,42 +145,49 @@ impl Workload {
         }
     }
 
-    /// The launches of one step, in order, and the time of each by itself: of a decoder that generates, of a step of one
-    /// token a sequence. `session` is one made for it.
+    /// The launches of a step, in order, and the time of each by itself, for each kind of step: of a decoder that generates,
+    /// the prompt's and that of one token a sequence. `session` is one made for it.
     ///
     /// # Errors
     /// As [`Workload::measure`].
-    pub fn launches(&self, session: &mut Session) -> Result<Vec<(String, Duration)>, Error> {
-        let mut launches = vec![];
+    pub fn launches(&self, session: &mut Session) -> Result<Vec<(&'static str, Launches)>, Error> {
+        let timed = |session: &Session| {
+            let times = session.times().map(|(name, time)| (name.to_string(), time));
+            times.collect::<Launches>()
+        };
+        let mut steps = vec![];
         // The first round touches memory for the first time.
         for _ in 0..2 {
-            session.measure(false);
+            steps.clear();
+            session.measure(true);
             match self {
                 Workload::Generation(work) => {
                     let ids = tokens(work.prompt * work.sequences, session);
                     for sequence in 0..work.sequences {
                         session.truncate(sequence, work.depth)?;
                     }
-                    session.measure(work.generate < 2);
                     let last = next(session, ids.chunks(work.prompt.max(1)))?;
+                    steps.push(("prompt", timed(session)));
                     if work.generate > 1 {
                         session.measure(true);
                         next(session, last.chunks(1))?;
+                        steps.push(("decode", timed(session)));
                     }
                 }
                 Workload::Encoding(work) => {
                     let ids = tokens(work.lengths.iter().sum(), session);
-                    session.measure(true);
                     session.encode(&work.inputs(&ids))?;
+                    steps.push(("encode", timed(session)));
                 }
             }
-            let times = session.times().map(|(name, time)| (name.to_string(), time));
-            launches = times.collect();
         }
         session.measure(false);
-        Ok(launches)
+        Ok(steps)
     }
 }
+
+/// Names of launches, and the time of each.
+pub type Launches = Vec<(String, Duration)>;
 
 impl Generation {
     fn measure(self, session: &mut Session, budget: Duration) -> Result<Speed, Error> {

@@ -209,11 +209,15 @@ fn bench_reports_what_it_measured() {
 }
 
 #[test]
-fn bench_traces_a_step_launch_by_launch() {
+fn bench_traces_steps_launch_by_launch() {
     let folder = tempfile::tempdir().unwrap();
-    for (model, kernels) in [
-        ("llama_gqa", ["attention", "swiglu"]),
-        ("bert_model", ["attention", "layer_norm"]),
+    for (model, steps, kernels) in [
+        (
+            "llama_gqa",
+            &["prompt", "decode"][..],
+            ["attention", "swiglu"],
+        ),
+        ("bert_model", &["encode"], ["attention", "layer_norm"]),
     ] {
         let (model, file) = (fixture(model), folder.path().join("trace.json"));
         let bench = ["bench", text(&model), "--seconds", "0", "--roofline=none"];
@@ -222,21 +226,27 @@ fn bench_traces_a_step_launch_by_launch() {
         assert_eq!(run.code, Some(0), "{run:?}");
         let trace: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
         let events = trace["traceEvents"].as_array().unwrap();
-        let mut end = 0.0;
-        for event in events {
+        let of = |ph: &'static str| events.iter().filter(move |e| e["ph"] == ph);
+        let names: Vec<&str> = of("M")
+            .map(|e| e["args"]["name"].as_str().unwrap())
+            .collect();
+        assert_eq!(names, steps, "{trace}");
+        let (mut step, mut end) = (0, 0.0);
+        for event in of("X") {
+            let pid = event["pid"].as_u64().unwrap();
+            if pid != step {
+                (step, end) = (pid, 0.0);
+            }
             let (start, time) = (
                 event["ts"].as_f64().unwrap(),
                 event["dur"].as_f64().unwrap(),
             );
-            assert!(
-                event["ph"] == "X" && start >= end - 1e-6 && time >= 0.0,
-                "{event}"
-            );
+            assert!(start >= end - 1e-6 && time >= 0.0, "{event}");
             end = start + time;
         }
         for kernel in kernels {
             let named = |e: &&Value| e["name"].as_str().unwrap().contains(kernel);
-            assert!(events.iter().any(|e| named(&e)), "{kernel}: {trace}");
+            assert!(of("X").any(|e| named(&e)), "{kernel}: {trace}");
         }
     }
 }
