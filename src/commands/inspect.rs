@@ -61,6 +61,8 @@ enum Stage {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let options = Options {
         weights: args.precision.weights()?,
+        activations: args.precision.activations(),
+        cache: args.precision.cache(),
         ..Options::new(args.target)
     };
     let source = args.hub.outline(args.model.as_deref());
