@@ -23,9 +23,9 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Value of a symbol; 0 where the plan has no such.
+    /// Value of the symbol of that name, whatever its bound; 0 where the plan has no such.
     pub fn at(&self, symbol: &Sym) -> i64 {
-        let known = self.symbols.iter().find(|(s, _)| s == symbol);
+        let known = self.symbols.iter().find(|(s, _)| s.name == symbol.name);
         known.map_or(0, |(_, value)| *value)
     }
 
