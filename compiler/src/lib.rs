@@ -166,7 +166,10 @@ impl Compilation {
         options: &Options,
         progress: &dyn Fn(Stage, u64, u64),
     ) -> Result<Compilation, CompileError> {
-        let (mut built, description) = models::build(checkpoint.config(), checkpoint)?;
+        // A GPU wants many rows at once, each weight once for all of a prompt.
+        let times = if options.target.is_gpu() { 4 } else { 1 };
+        let config = checkpoint.config();
+        let (mut built, description) = models::build_wide(config, checkpoint, times)?;
         if let Weights::Rounded(rounding) = options.weights {
             rounding.apply(&mut built, description.vocabulary)?;
         }
@@ -174,7 +177,7 @@ impl Compilation {
             .activations
             .apply(&mut built)
             .map_err(ModelError::from)?;
-        if options.cache != CacheType::F32 && options.target.is_gpu() {
+        if options.cache == CacheType::Int8 && options.target.is_gpu() {
             return Err(CacheError::Device.into());
         }
         options.cache.apply(&mut built)?;

@@ -37,7 +37,9 @@ pub enum CacheError {
     #[error("state {0} is read by {1}, which takes f32 alone: this model's cache is f32")]
     Reader(Name, &'static str),
     /// The device reads no other.
-    #[error("kernels for GPUs read keys and values of f32: compile with a cache of f32")]
+    #[error(
+        "kernels for GPUs read no keys and values of integers: compile with a cache of f32, f16 or bf16"
+    )]
     Device,
     /// What is built does not type-check.
     #[error(transparent)]

@@ -16,7 +16,7 @@ use ir::{
     ops::{Gather, Linear, Tanh},
 };
 
-/// Most tokens in a step: a longer prompt is fed in parts.
+/// Most tokens in a step of a CPU: a longer prompt is fed in parts.
 const STEP: usize = 512;
 
 /// See the module's text.
@@ -316,8 +316,12 @@ impl Decoder {
 }
 
 impl Architecture for Decoder {
-    fn build(&self, checkpoint: &Checkpoint) -> Result<(Program, Outline), ModelError> {
-        let draft = Draft::new(checkpoint, self.names.backbone, STEP);
+    fn build(
+        &self,
+        checkpoint: &Checkpoint,
+        times: usize,
+    ) -> Result<(Program, Outline), ModelError> {
+        let draft = Draft::new(checkpoint, self.names.backbone, [STEP * times, STEP]);
         let mut draft = draft.transposed(self.transposed);
         let (mut x, rotations) = self.embed(&mut draft)?;
         for index in 0..self.layers.len() {

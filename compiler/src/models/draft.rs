@@ -55,8 +55,8 @@ pub(super) struct Draft<'c> {
     /// Prefix of the tensors that all heads share, which checkpoints of the bare model leave out.
     backbone: &'static str,
     bare: bool,
-    /// Most tokens in a step.
-    tokens: u32,
+    /// Most tokens of a step, and most whose outputs are wanted.
+    most: [u32; 2],
     /// Whether weights of projections are stored `[in, out]`.
     transposed: bool,
     /// What the names of layers' tensors start with, the layer's number apart.
@@ -65,16 +65,20 @@ pub(super) struct Draft<'c> {
 }
 
 impl<'c> Draft<'c> {
-    /// A program without calls, of steps of at most `tokens` tokens. Tensors whose names start with `backbone` may
-    /// go without it.
-    pub(super) fn new(checkpoint: &'c Checkpoint, backbone: &'static str, tokens: usize) -> Self {
+    /// A program without calls, of steps of at most so many tokens, and so many whose outputs are wanted. Tensors whose
+    /// names start with `backbone` may go without it.
+    pub(super) fn new(
+        checkpoint: &'c Checkpoint,
+        backbone: &'static str,
+        most: [usize; 2],
+    ) -> Self {
         let inner = format!(".{backbone}");
         let has = |name: &str| name.starts_with(backbone) || name.contains(&inner);
         Draft {
             checkpoint,
             backbone,
             bare: !checkpoint.names().any(has),
-            tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
+            most: most.map(|n| u32::try_from(n).unwrap_or(u32::MAX)),
             transposed: false,
             stems: BTreeSet::new(),
             program: Program::default(),
@@ -148,10 +152,10 @@ impl<'c> Draft<'c> {
     }
 
     fn sym(&self, name: &str) -> Dim {
-        let max = if name == feed::R {
-            MAX_ROWS
-        } else {
-            self.tokens
+        let max = match name {
+            feed::R => MAX_ROWS,
+            feed::T => self.most[0],
+            _ => self.most[1],
         };
         (&Sym::new(name, max)).into()
     }

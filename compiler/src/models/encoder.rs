@@ -13,7 +13,7 @@ use super::{
 use crate::checkpoint::Checkpoint;
 use ir::{Image, Operand, Positions, Program, feed};
 
-/// Fewest tokens that a step has room for: several short sequences.
+/// Fewest tokens that a step of a CPU has room for: several short sequences.
 const STEP: usize = 1024;
 
 /// See the module's text.
@@ -168,9 +168,14 @@ impl Encoder {
 }
 
 impl Architecture for Encoder {
-    fn build(&self, checkpoint: &Checkpoint) -> Result<(Program, Outline), ModelError> {
+    fn build(
+        &self,
+        checkpoint: &Checkpoint,
+        times: usize,
+    ) -> Result<(Program, Outline), ModelError> {
+        let tokens = STEP.max(self.context) * times;
         let backbone = self.names.backbone;
-        let mut draft = Draft::new(checkpoint, backbone, STEP.max(self.context));
+        let mut draft = Draft::new(checkpoint, backbone, [tokens, tokens]);
         let (mut x, rotations) = self.embed(&mut draft)?;
         for own in &self.layers {
             x = self.layer(&mut draft, own, &x, &rotations)?;

@@ -88,7 +88,12 @@ pub struct Family {
 
 /// A model as its config describes it, ready to be built over a checkpoint.
 trait Architecture {
-    fn build(&self, checkpoint: &Checkpoint) -> Result<(Program, Outline), ModelError>;
+    /// The program of steps with room for `times` the tokens that CPUs want at once.
+    fn build(
+        &self,
+        checkpoint: &Checkpoint,
+        times: usize,
+    ) -> Result<(Program, Outline), ModelError>;
 }
 
 /// What a family says of a model; the rest of its [`Description`] is the same for all.
@@ -184,13 +189,25 @@ pub fn build(
     config: &Config,
     checkpoint: &Checkpoint,
 ) -> Result<(Program, Description), ModelError> {
+    build_wide(config, checkpoint, 1)
+}
+
+/// The same, of steps with room for so many times the tokens that CPUs want at once.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_wide(
+    config: &Config,
+    checkpoint: &Checkpoint,
+    times: usize,
+) -> Result<(Program, Description), ModelError> {
     let architecture = pooling::architecture(config, checkpoint)?;
     let config = &config.with(
         "architectures",
         [architecture.as_str()].into_iter().collect(),
     );
     let family = supported(config)?;
-    let (program, mut outline) = (family.read)(config)?.build(checkpoint)?;
+    let (program, mut outline) = (family.read)(config)?.build(checkpoint, times)?;
     if let Task::SequenceClassification { classes, .. } = &mut outline.task {
         *classes = usage::classes(config)?;
     }

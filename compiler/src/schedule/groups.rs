@@ -1,6 +1,9 @@
 //! Where integers that share scales are stored: weights in panels, and rows that meet such weights. Knows no layout.
 
-use super::{kernel::Round, kernels::Kernels};
+use super::{
+    kernel::Round,
+    kernels::{Kernels, is_view},
+};
 use ir::{
     DType, Op, Type, Value,
     abi::{Codec, cuda::Cell},
@@ -47,13 +50,53 @@ impl Kernels<'_> {
         self.graph.users(v).iter().all(multiplied) && !self.graph.outputs.contains(&v)
     }
 
-    /// As what a value is stored that a kernel with this body computes: rows that products alone read in bf16, where the body
-    /// rounds them to that.
+    /// Whether nothing reads a value, or views of it, but products with weights in cells, as their rows, and attention: what takes
+    /// bf16.
+    fn takes_narrow(&self, v: Value) -> bool {
+        let cells = |codec| Cell::of(codec).is_some();
+        let takes = |user: &Value| match (self.graph.op(*user), self.graph.args(*user)) {
+            (Some(Op::Gemm(_)), [x, weights @ .., body]) => {
+                *x == v
+                    && *body != v
+                    && !weights.contains(&v)
+                    && cells(self.common_storage(weights))
+            }
+            (Some(Op::Attention(_)), [_, _, _, rest @ ..]) => !rest.contains(&v),
+            (Some(op), _) => is_view(op) && self.takes_narrow(*user),
+            _ => false,
+        };
+        self.graph.users(v).iter().all(takes) && !self.graph.outputs.contains(&v)
+    }
+
+    /// Whether all that reads a value, or views of it, are maps that round it to bf16 and are stored so.
+    pub(super) fn rounded(&self, v: Value) -> bool {
+        let rounds = |user: &Value| match (self.graph.op(*user), self.graph.args(*user)) {
+            (Some(Op::Map(_)), [x, body]) => {
+                *x == v && self.rounds(*body) && self.stored(*user, *body).dtype == DType::BF16
+            }
+            (Some(op), _) => is_view(op) && self.rounded(*user),
+            _ => false,
+        };
+        let users = self.graph.users(v);
+        !users.is_empty() && users.iter().all(rounds) && !self.graph.outputs.contains(&v)
+    }
+
+    /// Whether a body does nothing but round to bf16.
+    pub(super) fn rounds(&self, body: Value) -> bool {
+        let cast = |v: Value, dtype| match (self.graph.op(v), self.graph.args(v)) {
+            (Some(Op::Cast(cast)), [x]) if cast.to == dtype => Some(*x),
+            _ => None,
+        };
+        let inner = cast(body, DType::F32).and_then(|v| cast(v, DType::BF16));
+        inner.is_some_and(|v| matches!(self.graph.op(v), Some(Op::Acc(_))))
+    }
+
+    /// As what a value is stored that a kernel with this body computes: what products and attention alone read in bf16, where
+    /// the body rounds it to that.
     pub(super) fn stored(&self, v: Value, body: Value) -> Type {
         let ty = self.graph.ty(v);
         let exact = self.storage[body.index()].dtype() == Some(DType::BF16);
-        let cells = |codec| Cell::of(codec).is_some();
-        let narrow = self.order.narrow && exact && self.only_multiplied(v, cells);
+        let narrow = self.order.narrow && exact && self.takes_narrow(v);
         Type {
             dtype: if narrow { DType::BF16 } else { ty.dtype },
             shape: ty.shape.clone(),

@@ -181,6 +181,15 @@ impl<'a> Kernels<'a> {
             (Some(Op::Scatter(_)), [table, ids, rows]) => (*rows, Some((*table, *ids))),
             _ => (body, None),
         };
+        if self.order.narrow && self.rounds(body) && self.stored(v, body).dtype == DType::BF16 {
+            // What was rounded when it was stored.
+            let (operand, view) = self.operand(x)?;
+            let whole = operand.offset == 0 && view.is_contiguous();
+            if view.dtype == DType::BF16 && whole && matches!(operand.buffer, Buffer::Temp(_)) {
+                self.placed.insert(v, operand.buffer);
+                return Ok(());
+            }
+        }
         let label = self.label(v, root);
         let rounded = self.round(v, root);
         let (root, round) = rounded.unwrap_or((root, Round::None));
@@ -333,7 +342,8 @@ impl<'a> Kernels<'a> {
         for (i, arg) in args.iter().enumerate() {
             let (operand, view) = self.operand(*arg)?;
             let addressable = if i < 3 {
-                let float = view.dtype == DType::F32 || i > 0 && view.dtype.is_float();
+                let narrow = i > 0 || self.order.narrow;
+                let float = view.dtype == DType::F32 || narrow && view.dtype.is_float();
                 view.layout != Layout::Rows || float && side_by_side(&view)
             } else {
                 view.strides == [1]
@@ -354,7 +364,10 @@ impl<'a> Kernels<'a> {
                 }
             }
         }
-        let ty = self.graph.ty(v).clone();
+        let mut ty = self.graph.ty(v).clone();
+        if self.order.narrow && self.rounded(v) {
+            ty.dtype = DType::BF16;
+        }
         let buffer = self.temp(v, &ty);
         operands.push((Operand { buffer, offset: 0 }, self.contiguous(v, &ty)?));
         self.step("attention".into(), Template::Attention(a.clone()), operands);
@@ -567,6 +580,6 @@ fn side_by_side(view: &View) -> bool {
 }
 
 /// Whether the op only changes how bytes are addressed.
-fn is_view(op: &Op) -> bool {
+pub(super) fn is_view(op: &Op) -> bool {
     op.kind().class() == ir::Class::View || op.kind() == OpKind::Transpose
 }

@@ -15,6 +15,8 @@ pub fn rules() -> Vec<Rule> {
         "slice-slice": "(slice (slice ?x ?a ?i ?j) ?a ?k ?l)" => "(slice ?x ?a ($plus ?i ?k) ($plus ?i ?l))";
             "x: f32[T,8]; a = 1; i = 1; j = 7; k = 2; l = 5"
         "reshape-of-cast": "(reshape (cast ?x ?t) ?s)" => "(cast (reshape ?x ?s) ?t)" if "data ?x"; "x: i32[T] in 0..9; t = f32; s = [T,1,1]"
+        "cast-of-slice": "(cast (slice ?x ?a ?i ?j) ?t)" => "(slice (cast ?x ?t) ?a ?i ?j)" if "data ?x";
+            "x: f32[T,8]; a = 1; i = 1; j = 7; t = bf16"
         "reshape-of-biased": "(reshape (add ?x ?b) ?s)" => "(add (reshape ?x ?s) (reshape ?b ($tail ?b ?s)))" if "weight ?b, vector ?b, data ?x";
             "x: f32[T,8]; b: weight f32[8]; s = [T,2,4]"
         "reshape-of-scaled": "(reshape (mul ?x ?c) ?s)" => "(mul (reshape ?x ?s) ?c)" if "weight ?c, scalar ?c, data ?x";
