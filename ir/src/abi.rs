@@ -13,7 +13,7 @@ use crate::{DType, Element};
 use serde::{Deserialize, Serialize};
 
 /// Version of everything in this file; stored in each artifact and checked before its code is mapped.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// Columns of a packed weight panel. A weight `[K, N]` is stored as `ceil(N / PANEL)` panels, the last one padded with
 /// zeros; [`Codec::panel`] says how they lie.
@@ -381,8 +381,9 @@ pub struct KernelTable {
 /// Each variant of a kernel is a cubin of its own in the artifact's code, with one entry, [`ENTRY`](cuda::ENTRY). It
 /// takes one structure by value: the operands' addresses (64 bits each), the address of the symbols' values (`i64`
 /// each, in the plan's order), of counters (`u32`, one for each task, zero before and after a launch), of scratch
-/// memory, and of the step's inputs, which end where the symbols' values begin. A block runs task `blockIdx.x`, or where [`Workers`](crate::artifact::Workers) limits the blocks, as many as
-/// fall to it.
+/// memory, and of the step's inputs, which end where the symbols' values begin; behind it, at a multiple of 64 bytes, the maps
+/// of what is copied in tiles ([`TensorMap`](crate::artifact::TensorMap), 128 bytes each), if anything is. A block
+/// runs task `blockIdx.x`, or where [`Workers`](crate::artifact::Workers) limits the blocks, as many as fall to it.
 pub mod cuda {
     /// Name of each kernel's entry point.
     pub const ENTRY: &str = "kernel";

@@ -5,7 +5,7 @@ use crate::{stored, targets};
 use compiler::{
     Weights,
     checkpoint::Checkpoint,
-    compress::{ActivationType, Rounding},
+    compress::{ActivationType, CacheType, Rounding},
     models,
 };
 use ir::{Element, Name, Tensor};
@@ -37,10 +37,16 @@ fn references() -> Vec<(PathBuf, PathBuf)> {
     cases
 }
 
-fn model(dir: &Path, weights: Weights, activations: ActivationType) -> Arc<Model> {
+fn model(
+    dir: &Path,
+    weights: Weights,
+    activations: ActivationType,
+    cache: CacheType,
+) -> Arc<Model> {
     let options = compiler::Options {
         weights,
         activations,
+        cache,
         ..stored(&targets()[0])
     };
     let checkpoint = Checkpoint::open(dir).unwrap();
@@ -71,7 +77,7 @@ fn outputs_are_the_reference_s() {
     let mut wrong = vec![];
     for (dir, file) in references() {
         for weights in [Weights::Stored, Weights::F32] {
-            let model = model(&dir, weights, ActivationType::F32);
+            let model = model(&dir, weights, ActivationType::F32, CacheType::F32);
             let reference = Reference::open(&file).unwrap();
             let found = compare(&model, &reference, None, &|_, _| {}).unwrap();
             println!("{} ({weights:?}): {found:?}", dir.display());
@@ -102,7 +108,7 @@ fn a_prompt_at_once_and_token_by_token_give_the_same_logits() {
     let lengths = ["llama_dynamic", "phi3_longrope_beyond"];
     let depends = |dir: &Path| lengths.iter().any(|name| dir.ends_with(name));
     for (dir, file) in references().into_iter().filter(|(dir, _)| !depends(dir)) {
-        let model = model(&dir, Weights::Stored, ActivationType::F32);
+        let model = model(&dir, Weights::Stored, ActivationType::F32, CacheType::F32);
         if model.description().task != ir::Task::CausalLm {
             continue;
         }
@@ -129,7 +135,7 @@ fn a_prompt_at_once_and_token_by_token_give_the_same_logits() {
 #[test]
 fn a_step_repeated_gives_the_same_bits() {
     let dir = root().join("tests/fixtures/llama_gqa");
-    let model = model(&dir, Weights::Stored, ActivationType::F32);
+    let model = model(&dir, Weights::Stored, ActivationType::F32, CacheType::F32);
     let reference = Reference::open(&dir.join("expected.safetensors")).unwrap();
     let ids = &reference.ids[..reference.length];
     let mut session = session(&model, 1);
@@ -153,7 +159,7 @@ fn a_step_repeated_gives_the_same_bits() {
 fn each_layer_is_the_program_s() {
     for name in ["llama_gqa", "bert_model"] {
         let dir = root().join("tests/fixtures").join(name);
-        let model = model(&dir, Weights::Stored, ActivationType::F32);
+        let model = model(&dir, Weights::Stored, ActivationType::F32, CacheType::F32);
         let checkpoint = Checkpoint::open(&dir).unwrap();
         let (program, _) = models::build(checkpoint.config(), &checkpoint).unwrap();
         let weight = |name: &Name| {
@@ -185,15 +191,21 @@ fn what_is_rounded_gives_what_the_program_says() {
     };
     let (wide, narrow) = (ActivationType::F32, ActivationType::Bf16);
     for name in ["llama_gqa", "bert_tokcls", "qwen2", "gpt2_leftpad"] {
-        for (weights, activations) in [
-            (rounded(Element::Q8, false), wide),
-            (rounded(Element::Q8, true), wide),
-            (rounded(Element::Q4, false), wide),
-            (rounded(Element::Q4, false), narrow),
-            (Weights::Stored, narrow),
+        for (weights, activations, cache) in [
+            (rounded(Element::Q8, false), wide, CacheType::F32),
+            (rounded(Element::Q8, true), wide, CacheType::F32),
+            (rounded(Element::Q4, false), wide, CacheType::F32),
+            (rounded(Element::Q4, false), narrow, CacheType::F32),
+            (Weights::Stored, narrow, CacheType::F32),
+            (Weights::Stored, narrow, CacheType::Bf16),
+            (Weights::Stored, wide, CacheType::F16),
         ] {
             let dir = root().join("tests/fixtures").join(name);
-            let model = model(&dir, weights, activations);
+            let cache = match name.starts_with("bert") {
+                true => CacheType::F32,
+                false => cache,
+            };
+            let model = model(&dir, weights, activations, cache);
             let checkpoint = Checkpoint::open(&dir).unwrap();
             let (mut program, description) =
                 models::build(checkpoint.config(), &checkpoint).unwrap();
@@ -202,6 +214,7 @@ fn what_is_rounded_gives_what_the_program_says() {
                 rounding.apply(&mut program, vocabulary).unwrap();
             }
             activations.apply(&mut program).unwrap();
+            cache.apply(&mut program).unwrap();
             let weight = |name: &Name| {
                 let view = checkpoint.tensor(name).ok()?;
                 let data = view.to_f32()?.into_iter().map(f64::from).collect();
@@ -214,7 +227,7 @@ fn what_is_rounded_gives_what_the_program_says() {
             let layers = layers.unwrap();
             assert!(
                 layers.first_divergence().is_none(),
-                "{name}, {weights:?}, {activations:?}: {layers:#?}"
+                "{name}, {weights:?}, {activations:?}, {cache:?}: {layers:#?}"
             );
         }
     }

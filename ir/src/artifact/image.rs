@@ -24,7 +24,7 @@ impl Tasks {
 }
 
 /// What runs tasks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Workers {
     /// Threads of a processor, each of which takes some tasks.
     Threads {
@@ -41,7 +41,26 @@ pub enum Workers {
         resident: u32,
         /// Bytes of scratch memory for each task.
         scratch: u64,
+        /// Operands that blocks copy in tiles, in the order of their maps, see [`cuda`](crate::abi::cuda).
+        maps: Vec<TensorMap>,
     },
+}
+
+/// An array that blocks of a GPU copy in tiles (`cuTensorMapEncodeTiled`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorMap {
+    /// Which operand it is.
+    pub operand: u32,
+    /// Bytes of an element: 2 or 4.
+    pub element: u32,
+    /// Elements along each axis, the innermost first; 0 for as many as tasks have rows.
+    pub shape: [u64; 3],
+    /// Bytes between neighbours along each axis but the first.
+    pub strides: [u64; 2],
+    /// Elements of a tile along each axis.
+    pub tile: [u32; 3],
+    /// Whether chunks of 16 bytes are permuted within 128.
+    pub permuted: bool,
 }
 
 /// Code for a range of sizes.

@@ -18,7 +18,7 @@ mod work;
 mod writer;
 
 pub use header::{HEADER_BYTES, Header, PAGE, Section, Sections};
-pub use image::{Image, Tasks, Variant, Variants, Workers};
+pub use image::{Image, Tasks, TensorMap, Variant, Variants, Workers};
 pub use plan::{Base, Launch, Layer, LayerResult, Place, Plan, PlanError, Port};
 pub use work::{Attention, Core, Product, Work};
 pub use writer::Writer;

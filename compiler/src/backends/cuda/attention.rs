@@ -17,8 +17,6 @@ const BLOCKS: i64 = 128;
 const CLUSTER: i64 = 8;
 /// Queries of a block that walks over keys in tiles.
 const QUERIES: i64 = 64;
-/// Bf16 numbers whose sum is an f32 number.
-const TERMS: i64 = 3;
 /// Elements of a head up to which tiles of them fit in shared memory.
 const HEAD: i64 = 256;
 
@@ -51,11 +49,9 @@ pub fn emit(
     if k.strides[0] != v.strides[0] || lo.strides != [1] || hi.strides != [1] {
         return Err("keys and values lie differently".into());
     }
-    if [q, k, v, out].iter().any(|v| v.dtype != DType::F32) {
-        let types = [q, k, v].map(|v| v.dtype.to_string()).join(", ");
-        return Err(format!(
-            "queries, keys and values are {types}; kernels for GPUs read f32: compile with a cache of f32"
-        ));
+    if k.dtype != v.dtype || [q, k, out].iter().any(|v| !v.dtype.is_float()) {
+        let types = [q, k, v, out].map(|v| v.dtype.to_string()).join(", ");
+        return Err(format!("queries, keys, values and outputs are {types}"));
     }
     let group = attention.heads / attention.groups;
     let mut sources = vec![];
@@ -68,6 +64,15 @@ pub fn emit(
         false => attention.split(u64::MAX, false)?,
     });
     Ok(sources)
+}
+
+/// Bf16 numbers whose sum is any number of the type.
+fn terms(dtype: DType) -> i64 {
+    match dtype {
+        DType::BF16 => 1,
+        DType::F16 => 2,
+        _ => 3,
+    }
 }
 
 struct Attention<'a> {
@@ -85,7 +90,12 @@ struct Attention<'a> {
 impl Attention<'_> {
     fn text(&self) -> Result<Text, String> {
         let mut t = Text::default();
-        t.constant("OUT", self.views.len() - 1);
+        let out = self.views.len() - 1;
+        t.constant("OUT", out);
+        for (name, operand) in [("Query", 0), ("Row", 1), ("Output", out)] {
+            let dtype = self.views[operand].dtype;
+            t.line(format_args!("using {name} = Element_{dtype};"));
+        }
         t.constant("HEADS", self.heads);
         t.constant("GROUPS", self.groups);
         t.constant("DIM", self.dim);
@@ -118,7 +128,7 @@ impl Attention<'_> {
             keys.is_some()
         ));
         let store = |t: &mut Text, column: &str, x: &str| {
-            t.line(format_args!("to[{column}] = {x};"));
+            t.line(format_args!("store_f32((char*)to, {column}, {x});"));
         };
         for (name, inlined) in [("query", query), ("key", keys), ("value", values)] {
             let head =
@@ -215,9 +225,10 @@ impl Attention<'_> {
     }
 
     fn flash(&self) -> Result<Source, String> {
-        let keys = match self.dim {
-            ..=64 => 64,
-            65..=128 => 32,
+        let [q_terms, kv_terms] = [self.q, self.k].map(|view| terms(view.dtype));
+        let keys = match (self.dim, kv_terms) {
+            (..=64, _) | (..=128, 1) => 64,
+            (..=128, _) | (_, 1) => 32,
             _ => 16,
         };
         let (parts, pitch) = match self.dim {
@@ -226,8 +237,13 @@ impl Attention<'_> {
         };
         let tokens = QUERIES / (self.heads / self.groups);
         let mut t = self.text()?;
+        // Where keys are copied as they are, a tile is on its way.
+        let copied = kv_terms == 1 && self.dim % 8 == 0 && self.k.strides[0] % 8 == 0;
+        let tiles = if copied { 2 } else { 1 };
         t.constant("TOKENS", tokens);
         t.constant("KEYS", keys);
+        t.constant("Q_TERMS", q_terms);
+        t.constant("KV_TERMS", kv_terms);
         let tasks = Tasks {
             rows: self.q.shape[0].clone(),
             rows_per_task: tokens as u64,
@@ -238,7 +254,8 @@ impl Attention<'_> {
                 include_str!("kernels/attention.cu"),
                 include_str!("kernels/flash.cu"),
             ],
-            shared: (TERMS * 2 * (QUERIES + 2 * keys) * pitch + 8 * tokens) as u32,
+            shared: (2 * (q_terms * QUERIES + 2 * tiles * kv_terms * keys) * pitch + 8 * tokens)
+                as u32,
             ..Source::new(
                 "flash",
                 self.views.len(),

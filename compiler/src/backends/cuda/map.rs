@@ -1,7 +1,7 @@
 //! The Map template: each row of the output is a team's, a [`RowBody`] in the middle.
 
 use super::{
-    rows::{Row, RowBody, Team},
+    rows::{Row, RowBody, TOGETHER, Team},
     source::Source,
     text::{self, Text},
 };
@@ -36,11 +36,23 @@ pub fn emit(
     let cone = body.cone(&body.outputs);
     let widths = cone.iter().filter_map(|v| body.ty(*v).last().known());
     let widest = widths.chain([columns]).max().unwrap_or(1);
+    let group = match round {
+        Round::None => None,
+        Round::Values(codec) if !pointwise && scatter.is_none() => codec.grouped(),
+        _ => return Err(format!("rounds to {round:?}")),
+    };
+    let fours = (widest / TOGETHER).max(1) as u64;
+    let mut ops = cone.iter().filter_map(|v| body.op(*v));
+    let alone = group.is_none() && !ops.any(|op| matches!(op, Op::Sum(_) | Op::Amax(_)));
     let (team, threads) = match widest {
         _ if pointwise => (Team::Element, BLOCK),
+        0..=WIDE if alone => (
+            Team::Threads(fours.next_power_of_two().min(32) as u32),
+            BLOCK,
+        ),
         0..=WIDE => (Team::Threads(32), BLOCK),
         _ => {
-            let threads = (widest as u64 / 4).next_power_of_two().clamp(256, 1024) as u32;
+            let threads = (fours / 4).next_power_of_two().clamp(128, 1024) as u32;
             (Team::Threads(threads), threads)
         }
     };
@@ -55,11 +67,6 @@ pub fn emit(
         first: 0,
         rank: space.len(),
         pointwise,
-    };
-    let group = match round {
-        Round::None => None,
-        Round::Values(codec) if !pointwise && scatter.is_none() => codec.grouped(),
-        _ => return Err(format!("rounds to {round:?}")),
     };
     let mut t = Text::default();
     let head = format!(

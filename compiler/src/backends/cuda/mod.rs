@@ -3,6 +3,7 @@
 //! constants and functions. Needs no GPU and no driver.
 
 mod attention;
+mod expression;
 mod gemm;
 mod map;
 mod nvrtc;

@@ -1,12 +1,21 @@
 //! A body over the columns of one row, or at one element: IR primitives to C++. Reductions come first, each in its own
-//! loop, then the loop that stores. The threads of a row take its columns in turn.
+//! loop, then the loop that stores. The threads of a row take its columns in turn, [`TOGETHER`] neighbours each.
 //!
 //! Columns are walked in segments within which every `concat` picks one argument, so that indices stay linear.
 
-use super::text::{Text, literal, register};
+use super::{
+    expression::expression,
+    text::{Text, literal, register},
+};
 use crate::backends::rows;
 use ir::{DType, Graph, Node, Op, OpKind, Value as Term};
 use std::collections::{BTreeSet, HashMap};
+
+/// Neighbouring columns that a thread takes together, where segments divide so.
+pub const TOGETHER: i64 = 4;
+
+/// Loads of neighbours that a thread has on their way, about.
+const LOADS: i64 = 12;
 
 /// Where an input of the body is for the current row.
 #[derive(Clone, Debug)]
@@ -52,12 +61,18 @@ impl<'a> RowBody<'a> {
         }
     }
 
-    /// The output at `column`, an expression of the text.
-    pub fn element(&mut self, t: &mut Text, column: &str) -> Result<String, String> {
-        self.value(t, self.graph.outputs[0], 0, column, &mut Memo::new())
+    /// The output where every input is what `known` says, an expression of the text.
+    pub fn element(
+        &mut self,
+        t: &mut Text,
+        known: impl IntoIterator<Item = (Term, String)>,
+    ) -> Result<String, String> {
+        let mut memo: Memo = known.into_iter().map(|(v, x)| ((v, 0), x)).collect();
+        self.value(t, self.graph.outputs[0], 0, "0", &mut memo)
     }
 
-    /// Computes the body's output; `store(text, column, value)` says what becomes of each of its `columns` columns.
+    /// Computes the body's output; `store(text, column, value)` says what becomes of each of its `columns` columns. The value is
+    /// one number, or an array of [`TOGETHER`] for the columns from there.
     pub fn store(
         &mut self,
         t: &mut Text,
@@ -77,14 +92,99 @@ impl<'a> RowBody<'a> {
         }
         self.prepare(t, root)?;
         for (start, len) in self.segments(root, columns)? {
-            let head = format!("for (int i = lane; i < {len}; i += {threads})");
-            t.block(head, |t| {
-                let x = self.value(t, root, start, "i", &mut Memo::new())?;
-                store(t, &shifted("i", start), &x);
-                Ok::<_, String>(())
+            self.walk(t, threads, root, (start, len), &|t, x| {
+                store(t, &shifted("i", start), x);
             })?;
         }
         Ok(())
+    }
+
+    /// A loop over `len` columns of a value from `start`; `each` gets what holds it at `i`, or an array from there.
+    fn walk(
+        &mut self,
+        t: &mut Text,
+        threads: u32,
+        v: Term,
+        (start, len): (i64, i64),
+        each: &dyn Fn(&mut Text, &str),
+    ) -> Result<(), String> {
+        if len % TOGETHER != 0 || start % TOGETHER != 0 {
+            let head = format!("for (int i = lane; i < {len}; i += {threads})");
+            return t.block(head, |t| {
+                let x = self.value(t, v, start, "i", &mut Memo::new())?;
+                each(t, &x);
+                Ok(())
+            });
+        }
+        // What is loaded for several turns before any is stored: loads do not overtake stores.
+        let by = TOGETHER * i64::from(threads);
+        let (turns, mut loads) = ((len + by - 1) / by, vec![]);
+        self.fetched(v, start, &mut loads)?;
+        let most = (LOADS / loads.len().max(1) as i64).clamp(1, turns);
+        let rounds = (turns + most - 1) / most;
+        let batch = (turns + rounds - 1) / rounds;
+        let mut memo = Memo::new();
+        let head = format!(
+            "for (int i0 = {TOGETHER} * lane; i0 < {len}; i0 += {})",
+            by * batch
+        );
+        t.block(head, |t| {
+            let each_turn =
+                |t: &mut Text, inside: &mut dyn FnMut(&mut Text) -> Result<(), String>| {
+                    t.line("#pragma unroll");
+                    t.block(format!("for (int u = 0; u < {batch}; u++)"), |t| {
+                        t.line(format_args!("const int i = i0 + {by} * u;"));
+                        if len % (by * batch) != 0 {
+                            t.line(format_args!("if (i >= {len}) break;"));
+                        }
+                        inside(t)
+                    })
+                };
+            for (v, base) in &loads {
+                let ty = register(self.rows[v].dtype);
+                let all = t.array(ty, &format!("[{batch}][{TOGETHER}]"));
+                memo.insert((*v, *base), format!("{all}[u][j]"));
+            }
+            if !loads.is_empty() {
+                each_turn(t, &mut |t| {
+                    for (v, base) in &loads {
+                        let row = &self.rows[v];
+                        let (dtype, address, index) =
+                            (row.dtype.name(), &row.address, shifted("i", *base));
+                        let to = memo[&(*v, *base)].trim_end_matches("[j]");
+                        t.line(format_args!("load_{dtype}({address}, {index}, {to});"));
+                    }
+                    Ok(())
+                })?;
+            }
+            each_turn(t, &mut |t| {
+                let all = t.array(register(self.graph.ty(v).dtype), &format!("[{TOGETHER}]"));
+                t.line("#pragma unroll");
+                t.block(format!("for (int j = 0; j < {TOGETHER}; j++)"), |t| {
+                    let x = self.value(t, v, start, "(i + j)", &mut memo.clone())?;
+                    t.line(format_args!("{all}[j] = {x};"));
+                    Ok::<_, String>(())
+                })?;
+                each(t, &all);
+                Ok(())
+            })
+        })
+    }
+
+    /// The inputs whose neighbours from column `base` on a value is computed from, each with its own column.
+    fn fetched(&self, v: Term, base: i64, found: &mut Vec<(Term, i64)>) -> Result<(), String> {
+        if self.is_scalar(v) || found.contains(&(v, base)) {
+            return Ok(());
+        }
+        if let Some(row) = self.rows.get(&v) {
+            if row.stride == 1 {
+                found.push((v, base));
+            }
+            return Ok(());
+        }
+        let args = self.columns(v, base)?;
+        args.into_iter()
+            .try_for_each(|(v, base)| self.fetched(v, base, found))
     }
 
     /// Whether the value is the same in every column.
@@ -188,32 +288,45 @@ impl<'a> RowBody<'a> {
         i: &str,
         memo: &mut Memo,
     ) -> Result<String, String> {
+        let op = match self.graph.op(v) {
+            None | Some(Op::Gather(_)) => return self.load(t, v, base, i),
+            Some(Op::Const(c)) => return Ok(literal(self.graph.ty(v).dtype, c.value.get())),
+            Some(op) => op,
+        };
+        let args = self.columns(v, base)?.into_iter();
+        let mut xs = args
+            .map(|(v, base)| self.value(t, v, base, i, memo))
+            .collect::<Result<Vec<_>, _>>()?;
+        match (op, xs.pop()) {
+            (Op::Slice(_) | Op::Concat(_), Some(x)) => Ok(x),
+            (_, last) => {
+                xs.extend(last);
+                self.elementwise(t, v, op, &xs)
+            }
+        }
+    }
+
+    /// The arguments that column `base` of an op's value is computed from, each with its column.
+    fn columns(&self, v: Term, base: i64) -> Result<Vec<(Term, i64)>, String> {
         let Node::Op { op, args } = self.graph.node(v) else {
-            return self.load(t, v, base, i);
+            return Ok(vec![]);
         };
         let last = self.graph.ty(v).shape.len() as i64 - 1;
         match op {
-            Op::Const(c) => Ok(literal(self.graph.ty(v).dtype, c.value.get())),
-            Op::Gather(_) => self.load(t, v, base, i),
-            Op::Slice(s) if s.axis == last => self.value(t, args[0], base + s.start, i, memo),
+            Op::Slice(s) if s.axis == last => Ok(vec![(args[0], base + s.start)]),
             Op::Concat(c) if c.axis == last => {
                 let mut start = 0;
                 for a in args {
                     let end = start + rows::width(self.graph, *a)?;
                     if base < end {
-                        return self.value(t, *a, base - start, i, memo);
+                        return Ok(vec![(*a, base - start)]);
                     }
                     start = end;
                 }
                 Err(format!("column {base} of a concat of {start}"))
             }
-            _ => {
-                let xs = args
-                    .iter()
-                    .map(|a| self.value(t, *a, base, i, memo))
-                    .collect::<Result<Vec<_>, _>>()?;
-                self.elementwise(t, v, op, &xs)
-            }
+            Op::Slice(_) | Op::Concat(_) => Err(format!("{} of rows", op.kind().name())),
+            _ => Ok(args.iter().map(|a| (*a, base)).collect()),
         }
     }
 
@@ -245,11 +358,8 @@ impl<'a> RowBody<'a> {
         let op = if max { "Max" } else { "Add" };
         let sum = t.variable(register(dtype), first);
         for (base, len) in self.segments(arg, rows::width(self.graph, arg)?)? {
-            let head = format!("for (int i = lane; i < {len}; i += {threads})");
-            t.block(head, |t| {
-                let x = self.value(t, arg, base, "i", &mut Memo::new())?;
-                t.line(format_args!("{sum} = {op}::join({sum}, {x});"));
-                Ok::<_, String>(())
+            self.walk(t, threads, arg, (base, len), &|t, x| {
+                t.line(format_args!("{sum} = join<{op}>({sum}, {x});"));
             })?;
         }
         let mut all = format!("over_row<{op}, {threads}>({sum})");
@@ -270,37 +380,4 @@ fn shifted(i: &str, by: i64) -> String {
         0 => i.into(),
         _ => format!("{i} + {by}"),
     }
-}
-
-/// An elementwise primitive. `dtype` is that of the first argument.
-fn expression(op: &Op, args: &[String], dtype: DType) -> Result<String, String> {
-    let float = dtype.is_float();
-    let refused = || Err(format!("{} of {dtype}", op.kind().name()));
-    let x = match args.first() {
-        Some(x) => x,
-        None => return Err(format!("{} inside of a kernel", op.kind().name())),
-    };
-    let y = args.get(1).unwrap_or(x);
-    Ok(match op {
-        Op::Add(_) => format!("{x} + {y}"),
-        Op::Sub(_) => format!("{x} - {y}"),
-        Op::Mul(_) => format!("{x} * {y}"),
-        Op::Div(_) if float => format!("{x} / {y}"),
-        Op::Max(_) => format!("larger({x}, {y})"),
-        Op::Min(_) => format!("smaller({x}, {y})"),
-        Op::Exp(_) if float => format!("expf({x})"),
-        Op::Tanh(_) if float => format!("tanhf({x})"),
-        Op::Erf(_) if float => format!("erff({x})"),
-        Op::Sin(_) if float => format!("sine({x})"),
-        Op::Cos(_) if float => format!("cosine({x})"),
-        Op::Rsqrt(_) if float => format!("rsqrtf({x})"),
-        Op::Lt(_) if dtype == DType::Bool => format!("!{x} && {y}"),
-        Op::Lt(_) => format!("{x} < {y}"),
-        Op::Select(_) if args.len() == 3 => format!("{x} ? {y} : {}", args[2]),
-        Op::Cast(c) => match c.to {
-            DType::Bool if float => format!("{x} != 0.0f"),
-            to => format!("({}){x}", register(to)),
-        },
-        _ => return refused(),
-    })
 }

@@ -5,7 +5,7 @@ use crate::schedule::{Kernel, Template};
 use ir::{
     DType,
     abi::Codec,
-    artifact::{Tasks, Variant, Workers},
+    artifact::{Tasks, TensorMap, Variant, Workers},
 };
 
 /// See the module's text.
@@ -31,6 +31,8 @@ pub struct Source {
     pub resident: u32,
     /// Bytes of scratch memory for each task.
     pub scratch: u64,
+    /// Operands that are copied in tiles.
+    pub maps: Vec<TensorMap>,
 }
 
 impl Source {
@@ -53,13 +55,18 @@ impl Source {
             shared: 0,
             resident: 0,
             scratch: 0,
+            maps: vec![],
         }
     }
 
     /// The whole text, as it is compiled.
     pub fn text(&self) -> String {
+        let maps = match self.maps.len() {
+            0 => String::new(),
+            n => format!(" TensorMap maps[{n}];"),
+        };
         let arguments = format!(
-            "struct Args {{ char* p[{}]; const i64* dims; u32* counters; char* scratch; const char* inputs; }};\n",
+            "struct Args {{ char* p[{}]; const i64* dims; u32* counters; char* scratch; const char* inputs;{maps} }};\n",
             self.operands
         );
         let parts = [
@@ -84,6 +91,7 @@ impl Source {
                 shared: self.shared,
                 resident: self.resident,
                 scratch: self.scratch,
+                maps: self.maps.clone(),
             },
         }
     }
@@ -96,6 +104,7 @@ impl Source {
             "flash" => &[&["HMMA.16816.F32.BF16"]],
             "stream" | "tensor" => &[&["HMMA.16816.F32.BF16"], &["LDGSTS.E", ".128"]],
             "warpgroups" => &[&["HGMMA.64x"], &["LDGSTS.E", ".128"]],
+            "pipeline" => &[&["HGMMA.64x"], &["UTMALDG.3D"]],
             _ => &[],
         }
     }

@@ -41,6 +41,14 @@ impl Text {
         name
     }
 
+    /// A new array of the type, of `sizes` as C++ writes them; gives its name.
+    pub fn array(&mut self, ty: &str, sizes: &str) -> String {
+        let name = format!("v{}", self.names);
+        self.names += 1;
+        self.line(format_args!("{ty} {name}{sizes};"));
+        name
+    }
+
     /// What was added.
     pub fn finish(self) -> String {
         self.out

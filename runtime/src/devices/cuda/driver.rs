@@ -3,7 +3,7 @@
 
 use crate::Error;
 use cudarc::driver::{result, sys};
-use ir::abi::cuda::ENTRY;
+use ir::{abi::cuda::ENTRY, artifact::TensorMap};
 use std::{
     ffi::{CString, c_void},
     sync::{Arc, Mutex, PoisonError},
@@ -203,6 +203,44 @@ impl Context {
         unsafe { result::function::set_function_attribute(function, SHARE, 100) }
             .map_err(failed("preferring shared memory"))?;
         Ok(kernel)
+    }
+
+    /// How tiles of what lies at `base` are copied, see [`ir::abi::cuda`].
+    pub fn tensor_map(
+        &self,
+        map: &TensorMap,
+        base: u64,
+        rows: u64,
+    ) -> Result<[u64; 16], result::DriverError> {
+        use sys::{CUtensorMapDataType as Element, CUtensorMapSwizzle as Swizzle};
+        let shape = map.shape.map(|n| if n == 0 { rows.max(1) } else { n });
+        let mut encoded = sys::CUtensorMap { opaque: [0; 16] };
+        // SAFETY: the driver fills the map in from arrays of as many sizes as there are axes, less one stride; it reads nothing
+        // at `base`.
+        unsafe {
+            sys::cuTensorMapEncodeTiled(
+                &mut encoded,
+                match map.element {
+                    2 => Element::CU_TENSOR_MAP_DATA_TYPE_UINT16,
+                    _ => Element::CU_TENSOR_MAP_DATA_TYPE_UINT32,
+                },
+                shape.len() as u32,
+                base as *mut c_void,
+                shape.as_ptr(),
+                map.strides.as_ptr(),
+                map.tile.as_ptr(),
+                [1; 3].as_ptr(),
+                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                match map.permuted {
+                    true => Swizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+                    false => Swizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
+                },
+                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+            .result()?;
+        }
+        Ok(encoded.opaque)
     }
 
     /// A queue of work.

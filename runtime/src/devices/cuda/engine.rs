@@ -3,7 +3,7 @@
 
 use super::{
     Cuda,
-    driver::{Event, Graph, Grid, Memory, Pinned, Stream, failed},
+    driver::{Context, Event, Graph, Grid, Memory, Pinned, Stream, failed},
 };
 use crate::{
     Error,
@@ -39,6 +39,7 @@ struct Way {
     /// Most blocks.
     blocks: u64,
     scratch: u64,
+    args: Box<[u64]>,
 }
 
 impl Way {
@@ -55,7 +56,6 @@ impl Way {
 struct Launch {
     name: ir::Name,
     ways: Vec<Way>,
-    args: Box<[u64]>,
 }
 
 impl Launch {
@@ -184,34 +184,44 @@ impl Engine {
         }
         let counters = context.allocate("counters", 4 * counters, 0)?;
         let scratch = context.allocate("scratch", scratch, FILL)?;
-        let launches = plan.launches.iter().zip(all_ways).map(|(launch, ways)| {
-            let operands = launch.operands.iter().map(|place| {
-                let base = match place.base {
-                    Base::Arena => arena.address,
-                    Base::Weights => loaded.weights.address,
-                    Base::Input(i) => arriving.address + inputs[i as usize].0 as u64,
-                    Base::Output(i) => outputs[i as usize].memory.address,
-                    Base::State(i) => states[i as usize].address,
-                };
-                base.wrapping_add(place.offset)
+        let launches = plan
+            .launches
+            .iter()
+            .zip(all_ways)
+            .map(|(launch, mut ways)| {
+                let operands = launch.operands.iter().map(|place| {
+                    let base = match place.base {
+                        Base::Arena => arena.address,
+                        Base::Weights => loaded.weights.address,
+                        Base::Input(i) => arriving.address + inputs[i as usize].0 as u64,
+                        Base::Output(i) => outputs[i as usize].memory.address,
+                        Base::State(i) => states[i as usize].address,
+                    };
+                    base.wrapping_add(place.offset)
+                });
+                let rest = [
+                    arriving.address + symbols as u64,
+                    counters.address,
+                    scratch.address,
+                    arriving.address,
+                ];
+                let words: Vec<u64> = operands.chain(rest).collect();
+                for (way, variant) in ways
+                    .iter_mut()
+                    .zip(&image.kernels[launch.kernel as usize].0)
+                {
+                    way.args = arguments(context, launch, variant, &words, way.rows.at(capacity))?;
+                }
+                Ok::<_, Error>(Launch {
+                    name: launch.name.clone(),
+                    ways,
+                })
             });
-            let rest = [
-                arriving.address + symbols as u64,
-                counters.address,
-                scratch.address,
-                arriving.address,
-            ];
-            Launch {
-                name: launch.name.clone(),
-                ways,
-                args: operands.chain(rest).collect(),
-            }
-        });
         Ok(Engine {
             graphs: Vec::with_capacity(GRAPHS),
             capacity: capacity.into(),
             dims: vec![-1; capacity.len()].into(),
-            launches: launches.collect(),
+            launches: launches.collect::<Result<_, _>>()?,
             stream: context.stream()?,
             staged,
             arriving,
@@ -260,7 +270,7 @@ impl Engine {
                 // SAFETY: the kernel is the compiler's and its operands are what its plan names, of the sizes the plan
                 // says for symbols up to their capacity; the session vouches for the inputs. All of it is the
                 // engine's, which drops its graphs first.
-                unsafe { self.stream.launch(kernel, grid, &launch.args) }
+                unsafe { self.stream.launch(kernel, grid, &way.args) }
                     .map_err(failed(format!("launching {}", launch.name)))?;
             }
             if self.times.is_some() {
@@ -398,6 +408,7 @@ fn way(
         shared,
         resident,
         scratch,
+        ..
     } = variant.workers
     else {
         return Err(Error::Plan {
@@ -420,7 +431,35 @@ fn way(
             n => u64::from(n * loaded.context.processors),
         },
         scratch,
+        args: [].into(),
     })
+}
+
+/// The one argument of a kernel, whose operands and what is behind them are `words`: with maps of what it copies in tiles, where
+/// tasks have at most `rows` rows.
+fn arguments(
+    context: &Context,
+    launch: &ir::artifact::Launch,
+    variant: &Variant,
+    words: &[u64],
+    rows: u64,
+) -> Result<Box<[u64]>, Error> {
+    let mut args = words.to_vec();
+    if let Workers::Blocks { maps, .. } = &variant.workers {
+        for map in maps {
+            let base = words[..launch.operands.len()].get(map.operand as usize);
+            let base = *base.ok_or_else(|| Error::Plan {
+                what: "operand",
+                name: format!("{} of {}", map.operand, launch.name),
+                known: format!("{} operands", launch.operands.len()),
+            })?;
+            let words = context.tensor_map(map, base, rows);
+            let words = words.map_err(failed(format!("mapping {map:?} of {}", launch.name)))?;
+            args.resize(args.len().next_multiple_of(8), 0);
+            args.extend(words);
+        }
+    }
+    Ok(args.into())
 }
 
 /// Most tasks of a step within the capacity.

@@ -29,13 +29,13 @@ impl Gemm<'_> {
             t.line(format_args!("INLINE void stage({args}) {{}}"));
             return Ok(());
         }
-        t.line("INLINE void stage_element(float* staged, int m, int k, float x);");
-        t.line("INLINE void stage_four(float* staged, int m, int k, float4 x);");
+        t.line("INLINE void stage(float* staged, int m, int k, float x);");
+        t.line("INLINE void stage(float* staged, int m, int k, const float (&four)[4]);");
         let head = format!("INLINE void compute_row({args}, int lane)");
         let team = Team::Threads(threads as u32);
         if let Some(inlined) = inlined {
             let store = |t: &mut Text, column: &str, x: &str| {
-                t.line(format_args!("stage_element(staged, m, {column}, {x});"));
+                t.line(format_args!("stage(staged, m, {column}, {x});"));
             };
             map::function(t, &head, inlined, self.views, &["m"], team, &store)?;
         }
@@ -49,14 +49,15 @@ impl Gemm<'_> {
             t.block(
                 format!("for (int i = {from}; i < KP / 4; i += {threads})"),
                 |t| {
-                    t.line("const float4 x = input4(args, m, 4 * i);");
+                    t.line("const float4 v = input4(args, m, 4 * i);");
+                    t.line("const float x[4] = {v.x, v.y, v.z, v.w};");
                     if inlined.is_none() {
-                        t.line("stage_four(staged, m, 4 * i, x);");
+                        t.line("stage(staged, m, 4 * i, x);");
                         return;
                     }
-                    for (e, x) in ["x", "y", "z", "w"].iter().enumerate() {
+                    for e in 0..4 {
                         t.line(format_args!(
-                            "if (4 * i + {e} >= K) stage_element(staged, m, 4 * i + {e}, x.{x});"
+                            "if (4 * i + {e} >= K) stage(staged, m, 4 * i + {e}, x[{e}]);"
                         ));
                     }
                 },
@@ -67,7 +68,7 @@ impl Gemm<'_> {
 
     /// At most `rows` rows, weights in rows.
     pub(super) fn few_rows(&self, dtype: DType, rows: i64) -> Result<Source, String> {
-        let mut t = self.text()?;
+        let mut t = self.text(1)?;
         let weights = self.product.weights as i64;
         let chunks = self.padded * dtype.bytes() as i64 / 16;
         let unroll = (chunks + 31) / 32;
@@ -109,7 +110,7 @@ impl Gemm<'_> {
         const WARPS: i64 = THREADS / 32;
         /// Bytes that a warp has on their way.
         const AHEAD: i64 = 8 << 10;
-        let mut t = self.text()?;
+        let mut t = self.text(1)?;
         let (weights, lines) = (self.product.weights as i64, rows * self.terms);
         let (tiles, cells) = (
             (self.product.columns as usize).div_ceil(TILE) as i64,

@@ -6,7 +6,7 @@ mod tiles;
 
 use super::{
     Chip,
-    rows::{Row, RowBody, Team},
+    rows::{RowBody, Team},
     source::Source,
     text::{self, Text},
 };
@@ -100,8 +100,8 @@ pub fn emit(
 }
 
 impl Gemm<'_> {
-    /// Constants and functions that every skeleton reads.
-    fn text(&self) -> Result<Text, String> {
+    /// Constants and functions that every skeleton reads, of which some leave `width` neighbours together.
+    fn text(&self, width: i64) -> Result<Text, String> {
         let mut t = Text::default();
         let codec = match self.product.codec {
             Codec::Plain(DType::F32) => "F32".into(),
@@ -123,7 +123,7 @@ impl Gemm<'_> {
         ));
         t.line("INLINE const char* weight(const Args& args, int w) { return args.p[1 + w]; }");
         self.input4(&mut t, stride);
-        self.finish(&mut t)?;
+        self.finish(&mut t, width)?;
         Ok(t)
     }
 
@@ -147,46 +147,62 @@ impl Gemm<'_> {
         });
     }
 
-    /// The body at one element, stored.
-    fn finish(&self, t: &mut Text) -> Result<(), String> {
-        let head = "INLINE void finish(const Args& args, int m, int n, const float* acc)";
-        t.block(head, |t| {
-            let mut rows = HashMap::new();
-            for (i, input) in self.product.body.inputs().iter().enumerate() {
-                let row = if i < self.product.weights {
-                    Row {
-                        address: format!("(const char*)(acc + {i})"),
-                        dtype: DType::F32,
-                        stride: 0,
-                    }
-                } else {
-                    let operand = i + 1;
-                    let view = &self.views[operand];
-                    let [down, across] = view.strides[..] else {
-                        return Err(format!("{view:?} is no matrix"));
-                    };
-                    let bytes = view.dtype.bytes() as i64;
-                    let across = match view.shape[1].known() {
-                        Some(1) => 0,
-                        _ => across,
-                    };
-                    let address = match down {
-                        0 => format!("args.p[{operand}]"),
-                        _ => format!("args.p[{operand}] + (i64)m * {}", down * bytes),
-                    };
-                    Row {
-                        address,
-                        dtype: view.dtype,
-                        stride: across,
-                    }
-                };
-                rows.insert(*input, row);
+    /// The body at `width` neighbours of a row: what is loaded for it, so that loads of many can be under way, and what is
+    /// then computed and stored.
+    fn finish(&self, t: &mut Text, width: i64) -> Result<(), String> {
+        let body = self.product.body;
+        let mut known = vec![];
+        let (mut fields, mut loads) = (vec![], vec![]);
+        for (i, input) in body.inputs().iter().enumerate() {
+            if i < self.product.weights {
+                known.push((*input, format!("acc[{i}][j]")));
+                continue;
             }
-            let x = RowBody::new(self.product.body, rows, Team::Element).element(t, "n")?;
+            let operand = i + 1;
+            let view = &self.views[operand];
+            let [down, across] = view.strides[..] else {
+                return Err(format!("{view:?} is no matrix"));
+            };
+            let (name, ty) = (format!("v{i}"), text::register(view.dtype));
+            let (dtype, down) = (view.dtype.name(), down * view.dtype.bytes() as i64);
+            let row = match down {
+                0 => format!("args.p[{operand}]"),
+                _ => format!("args.p[{operand}] + (i64)m * {down}"),
+            };
+            let one = view.shape[1].known() == Some(1) || across == 0;
+            if one {
+                fields.push(format!("{ty} {name};"));
+                loads.push(format!("beside.{name} = load_{dtype}({row}, 0);"));
+                known.push((*input, format!("beside.{name}")));
+                continue;
+            }
+            fields.push(format!("{ty} {name}[{width}];"));
+            known.push((*input, format!("beside.{name}[j]")));
+            match across {
+                1 => loads.push(format!("load_{dtype}({row}, n, beside.{name});")),
+                _ => loads.extend((0..width).map(|j| {
+                    format!("beside.{name}[{j}] = load_{dtype}({row}, ((i64)n + {j}) * {across});")
+                })),
+            }
+        }
+        t.constant("WIDTH", width);
+        t.line(format_args!("struct Beside {{ {} }};", fields.join(" ")));
+        let head = "INLINE void fetch(const Args& args, int m, int n, Beside& beside)";
+        t.block(head, |t| loads.iter().for_each(|load| t.line(load)));
+        let head = "INLINE void finish(const Args& args, int m, int n, const float (&acc)[WEIGHTS][WIDTH], const Beside& beside)";
+        t.block(head, |t| {
             let operand = self.views.len() - 1;
-            let dtype = self.views[operand].dtype.name();
+            let dtype = self.views[operand].dtype;
+            let all = t.array(text::register(dtype), "[WIDTH]");
+            t.line("#pragma unroll");
+            t.block("for (int j = 0; j < WIDTH; j++)", |t| {
+                let mut body = RowBody::new(body, HashMap::new(), Team::Element);
+                let x = body.element(t, known)?;
+                t.line(format_args!("{all}[j] = {x};"));
+                Ok::<_, String>(())
+            })?;
             t.line(format_args!(
-                "store_{dtype}(args.p[{operand}], (i64)m * N + n, {x});"
+                "store_{dtype}(args.p[{operand}], (i64)m * N + n, {all});"
             ));
             Ok(())
         })

@@ -1,12 +1,15 @@
 //! Many rows: tiles of the output, on the tensor cores where weights lie in cells.
 
 use super::{FEW, Gemm, MULTIPROCESSORS};
-use crate::backends::cuda::{source::Source, text::Text};
+use crate::backends::cuda::{rows::TOGETHER, source::Source, text::Text};
 use ir::{
     DType,
     abi::cuda::{Cell, TILE},
+    artifact::TensorMap,
 };
 
+/// Elements of rows that lie together, 128 bytes each.
+const PANEL: u32 = 64;
 /// Columns of a tile for two warpgroups, of all weights together.
 const COLUMNS: i64 = 128;
 
@@ -73,8 +76,11 @@ impl Gemm<'_> {
             }
             return Ok(sources);
         }
-        // Rows of f32 are taken apart by all threads; sums of few bits wait for their scales in registers.
-        let lowest = if self.terms == 1 { 32 } else { 64 };
+        // Sums of few bits wait for their scales in registers; rows of f32 are taken apart by all threads.
+        let (lowest, copied) = match self.copied() {
+            true => (32, true),
+            false => (64, false),
+        };
         let highest = if cell.groups == 0 { 256 } else { 128 };
         let heights = [32, 64, 128, 256].into_iter();
         let heights: Vec<i64> = heights.filter(|h| (lowest..=highest).contains(h)).collect();
@@ -84,7 +90,7 @@ impl Gemm<'_> {
         for rows in limits {
             let best = heights
                 .iter()
-                .min_by_key(|h| self.waves(**h, rows.min(1 << 13)));
+                .min_by_key(|h| self.clocks(**h, rows.min(1 << 13), copied));
             let height = *best.ok_or("no heights of tiles")?;
             match chosen.last_mut() {
                 Some(last) if last.1 == height => last.0 = rows,
@@ -92,49 +98,132 @@ impl Gemm<'_> {
             }
         }
         for (rows, height) in chosen {
-            sources.push(self.warpgroups(cell, height, rows)?);
+            sources.push(match copied {
+                true => self.pipeline(cell, height, rows)?,
+                false => self.warpgroups(cell, height, rows)?,
+            });
         }
         Ok(sources)
     }
 
-    /// What tiles of so many rows by [`COLUMNS`] take, in units of a part of a wave's time that does not depend on their height:
-    /// on an H200 a wave of 128 rows takes 21 clocks for each element of the depth, of 256 rows 35.
-    fn waves(&self, height: i64, rows: u64) -> u64 {
+    /// Whether rows can be copied in boxes: they lie one right behind the other, at multiples of 16 bytes.
+    fn copied(&self) -> bool {
+        let x = &self.views[0];
+        x.dtype == DType::BF16 && x.strides == [self.depth, 1] && self.depth % 8 == 0
+    }
+
+    /// What tiles of so many rows by [`COLUMNS`] take on an H200, in clocks.
+    fn clocks(&self, height: i64, rows: u64, copied: bool) -> u64 {
         let across = self.product.columns * self.product.weights as i64;
         let tiles = (across as u64).div_ceil(COLUMNS as u64) * rows.div_ceil(height as u64);
-        tiles.div_ceil(MULTIPROCESSORS as u64) * (64 + height as u64)
+        // The L2 cache gives a multiprocessor 24 bytes a clock, of which rows of f32 take more; then a tile leaves.
+        let height = height as u64;
+        let bytes = match copied {
+            true => 2 * (COLUMNS as u64 + height / self.blocks(height as i64) as u64),
+            false => 2 * COLUMNS as u64 + 4 * height,
+        };
+        let waves = tiles.div_ceil(MULTIPROCESSORS as u64);
+        waves * (self.padded as u64 * bytes / 24 + 16 * height)
     }
 
-    /// Columns of each weight in a tile of `side` rows for `wn` warps across.
-    fn tile_columns(&self, side: i64, wn: i64) -> i64 {
-        (side / self.product.weights as i64).max(8 * wn)
+    /// Blocks that share rows of a tile.
+    fn blocks(&self, height: i64) -> i64 {
+        let several = self.product.columns * self.product.weights as i64 > COLUMNS;
+        if several && height >= 64 { 2 } else { 1 }
     }
 
-    /// Rows up to which such tiles are at most one for each multiprocessor.
-    fn one_wave(&self, side: i64, wn: i64) -> u64 {
-        let across = self.product.columns.max(1) as u64;
-        let across = across.div_ceil(self.tile_columns(side, wn) as u64);
-        MULTIPROCESSORS as u64 / across * side as u64
+    /// How many neighbours leave together.
+    fn width(&self) -> i64 {
+        match self.product.columns % TOGETHER {
+            0 => TOGETHER,
+            _ => 1,
+        }
+    }
+
+    /// Tiles of `height` rows by [`COLUMNS`], of all weights together, whose rows are copied in boxes.
+    fn pipeline(&self, cell: Cell, height: i64, rows: u64) -> Result<Source, String> {
+        /// Bytes of sums that leave, and of barriers.
+        const REST: i64 = 2 * 32 * 68 * 4 + 128;
+        let mut t = self.text(self.width())?;
+        // Tiles of one weight for a warpgroup, which are copied at once, to a multiple of 128 bytes.
+        let tiles = 8 / self.product.weights;
+        let weights = 2 * self.product.weights * (tiles * cell.bytes()).next_multiple_of(128);
+        let stage = 2 * cell.depth as i64 * height + weights as i64;
+        let stages = ((self.chip.shared - REST) / stage).min(6);
+        let blocks = self.blocks(height);
+        let each = COLUMNS / self.product.weights as i64;
+        let across = (self.product.columns as u64).div_ceil(each as u64);
+        let across = across.next_multiple_of(blocks as u64);
+        t.constant("TM", height);
+        t.constant("STAGES", stages);
+        t.constant("BLOCKS", blocks);
+        t.constant("ACROSS", across);
+        self.wgmma(&mut t, height);
+        let skeleton = &[
+            include_str!("../kernels/cells.cu"),
+            include_str!("../kernels/wgmma.cu"),
+            include_str!("../kernels/pipeline.cu"),
+        ];
+        let mut source = self.source("pipeline", t, skeleton, (height as u64, each as u64));
+        source.tasks.columns = across;
+        Ok(Source {
+            rows,
+            threads: 384,
+            shared: (stages * stage + REST) as u32,
+            resident: 1,
+            maps: self.maps(cell, tiles as u32, (height / blocks) as u32),
+            ..source
+        })
+    }
+
+    /// Of `rows` rows of x, in panels, and of `tiles` tiles of each weight, a cell of each.
+    fn maps(&self, cell: Cell, tiles: u32, rows: u32) -> Vec<TensorMap> {
+        let depth = self.depth as u64;
+        let x = TensorMap {
+            operand: 0,
+            element: 2,
+            shape: [depth, 0, 1],
+            strides: [2 * depth, 2 * depth],
+            tile: [PANEL, rows, 1],
+            permuted: true,
+        };
+        let (bytes, cells) = (cell.bytes() as u64, self.padded as u64 / cell.depth as u64);
+        let weight = |i: usize| TensorMap {
+            operand: 1 + i as u32,
+            element: 4,
+            shape: [
+                bytes / 4,
+                cells,
+                (self.product.columns as u64).div_ceil(TILE as u64),
+            ],
+            strides: [bytes, bytes * cells],
+            tile: [bytes as u32 / 4, 1, tiles],
+            permuted: false,
+        };
+        let weights = (0..self.product.weights).map(weight);
+        [x].into_iter().chain(weights).collect()
+    }
+
+    /// Products of 64 columns of the weights, from shared memory or registers, with `height` rows.
+    fn wgmma(&self, t: &mut Text, height: i64) {
+        wgmma(t, height, "u64 a", &["a"]);
+        let registers = ["a[0]", "a[1]", "a[2]", "a[3]"];
+        wgmma(t, height, "const u32 (&a)[4]", &registers);
     }
 
     /// Tiles of `height` rows by [`COLUMNS`], of all weights together, for two warpgroups.
     fn warpgroups(&self, cell: Cell, height: i64, rows: u64) -> Result<Source, String> {
-        let mut t = self.text()?;
-        // Rows of f32 go through registers, and what products may still read is a stage more.
-        let (stages, step) = match self.terms {
-            1 => (4, 64),
-            _ => (3, 32),
-        };
+        let mut t = self.text(self.width())?;
+        // What products may still read is a stage more.
+        let (stages, step) = (3, 32);
         t.constant("TM", height);
         t.constant("STAGES", stages);
-        self.rows_to_copy(&mut t);
-        wgmma(&mut t, height, "u64 a", &["a"]);
-        let registers = ["a[0]", "a[1]", "a[2]", "a[3]"];
-        wgmma(&mut t, height, "const u32 (&a)[4]", &registers);
+        self.wgmma(&mut t, height);
         let stage = 2 * self.terms * step * height + COLUMNS / 8 * cell.bytes() as i64;
         let sums = 4 * height * (COLUMNS + 4);
         let skeleton = &[
             include_str!("../kernels/cells.cu"),
+            include_str!("../kernels/wgmma.cu"),
             include_str!("../kernels/warpgroups.cu"),
         ];
         let across = COLUMNS / self.product.weights as i64;
@@ -145,25 +234,22 @@ impl Gemm<'_> {
         })
     }
 
-    /// Where rows of bf16 start, if copies of 16 bytes can read them.
-    fn rows_to_copy(&self, t: &mut Text) {
-        let x = &self.views[0];
-        let narrow = x.dtype == DType::BF16;
-        let copied = narrow && x.strides[0] % 8 == 0 && self.depth % 8 == 0;
-        t.constant("ROW", x.strides[0] * x.dtype.bytes() as i64);
-        let base = match copied {
-            true => "((u64)args.p[0] & 15) == 0 ? args.p[0] : 0",
-            false => "0",
-        };
-        t.line(format_args!(
-            "INLINE const char* rows_to_copy(const Args& args) {{ return {base}; }}"
-        ));
+    /// Rows up to which such tiles are at most one for each multiprocessor.
+    fn one_wave(&self, side: i64, wn: i64) -> u64 {
+        let across = self.product.columns.max(1) as u64;
+        let across = across.div_ceil(self.tile_columns(side, wn) as u64);
+        MULTIPROCESSORS as u64 / across * side as u64
+    }
+
+    /// Columns of each weight in a tile of `side` rows for `wn` warps across.
+    fn tile_columns(&self, side: i64, wn: i64) -> i64 {
+        (side / self.product.weights as i64).max(8 * wn)
     }
 
     /// Tiles of `side` rows by as many columns, of all weights together, for `wm` times `wn` warps.
     fn tensor(&self, cell: Cell, side: i64, wm: i64, wn: i64, rows: u64) -> Result<Source, String> {
         const STAGES: i64 = 3;
-        let mut t = self.text()?;
+        let mut t = self.text(1)?;
         let weights = self.product.weights as i64;
         let columns = self.tile_columns(side, wn);
         t.constant("TM", side);
@@ -187,7 +273,7 @@ impl Gemm<'_> {
     }
 
     pub(super) fn exact(&self) -> Result<Source, String> {
-        let text = self.text()?;
+        let text = self.text(1)?;
         let skeleton = &[include_str!("../kernels/exact.cu")];
         Ok(self.source("exact", text, skeleton, (64, 64)))
     }

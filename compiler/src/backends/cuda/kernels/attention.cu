@@ -1,24 +1,20 @@
 // What both attention kernels share: operands and the softmax's exponent.
 //
-// Generated: HEADS, GROUPS, DIM, Q_PITCH, KV_PITCH (elements between rows), SCALE, CAP, OUT; `rows`. Operands: q, k, v, lo,
-// hi, and last, at OUT, out.
+// Generated: HEADS, GROUPS, DIM, Q_PITCH, KV_PITCH (elements between rows), SCALE, CAP, OUT; Query, Row (of keys and values) and
+// Output, as which elements are stored; `rows`. Operands: q, k, v, lo, hi, and last, at OUT, out.
 
 constexpr int GROUP = HEADS / GROUPS;
 constexpr float LOG2E = 1.4426950408889634f;
 
-INLINE const float* query(const Args& args, int t, int head) {
-    return (const float*)args.p[0] + (i64)t * Q_PITCH + head * DIM;
+INLINE const char* query(const Args& args, int t, int head) {
+    return args.p[0] + ((i64)t * Q_PITCH + head * DIM) * Query::SIZE;
 }
-INLINE const float* key(const Args& args, i64 row, int group) {
-    return (const float*)args.p[1] + row * KV_PITCH + group * DIM;
-}
-INLINE const float* value(const Args& args, i64 row, int group) {
-    return (const float*)args.p[2] + row * KV_PITCH + group * DIM;
-}
+INLINE char* key(const Args& args, i64 row, int group) { return args.p[1] + (row * KV_PITCH + group * DIM) * Row::SIZE; }
+INLINE char* value(const Args& args, i64 row, int group) { return args.p[2] + (row * KV_PITCH + group * DIM) * Row::SIZE; }
 INLINE int low_end(const Args& args, int t) { return larger(((const int*)args.p[3])[t], 0); }
 INLINE int high_end(const Args& args, int t) { return ((const int*)args.p[4])[t]; }
-INLINE float* output(const Args& args, int t, int head) {
-    return (float*)args.p[OUT] + ((i64)t * HEADS + head) * DIM;
+INLINE char* output(const Args& args, int t, int head) {
+    return args.p[OUT] + ((i64)t * HEADS + head) * DIM * Output::SIZE;
 }
 
 // Whether an operand came with the step: it can be read before the kernel waits.

@@ -1,7 +1,7 @@
 // Products with weights in cells on the tensor cores: m16n8k16, of which a cell is the second operand. Scales come after the
 // sum. An f32 input is the sum of TERMS bf16 numbers, of three to its last bit.
 //
-// Generated: K, KP, N, WEIGHTS, TERMS, Codec; `rows`, `weight`, `input4`, `finish`.
+// Generated: K, KP, N, WEIGHTS, TERMS, Codec; `rows`, `weight`, `input4`, `Beside`, `fetch`, `finish`.
 
 constexpr int HALVES = Codec::DEPTH / 32, CELL = Codec::CODES + 16 * Codec::GROUPS, CELLS = KP / Codec::DEPTH;
 
@@ -16,18 +16,6 @@ INLINE float2 scales(const char* cell, int lane, int h) {
 INLINE float scale_of(const char* cell, int j, int h) {
     const int group = Codec::GROUPS > 1 ? h * 32 / Codec::GROUP : 0;
     return widen_f16(*(const u16*)(cell + Codec::CODES + ((j / 2 * Codec::GROUPS + group) * 2 + j % 2) * 2));
-}
-
-INLINE void copy16(const void* to, const char* from) {
-    asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" ::"r"(address(to)), "l"(from));
-}
-// Zeros, unless `there`.
-INLINE void copy16_or_zero(const void* to, const char* from, bool there) {
-    asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(address(to)), "l"(from), "r"(there ? 16 : 0));
-}
-INLINE void end_copies() { asm volatile("cp.async.commit_group;"); }
-template <int PENDING> INLINE void wait_for_copies() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
 // Rows `low` and `high` (eight apart, eight elements each) times 32 elements of eight columns.

@@ -1,6 +1,6 @@
 // Many rows times matrices [N][KP] in f32, on the ordinary units: for weights that the tensor cores would round.
 //
-// Generated: K, KP, N, WEIGHTS, Codec; `rows`, `weight`, `input4`, `finish`.
+// Generated: K, KP, N, WEIGHTS, Codec; `rows`, `weight`, `input4`, `Beside`, `fetch`, `finish`.
 
 constexpr int SIDE = 64, DEPTH = 16, THREADS = 256;
 constexpr int CHUNK = Codec::CHUNK;
@@ -53,13 +53,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) kernel(const __grid_con
     }
 #pragma unroll
     for (int i = 0; i < 4; i++) {
+        const int m = m0 + ty * 4 + i, n = n0 + tx * 4;
+        Beside beside[4];
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-            const int m = m0 + ty * 4 + i, n = n0 + tx * 4 + j;
-            float one[WEIGHTS];
+            if (m < m_end && n + j < N) fetch(args, m, n + j, beside[j]);
+        }
 #pragma unroll
-            for (int w = 0; w < WEIGHTS; w++) one[w] = acc[w][i][j];
-            if (m < m_end && n < N) finish(args, m, n, one);
+        for (int j = 0; j < 4; j++) {
+            float one[WEIGHTS][WIDTH];
+#pragma unroll
+            for (int w = 0; w < WEIGHTS; w++) one[w][0] = acc[w][i][j];
+            if (m < m_end && n + j < N) finish(args, m, n + j, one, beside[j]);
         }
     }
 }

@@ -3,7 +3,7 @@
 // before the last are used. The first are issued before the kernel waits for its inputs.
 //
 // Generated: K, KP, N, ROWS (of x, at most), WEIGHTS, Codec, UNROLL, PARTS (of a matrix row), PASS (matrix rows at a
-// time), THREADS, STAGED; `rows`, `weight`, `input4`, `stage`, `finish`.
+// time), THREADS, STAGED; `rows`, `weight`, `input4`, `stage`, `Beside`, `fetch`, `finish`.
 
 constexpr int WARPS = THREADS / 32;
 constexpr int CHUNK = Codec::CHUNK, CHUNKS = KP / CHUNK;
@@ -25,15 +25,15 @@ INLINE void chunk_of_input(const Args& args, const float* staged, int m, int c, 
 }
 
 // One element of a row, where they are staged.
-INLINE void stage_element(float* staged, int m, int k, float x) {
+INLINE void stage(float* staged, int m, int k, float x) {
     const int i = k / 4;
     staged[((m * PLANES + i % PLANES) * CHUNKS + i / PLANES) * 4 + k % 4] = x;
 }
 
 // Four neighbours at once.
-INLINE void stage_four(float* staged, int m, int k, float4 x) {
+INLINE void stage(float* staged, int m, int k, const float (&x)[4]) {
     const int i = k / 4;
-    ((float4*)staged)[(m * PLANES + i % PLANES) * CHUNKS + i / PLANES] = x;
+    ((float4*)staged)[(m * PLANES + i % PLANES) * CHUNKS + i / PLANES] = make_float4(x[0], x[1], x[2], x[3]);
 }
 
 struct Loads {
@@ -119,14 +119,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) kernel(const __grid_con
 #pragma unroll 1
         for (int o = threadIdx.x; o < outputs; o += THREADS) {
             const int m = o % m_end, row = o / m_end;
-            float acc[WEIGHTS];
+            Beside beside;
+            fetch(args, m, first + row, beside);
+            float acc[WEIGHTS][WIDTH];
             for (int i = 0; i < WEIGHTS; i++) {
-                acc[i] = 0.0f;
+                acc[i][0] = 0.0f;
                 for (int p = 0; p < PARTS; p++) {
-                    acc[i] += sums[((row * PARTS + p) * WEIGHTS + i) * ROWS + m];
+                    acc[i][0] += sums[((row * PARTS + p) * WEIGHTS + i) * ROWS + m];
                 }
             }
-            finish(args, m, first + row, acc);
+            finish(args, m, first + row, acc, beside);
         }
         __syncthreads();
     }

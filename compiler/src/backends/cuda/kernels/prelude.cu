@@ -11,6 +11,11 @@ constexpr u32 ALL = 0xffffffffu;
 
 #define INLINE __device__ __forceinline__
 
+// A matrix in memory, as copies of its tiles want it (`CUtensorMap`).
+struct __align__(64) TensorMap {
+    u64 words[16];
+};
+
 // Programmatic dependent launch: a kernel may start before those it depends on have ended. It reads weights, symbols and
 // nothing else before `wait_for_inputs`, and writes nothing.
 INLINE void wait_for_inputs() {
@@ -51,16 +56,62 @@ INLINE int load_i32(const char* p, i64 i) { return ((const int*)p)[i]; }
 INLINE float load_bf16(const char* p, i64 i) { return widen_bf16(((const u16*)p)[i]); }
 INLINE float load_f16(const char* p, i64 i) { return widen_f16(((const u16*)p)[i]); }
 INLINE bool load_bool(const char* p, i64 i) { return p[i] != 0; }
-INLINE float4 four_f32(const char* p) { return *(const float4*)p; }
-INLINE float4 four_bf16(const char* p) {
-    const uint2 v = *(const uint2*)p;
-    return make_float4(widen_bf16(v.x), __uint_as_float(v.x & 0xffff0000u), widen_bf16(v.y), __uint_as_float(v.y & 0xffff0000u));
-}
 INLINE void store_f32(char* p, i64 i, float x) { ((float*)p)[i] = x; }
 INLINE void store_i32(char* p, i64 i, int x) { ((int*)p)[i] = x; }
 INLINE void store_bf16(char* p, i64 i, float x) { ((u16*)p)[i] = narrow_bf16(x); }
 INLINE void store_f16(char* p, i64 i, float x) { ((u16*)p)[i] = narrow_f16(x); }
 INLINE void store_bool(char* p, i64 i, bool x) { p[i] = x; }
+
+// Four neighbours from element `i` on: at once where they lie so.
+INLINE float4 four_f32(const char* p) { return *(const float4*)p; }
+INLINE float4 four_bf16(const char* p) {
+    const uint2 v = *(const uint2*)p;
+    return make_float4(widen_bf16(v.x), __uint_as_float(v.x & 0xffff0000u), widen_bf16(v.y), __uint_as_float(v.y & 0xffff0000u));
+}
+INLINE float4 four_f16(const char* p) {
+    const uint2 v = *(const uint2*)p;
+    return make_float4(widen_f16((u16)v.x), widen_f16((u16)(v.x >> 16)), widen_f16((u16)v.y), widen_f16((u16)(v.y >> 16)));
+}
+INLINE int4 four_i32(const char* p) { return *(const int4*)p; }
+INLINE uchar4 four_bool(const char* p) { return *(const uchar4*)p; }
+INLINE void store_four_f32(char* p, const float (&x)[4]) { *(float4*)p = make_float4(x[0], x[1], x[2], x[3]); }
+INLINE void store_four_i32(char* p, const int (&x)[4]) { *(int4*)p = make_int4(x[0], x[1], x[2], x[3]); }
+INLINE void store_four_bool(char* p, const bool (&x)[4]) { *(uchar4*)p = make_uchar4(x[0], x[1], x[2], x[3]); }
+INLINE void store_four_bf16(char* p, const float (&x)[4]) {
+    const u32 low = narrow_bf16(x[0]) | (u32)narrow_bf16(x[1]) << 16;
+    *(uint2*)p = make_uint2(low, narrow_bf16(x[2]) | (u32)narrow_bf16(x[3]) << 16);
+}
+INLINE void store_four_f16(char* p, const float (&x)[4]) {
+    const u32 low = narrow_f16(x[0]) | (u32)narrow_f16(x[1]) << 16;
+    *(uint2*)p = make_uint2(low, narrow_f16(x[2]) | (u32)narrow_f16(x[3]) << 16);
+}
+#define FOURS(DTYPE, T, BYTES)                                            \
+    INLINE void load_##DTYPE(const char* p, i64 i, T(&x)[4]) {            \
+        p += i * BYTES;                                                   \
+        if (((u64)p & (4 * BYTES - 1)) == 0) {                            \
+            const auto v = four_##DTYPE(p);                               \
+            x[0] = v.x, x[1] = v.y, x[2] = v.z, x[3] = v.w;               \
+            return;                                                       \
+        }                                                                 \
+        _Pragma("unroll") for (int e = 0; e < 4; e++) x[e] = load_##DTYPE(p, e); \
+    }                                                                     \
+    INLINE void load_##DTYPE(const char* p, i64 i, T(&x)[1]) { x[0] = load_##DTYPE(p, i); } \
+    INLINE void store_##DTYPE(char* p, i64 i, const T(&x)[1]) { store_##DTYPE(p, i, x[0]); } \
+    INLINE void store_##DTYPE(char* p, i64 i, const T(&x)[4]) {           \
+        p += i * BYTES;                                                   \
+        if (((u64)p & (4 * BYTES - 1)) == 0) return store_four_##DTYPE(p, x); \
+        _Pragma("unroll") for (int e = 0; e < 4; e++) store_##DTYPE(p, e, x[e]); \
+    }                                                                     \
+    struct Element_##DTYPE {                                              \
+        static constexpr int SIZE = BYTES;                          \
+        template <class X> static INLINE void load(const char* p, i64 i, X& x) { load_##DTYPE(p, i, x); } \
+        template <class X> static INLINE void store(char* p, i64 i, const X& x) { store_##DTYPE(p, i, x); } \
+    };
+FOURS(f32, float, 4)
+FOURS(i32, int, 4)
+FOURS(bf16, float, 2)
+FOURS(f16, float, 2)
+FOURS(bool, bool, 1)
 
 INLINE float larger(float a, float b) { return a > b ? a : b; }
 INLINE int larger(int a, int b) { return a > b ? a : b; }
@@ -97,6 +148,10 @@ struct Add {
 struct Max {
     template <class T> static INLINE T join(T a, T b) { return larger(a, b); }
 };
+template <class Op, class T> INLINE T join(T sum, T x) { return Op::join(sum, x); }
+template <class Op, class T> INLINE T join(T sum, const T (&x)[4]) {
+    return Op::join(sum, Op::join(Op::join(x[0], x[1]), Op::join(x[2], x[3])));
+}
 template <class Op, class T> INLINE T over_lanes(T x, int lanes = 32) {
     for (int d = lanes / 2; d > 0; d /= 2) x = Op::join(x, __shfl_xor_sync(ALL, x, d));
     return x;

@@ -13,17 +13,14 @@ constexpr int PART = TOGETHER * (DIM + 2);
 // The lane's elements of a head: VECTOR at `(i * LANES + lane) * VECTOR`, for each i.
 INLINE int element(int i, int lane) { return (i / VECTOR * LANES + lane) * VECTOR + i % VECTOR; }
 
-INLINE void load_part(const float* row, int lane, bool aligned, float* to) {
+template <class Element> INLINE void load_part(const char* row, int lane, float* to) {
 #pragma unroll
     for (int i = 0; i < WIDTH; i += VECTOR) {
+        float x[VECTOR] = {};
         const int at = element(i, lane);
-        if (VECTOR == 4 && aligned) {
-            const float4 v = at < DIM ? *(const float4*)(row + at) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-            to[i] = v.x, to[i + 1] = v.y, to[i + 2] = v.z, to[i + 3] = v.w;
-        } else {
+        if (at < DIM) Element::load(row, at, x);
 #pragma unroll
-            for (int j = 0; j < VECTOR; j++) to[i + j] = at + j < DIM ? row[at + j] : 0.0f;
-        }
+        for (int j = 0; j < VECTOR; j++) to[i + j] = x[j];
     }
 }
 
@@ -59,8 +56,6 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS) kernel(const __gri
     const int tokens = rows(args), split = blockIdx.x % SPLITS, t = blockIdx.x / SPLITS % tokens;
     const int set = blockIdx.x / SPLITS / tokens, head = set * TOGETHER, group = head / GROUP;
     const int lane = threadIdx.x % LANES, mine = threadIdx.x / LANES, warp = threadIdx.x / 32;
-    const bool aligned = (((MAKES_QUERY ? 0 : (u64)args.p[0]) | (u64)args.p[1] | (u64)args.p[2]) & 15) == 0 &&
-                         DIM % 4 == 0 && KV_PITCH % 4 == 0 && (MAKES_QUERY || Q_PITCH % 4 == 0);
     let_dependents_start();
     int fresh, begin, end;
     float k[WIDTH], v[WIDTH];
@@ -68,8 +63,8 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS) kernel(const __gri
         const bool there = j < end && !(MAKES_ROWS && j == fresh);
 #pragma unroll
         for (int i = 0; i < WIDTH; i++) k[i] = v[i] = 0.0f;
-        if (there) load_part(key(args, j, group), lane, aligned, k);
-        if (there) load_part(value(args, j, group), lane, aligned, v);
+        if (there) load_part<Row>(key(args, j, group), lane, k);
+        if (there) load_part<Row>(value(args, j, group), lane, v);
     };
     auto first_rows = [&]() {
         fresh = fresh_row(args);
@@ -93,8 +88,8 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS) kernel(const __gri
         __syncthreads();
         if (MAKES_ROWS && split == 0 && head % GROUP == 0) {
             for (int i = threadIdx.x; i < DIM; i += THREADS) {
-                ((float*)args.p[1])[(i64)fresh * KV_PITCH + group * DIM + i] = made[TOGETHER][i];
-                ((float*)args.p[2])[(i64)fresh * KV_PITCH + group * DIM + i] = made[TOGETHER + 1][i];
+                Row::store(key(args, fresh, group), i, made[TOGETHER][i]);
+                Row::store(value(args, fresh, group), i, made[TOGETHER + 1][i]);
             }
         }
     }
@@ -103,7 +98,11 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS) kernel(const __gri
     Softmax state[TOGETHER];
 #pragma unroll
     for (int h = 0; h < TOGETHER; h++) {
-        load_part(MAKES_QUERY ? made[h] : query(args, t, head + h), lane, aligned, q[h]);
+        if constexpr (MAKES_QUERY) {
+            load_part<Element_f32>((const char*)made[h], lane, q[h]);
+        } else {
+            load_part<Query>(query(args, t, head + h), lane, q[h]);
+        }
         state[h] = {NONE, 0.0f};
 #pragma unroll
         for (int i = 0; i < WIDTH; i++) q[h][i] *= SCALE;
@@ -112,8 +111,8 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS) kernel(const __gri
         const int j = first + mine;
         if (first != begin) fetch(j);
         if (MAKES_ROWS && j == fresh && j < end) {
-            load_part(made[TOGETHER], lane, aligned, k);
-            load_part(made[TOGETHER + 1], lane, aligned, v);
+            load_part<Element_f32>((const char*)made[TOGETHER], lane, k);
+            load_part<Element_f32>((const char*)made[TOGETHER + 1], lane, v);
         }
 #pragma unroll
         for (int h = 0; h < TOGETHER; h++) {
@@ -168,7 +167,7 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS) kernel(const __gri
             sum += parts[w][h][d] * worth;
         }
         if constexpr (SPLITS == 1) {
-            output(args, t, head + h)[d] = all.sum > 0.0f ? sum / all.sum : 0.0f;
+            Output::store(output(args, t, head + h), d, all.sum > 0.0f ? sum / all.sum : 0.0f);
         } else if constexpr (JOINED) {
             sums[i] = sum;
             if (d == 0) whole[0][h] = all;
@@ -199,7 +198,7 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS) kernel(const __gri
                 all.sum += others[s].sum * worth;
                 sum += theirs[s] * worth;
             }
-            output(args, t, head + h)[d] = all.sum > 0.0f ? sum / all.sum : 0.0f;
+            Output::store(output(args, t, head + h), d, all.sum > 0.0f ? sum / all.sum : 0.0f);
         }
         // Nobody leaves while others read.
         arrive_in_cluster();
@@ -233,7 +232,7 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS) kernel(const __gri
                 all.sum += whole[s][h].sum * worth;
                 sum += __ldcg(part(s) + TOGETHER * 2 + i) * worth;
             }
-            output(args, t, head + h)[d] = all.sum > 0.0f ? sum / all.sum : 0.0f;
+            Output::store(output(args, t, head + h), d, all.sum > 0.0f ? sum / all.sum : 0.0f);
         }
     }
 }

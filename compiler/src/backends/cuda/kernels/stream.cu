@@ -41,7 +41,7 @@ INLINE uint4 terms(const Args& args, const u16* staged, int m_end, int lane, Lin
 }
 
 // The terms of one element of a row, where they are staged.
-INLINE void stage_element(float* staged, int m, int k, float x) {
+INLINE void stage(float* staged, int m, int k, float x) {
 #pragma unroll
     for (int t = 0; t < TERMS; t++) {
         const u16 bits = narrow_bf16(x);
@@ -51,7 +51,8 @@ INLINE void stage_element(float* staged, int m, int k, float x) {
 }
 
 // Of four neighbours at once.
-INLINE void stage_four(float* staged, int m, int k, float4 x) {
+INLINE void stage(float* staged, int m, int k, const float (&four)[4]) {
+    float4 x = make_float4(four[0], four[1], four[2], four[3]);
 #pragma unroll
     for (int t = 0; t < TERMS; t++) {
         const u32 first = take_term(x.x, x.y);
@@ -108,6 +109,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, ROWS == 1 ? 2 : 1) kernel(
     int at = 0;
 #pragma unroll 1
     while (true) {
+        // What the first output of this thread wants beside its sums is on its way meanwhile.
+        const int outputs = tiles * 8 * m_end, held = tiles * 8, done = first * 8;
+        Beside beside;
+        auto fetch_beside = [&](int o) {
+            if (o < outputs && done + o % held < N) fetch(args, o / held, done + o % held, beside);
+        };
+        fetch_beside(threadIdx.x);
 #pragma unroll 1
         for (int unit = units * warp / WARPS; unit < units * (warp + 1) / WARPS; unit++) {
             float acc[HEIGHT][4] = {};
@@ -187,7 +195,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, ROWS == 1 ? 2 : 1) kernel(
             }
         }
         __syncthreads();
-        const int done = first, outputs = tiles * 8 * m_end, held = tiles;
         first += PASS;
         if (first < end) {
             tiles = smaller(end - first, PASS), units = tiles * (WEIGHTS * PARTS);
@@ -197,16 +204,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, ROWS == 1 ? 2 : 1) kernel(
         }
 #pragma unroll 1
         for (int o = threadIdx.x; o < outputs; o += THREADS) {
-            const int n = o % (held * 8), m = o / (held * 8);
-            float acc[WEIGHTS];
+            const int n = o % held, m = o / held;
+            float acc[WEIGHTS][WIDTH];
             for (int w = 0; w < WEIGHTS; w++) {
-                acc[w] = 0.0f;
+                acc[w][0] = 0.0f;
                 for (int p = 0; p < PARTS; p++) {
-                    const float* sum = sums + (((w * held + n / 8) * PARTS + p) * LINES + m * TERMS) * 8 + n % 8;
-                    for (int t = TERMS - 1; t >= 0; t--) acc[w] += sum[t * 8];
+                    const float* sum = sums + (((w * (held / 8) + n / 8) * PARTS + p) * LINES + m * TERMS) * 8 + n % 8;
+                    for (int t = TERMS - 1; t >= 0; t--) acc[w][0] += sum[t * 8];
                 }
             }
-            if (done * 8 + n < N) finish(args, m, done * 8 + n, acc);
+            if (o >= THREADS) fetch_beside(o);
+            if (done + n < N) finish(args, m, done + n, acc, beside);
         }
         if (first >= end) return;
         __syncthreads();

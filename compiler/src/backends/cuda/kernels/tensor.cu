@@ -108,19 +108,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) kernel(const __grid_con
             if (step + 1 < STEPS) store_input(step + 1);
         }
     }
+    // What the body reads comes for several elements at once: loads do not overtake stores.
 #pragma unroll
-    for (int i = 0; i < MI; i++) {
+    for (int i = 0; i < MI * NI; i++) {
+        Beside beside[4];
+        auto place = [&](int e, int& m, int& n) {
+            m = m0 + wm + i / NI * 16 + lane / 4 + e / 2 * 8, n = n0 + (wn + i % NI) * 8 + lane % 4 * 2 + e % 2;
+            return m < m_end && n < N;
+        };
 #pragma unroll
-        for (int j = 0; j < NI; j++) {
+        for (int e = 0; e < 4; e++) {
+            int m, n;
+            if (place(e, m, n)) fetch(args, m, n, beside[e]);
+        }
 #pragma unroll
-            for (int e = 0; e < 4; e++) {
-                const int m = m0 + wm + i * 16 + lane / 4 + e / 2 * 8;
-                const int n = n0 + (wn + j) * 8 + lane % 4 * 2 + e % 2;
-                float one[WEIGHTS];
+        for (int e = 0; e < 4; e++) {
+            int m, n;
+            if (!place(e, m, n)) continue;
+            float one[WEIGHTS][WIDTH];
 #pragma unroll
-                for (int w = 0; w < WEIGHTS; w++) one[w] = acc[w][i][j][e];
-                if (m < m_end && n < N) finish(args, m, n, one);
-            }
+            for (int w = 0; w < WEIGHTS; w++) one[w][0] = acc[w][i / NI][i % NI][e];
+            finish(args, m, n, one, beside[e]);
         }
     }
 }

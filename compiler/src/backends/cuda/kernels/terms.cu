@@ -1,4 +1,16 @@
-// Products of bf16 on the tensor cores, and f32 numbers as sums of bf16 numbers: of three to the last bit.
+// What feeds the tensor cores: copies to shared memory, products of bf16, and f32 numbers as sums of bf16 numbers: of three to the last bit.
+
+INLINE void copy16(const void* to, const char* from) {
+    asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16;" ::"r"(address(to)), "l"(from));
+}
+// Zeros, unless `there`.
+INLINE void copy16_or_zero(const void* to, const char* from, bool there) {
+    asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(address(to)), "l"(from), "r"(there ? 16 : 0));
+}
+INLINE void end_copies() { asm volatile("cp.async.commit_group;"); }
+template <int PENDING> INLINE void wait_for_copies() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
 
 INLINE void multiply(float* c, u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
@@ -39,13 +51,14 @@ INLINE u32 take_term(float& first, float& second) {
     return word;
 }
 
-// 16 rows times 16 elements of COUNT pairs of eight columns, both of three terms: all products that f32 would see, the smallest
+// 16 rows times 16 elements of COUNT pairs of eight columns, of up to three terms: all products that f32 would see, the smallest
 // first. Sums are taken in turns, since one waits for its last product.
-template <int COUNT> INLINE void multiply_terms(float (*c)[4], const uint4 (&a)[3], const uint4 (&b)[COUNT][3]) {
+template <int A, int COUNT, int B> INLINE void multiply_terms(float (*c)[4], const uint4 (&a)[A], const uint4 (&b)[COUNT][B]) {
 #pragma unroll
     for (int both = 2; both >= 0; both--) {
 #pragma unroll
         for (int t = 0; t <= both; t++) {
+            if (t >= A || both - t >= B) continue;
             const uint4 x = a[t];
 #pragma unroll
             for (int i = 0; i < COUNT; i++) {

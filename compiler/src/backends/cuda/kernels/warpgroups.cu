@@ -1,13 +1,12 @@
-// Many rows times weights in cells by warpgroups (`wgmma`), each 64 columns of the weights by all rows of the block: the
-// weights are the first operand, since its rows are as many whatever the tile. Weights and rows of bf16 come by asynchronous
-// copies, rows of f32 through registers, where they are taken apart into terms. Sums leave through shared memory, so that
-// neighbours are stored together.
+// Many rows times weights in cells by warpgroups, each 64 columns of the weights by all rows of the block. Weights come by
+// asynchronous copies, rows through registers, where they are taken apart into terms. Sums leave through shared memory, so
+// that neighbours are stored together.
 //
-// Generated, beside what cells need: TM (rows of a block), STAGES, ROW (bytes between rows); `wgmma`, `rows_to_copy`.
+// Generated, beside what cells need: TM (rows of a block), STAGES; `wgmma`, WIDTH of `finish`.
 
 constexpr int THREADS = 256, GROUPS_OF_8 = 16, COLUMNS = 128 / WEIGHTS, TILES = (N + 7) / 8;
 // Elements of a row that are multiplied between barriers.
-constexpr int STEP = TERMS == 1 ? 64 : 32, CHUNKS = STEP / 8;
+constexpr int STEP = 32, CHUNKS = STEP / 8;
 constexpr int CELL_STEPS = Codec::DEPTH / STEP, STEPS = KP / STEP;
 // Products that may still run while the next are prepared. Scales need their sums.
 constexpr int RUNNING = Codec::GROUPS == 0 ? 1 : 0;
@@ -15,28 +14,12 @@ constexpr int AHEAD = STAGES - 1 - RUNNING;
 constexpr int PITCH = 132;
 
 struct Shared {
-    // Rows of a step, whose chunks of 8 elements are permuted as products expect it where rows are of so many bytes.
+    // Rows of a step, whose chunks of 8 elements are permuted as products expect it.
     uint4 x[STAGES][TERMS][TM][CHUNKS];
     char weights[STAGES][GROUPS_OF_8][CELL];
 };
 
-// Where a matrix lies in shared memory: that of the weights in 8 x 8 blocks of 128 bytes, the next along k right behind; that of
-// the rows in rows of a step.
-INLINE u64 weights_at(const void* at) { return (u64)(address(at) >> 4) | (u64)(128 >> 4) << 16 | (u64)(CELL >> 4) << 32; }
-INLINE u64 rows_at(const void* at) {
-    return (u64)(address(at) >> 4) | (u64)1 << 16 | (u64)(STEP * 2 * 8 >> 4) << 32 | (u64)(STEP == 64 ? 1 : 2) << 62;
-}
-INLINE int permuted(int m, int chunk) { return STEP == 64 ? chunk ^ m % 8 : chunk ^ m / 2 % 4; }
-INLINE void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-INLINE void end_products() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int PENDING> INLINE void wait_for_products() {
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
-}
-// Eight neighbours of a row, rounded to bf16.
-INLINE uint4 eight(const Args& args, int m, int k) {
-    const float4 a = input4(args, m, k), b = input4(args, m, k + 4);
-    return make_uint4(pair(a.x, a.y), pair(a.z, a.w), pair(b.x, b.y), pair(b.z, b.w));
-}
+INLINE int permuted(int m, int chunk) { return chunk ^ m / 2 % 4; }
 // What was stored to shared memory is seen by products of whoever passes the next barrier.
 INLINE void show_to_products() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
@@ -61,25 +44,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) kernel(const __grid_con
             copy16(&shared.weights[cell % STAGES][g][i % EACH * 16], from + i % EACH * 16);
         }
     };
-    const char* const copied = rows_to_copy(args);
-    auto fetch_rows = [&](int step) {
-        if (TERMS > 1 || step >= STEPS) return;
-#pragma unroll
-        for (int i = 0; i < TM * CHUNKS / THREADS; i++) {
-            const int at = threadIdx.x + i * THREADS, m = m0 + at / CHUNKS, k = step * STEP + at % CHUNKS * 8;
-            uint4* const to = &shared.x[step % STAGES][0][at / CHUNKS][permuted(at / CHUNKS, at % CHUNKS)];
-            if (copied) {
-                const bool there = m < m_end && k < K;
-                copy16_or_zero(to, copied + (there ? (i64)m * ROW + k * 2 : 0), there);
-            } else {
-                *to = m < m_end ? eight(args, m, k) : make_uint4(0, 0, 0, 0);
-            }
-        }
-    };
     constexpr int EIGHTS = TM * CHUNKS / THREADS;
-    float4 x[TERMS > 1 ? EIGHTS : 1][2];
+    float4 x[EIGHTS][2];
     auto load_rows = [&](int step) {
-        if (TERMS == 1 || step >= STEPS) return;
+        if (step >= STEPS) return;
 #pragma unroll
         for (int i = 0; i < EIGHTS; i++) {
             const int at = threadIdx.x + i * THREADS, m = m0 + at / CHUNKS, k = step * STEP + at % CHUNKS * 8;
@@ -89,7 +57,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) kernel(const __grid_con
         }
     };
     auto store_rows = [&](int step) {
-        if (TERMS == 1 || step >= STEPS) return;
+        if (step >= STEPS) return;
 #pragma unroll
         for (int i = 0; i < EIGHTS; i++) {
             const int at = threadIdx.x + i * THREADS;
@@ -111,7 +79,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) kernel(const __grid_con
     store_rows(0);
 #pragma unroll
     for (int s = 0; s < AHEAD; s++) {
-        fetch_rows(s);
         end_copies();
     }
     float acc[TM / 2] = {};
@@ -121,7 +88,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) kernel(const __grid_con
         show_to_products();
         __syncthreads();
         fetch_weights(step + AHEAD);
-        fetch_rows(step + AHEAD);
         end_copies();
         load_rows(step + 1);
         const char(*const cells)[CELL] = shared.weights[step / CELL_STEPS % STAGES];
@@ -133,7 +99,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) kernel(const __grid_con
             for (int k = 0; k < STEP / 16; k++) {
                 const u64 w = weights_at(cells[mine] + half * 512 + k * 256);
 #pragma unroll
-                for (int t = TERMS - 1; t >= 0; t--) wgmma(acc, w, rows_at(&terms[t][0][2 * k]), true);
+                for (int t = TERMS - 1; t >= 0; t--) wgmma(acc, w, rows_at<2 * STEP>(&terms[t][0][2 * k]), true);
             }
             end_products();
         } else {
@@ -149,7 +115,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) kernel(const __grid_con
 #pragma unroll
                     for (int t = TERMS - 1; t >= 0; t--) {
                         const u32 w[4] = {low[2 * k], high[2 * k], low[2 * k + 1], high[2 * k + 1]};
-                        wgmma(part, w, rows_at(&terms[t][0][4 * h + 2 * k]), k > 0 || t < TERMS - 1);
+                        wgmma(part, w, rows_at<2 * STEP>(&terms[t][0][4 * h + 2 * k]), k > 0 || t < TERMS - 1);
                     }
                 }
                 end_products();
@@ -172,12 +138,34 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) kernel(const __grid_con
         sums[(i / 4 * 8 + lane % 4 * 2 + i % 2) * PITCH + (group + i / 2 % 2) * 8 + lane / 4] = acc[i];
     }
     __syncthreads();
-#pragma unroll 4
-    for (int i = threadIdx.x; i < TM * COLUMNS; i += THREADS) {
-        const int m = i / COLUMNS, column = i % COLUMNS, n = tile0 * 8 + column;
-        float one[WEIGHTS];
+    // What the body reads comes for several turns at once: loads do not overtake stores.
+    constexpr int TURNS = TM * COLUMNS / (WIDTH * THREADS), BATCH = TURNS < 8 ? TURNS : 8;
+    static_assert(TURNS % BATCH == 0, "batches are whole");
+#pragma unroll 1
+    for (int turn = 0; turn < TURNS; turn += BATCH) {
+        Beside beside[BATCH];
+        auto place = [&](int i, int& m, int& column) {
+            const int at = ((turn + i) * THREADS + threadIdx.x) * WIDTH;
+            m = at / COLUMNS, column = at % COLUMNS;
+            return m0 + m < m_end && tile0 * 8 + column < N;
+        };
 #pragma unroll
-        for (int w = 0; w < WEIGHTS; w++) one[w] = sums[m * PITCH + (column / 8 * WEIGHTS + w) * 8 + column % 8];
-        if (m0 + m < m_end && n < N) finish(args, m0 + m, n, one);
+        for (int i = 0; i < BATCH; i++) {
+            int m, column;
+            if (place(i, m, column)) fetch(args, m0 + m, tile0 * 8 + column, beside[i]);
+        }
+#pragma unroll
+        for (int i = 0; i < BATCH; i++) {
+            int m, column;
+            if (!place(i, m, column)) continue;
+            float one[WEIGHTS][WIDTH];
+#pragma unroll
+            for (int w = 0; w < WEIGHTS; w++) {
+                const float* const sum = sums + m * PITCH + (column / 8 * WEIGHTS + w) * 8 + column % 8;
+#pragma unroll
+                for (int j = 0; j < WIDTH; j++) one[w][j] = sum[j];
+            }
+            finish(args, m0 + m, tile0 * 8 + column, one, beside[i]);
+        }
     }
 }
