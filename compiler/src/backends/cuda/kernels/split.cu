@@ -226,7 +226,7 @@ extern "C" __global__ void CLUSTER __launch_bounds__(THREADS) kernel(const __gri
 #pragma unroll
             for (int s = 0; s < SPLITS; s++) all.peak = larger(all.peak, whole[s][h].peak);
             float sum = 0.0f;
-#pragma unroll 16
+#pragma unroll 8
             for (int s = 0; s < SPLITS; s++) {
                 const float worth = all.worth(whole[s][h].peak);
                 all.sum += whole[s][h].sum * worth;
