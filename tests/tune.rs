@@ -81,6 +81,13 @@ fn a_table_is_measured_kept_found_and_used() {
         let (one, many) = (predict(step(1, 8.0)), predict(step(32, 8.0)));
         assert!(0.0 < one && one <= many, "{one} {many}");
     }
+    // What an artifact keeps is looked at as a file is.
+    let mut manifest = after.model.manifest().clone();
+    for (_, text) in &mut manifest.report {
+        *text = text.replace("\"products\":[", "\"products\":[],\"before\":[");
+    }
+    let error = predict::Costs::of(&manifest).unwrap_err().to_string();
+    assert!(error.contains("lacks products"), "{error}");
 }
 
 #[test]

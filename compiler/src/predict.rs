@@ -107,6 +107,7 @@ pub(crate) fn kept(manifest: &Manifest) -> Result<Option<(Arc<CostTable>, u64)>,
         return Ok(None);
     };
     let kept: Kept = serde_json::from_str(text).map_err(|e| TableError::Damaged(e.to_string()))?;
+    kept.table.check()?;
     Ok(Some((Arc::new(kept.table), kept.weights)))
 }
 

@@ -99,20 +99,30 @@ impl CostTable {
             });
         }
         let table: CostTable = serde_json::from_value(any).map_err(|e| damaged(e.to_string()))?;
-        let shapes = (table.products.iter())
+        table.check()?;
+        Ok(table)
+    }
+
+    /// Whether it can be asked for costs, wherever it comes from.
+    ///
+    /// # Errors
+    /// Grids of other axes, or nothing measured.
+    pub fn check(&self) -> Result<(), TableError> {
+        let damaged = |why: String| Err(TableError::Damaged(why));
+        let shapes = (self.products.iter())
             .flat_map(|p| [(&p.near, 3), (&p.far, 3)])
-            .chain(table.attention.iter().map(|a| (&a.tile, 3)))
-            .chain([(&table.maps, 2), (&table.reads, 1)]);
+            .chain(self.attention.iter().map(|a| (&a.tile, 3)))
+            .chain([(&self.maps, 2), (&self.reads, 1)]);
         for (grid, axes) in shapes {
             if grid.axes() != axes {
                 let found = grid.axes();
-                return Err(damaged(format!("a grid of {found} axes, not {axes}")));
+                return damaged(format!("a grid of {found} axes, not {axes}"));
             }
         }
-        if table.products.is_empty() || table.attention.is_empty() || table.threads == 0 {
-            return Err(damaged("lacks products, attention or threads".into()));
+        if self.products.is_empty() || self.attention.is_empty() || self.threads == 0 {
+            return damaged("lacks products, attention or threads".into());
         }
-        Ok(table)
+        Ok(())
     }
 
     /// As JSON.
