@@ -19,6 +19,7 @@ pub mod budget;
 mod cache;
 pub mod calibrate;
 pub mod chat;
+mod cubins;
 mod embedded;
 mod entities;
 pub mod hub;
@@ -26,6 +27,7 @@ pub mod measure;
 pub mod nvrtc;
 mod open;
 mod picture;
+mod shelf;
 mod staged;
 pub mod tune;
 

@@ -1,6 +1,7 @@
 //! Where NVRTC is on this machine: a variable, the system's libraries, Python's packages. Knows names of files; opening
 //! the library is the compiler's.
 
+use crate::{Cache, cubins::Cubins};
 use compiler::backends::cuda::Nvrtc;
 use std::{
     env,
@@ -30,11 +31,20 @@ pub struct NoNvrtc {
     pub tried: Vec<String>,
 }
 
-/// Opens NVRTC: the one that `SATURA_NVRTC` names, or the first of the system's and Python's.
+/// Opens NVRTC: the one that `SATURA_NVRTC` names, or the first of the system's and Python's. With a cache it compiles no kernel
+/// again that is kept there.
 ///
 /// # Errors
 /// Every place looked at.
-pub fn find() -> Result<Nvrtc, NoNvrtc> {
+pub fn find(cache: Option<&Cache>) -> Result<Nvrtc, NoNvrtc> {
+    let found = open()?;
+    Ok(match cache {
+        Some(cache) => found.keeping(Cubins::of(cache)),
+        None => found,
+    })
+}
+
+fn open() -> Result<Nvrtc, NoNvrtc> {
     let mut tried = vec![];
     if let Some(place) = env::var_os(VARIABLE).filter(|v| !v.is_empty()) {
         let place = Path::new(&place);

@@ -283,7 +283,7 @@ pub fn open(source: &Source, how: &Opening<'_>) -> Result<Opened, Error> {
     }
 
     if options.target.is_gpu() {
-        options.nvrtc = Some(nvrtc::find()?);
+        options.nvrtc = Some(nvrtc::find(how.cache.as_ref())?);
     }
     let start = Instant::now();
     let staged = compile_somewhere(&checkpoint, &options, how, &mut warnings)?;

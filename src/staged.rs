@@ -55,6 +55,18 @@ impl Staged {
     /// Those of the file system; then nothing has changed.
     pub fn commit(self, path: &Path) -> io::Result<()> {
         self.file().sync_all()?;
+        let folder = self.folder.clone();
+        self.publish(path)?;
+        // The name itself reaches the disk with the folder. Not every file system can do that, and none must.
+        let _ = File::open(&folder).and_then(|folder| folder.sync_all());
+        Ok(())
+    }
+
+    /// The same without waiting for the disk: a machine that fails now may keep the name and lose the bytes.
+    ///
+    /// # Errors
+    /// As [`Staged::commit`].
+    pub fn publish(self, path: &Path) -> io::Result<()> {
         match self.content {
             #[cfg(target_os = "linux")]
             Content::Nameless(file) => {
@@ -66,8 +78,6 @@ impl Staged {
                 file.persist(path).map_err(|e| e.error)?;
             }
         }
-        // The name itself reaches the disk with the folder. Not every file system can do that, and none must.
-        let _ = File::open(&self.folder).and_then(|folder| folder.sync_all());
         Ok(())
     }
 }

@@ -64,24 +64,12 @@ fn kernels(path: &Path, weights: Weights, activations: ActivationType) -> Kernel
     let checkpoint = Checkpoint::open(path).unwrap();
     let compilation = Compilation::new(&checkpoint, &options, &|_, _, _| {}).unwrap();
     let symbols = compilation.symbols();
-    let (kernels, index) = compilation.kernels();
-    let labels: BTreeMap<u32, String> = compilation
-        .schedules
-        .iter()
-        .flat_map(|(graph, schedule)| schedule.steps.iter().map(move |step| (graph, step)))
-        .map(|(graph, step)| {
-            (
-                index[&(graph.clone(), step.kernel)],
-                format!("{graph}: {}", step.label),
-            )
-        })
-        .collect();
-    let kernels = kernels.iter().enumerate();
+    let kernels = compilation.kernels().0.into_iter();
     kernels
-        .map(|(i, kernel)| {
-            let sources = |arch| (arch, sources(kernel, &symbols, arch).unwrap());
+        .map(|unit| {
+            let sources = |arch| (arch, sources(&unit, &symbols, arch).unwrap());
             let sources = architectures().into_iter().map(sources);
-            (labels[&(i as u32)].clone(), sources.collect())
+            (unit.name.clone(), sources.collect())
         })
         .collect()
 }
@@ -214,7 +202,7 @@ impl Proven {
 
 #[test]
 fn machine_code() {
-    let nvrtc = match nvrtc::find() {
+    let nvrtc = match nvrtc::find(None) {
         Ok(nvrtc) => nvrtc,
         Err(why) if env::var_os("CI").is_none() => return println!("not checked: {why}"),
         Err(why) => panic!("{why}"),

@@ -16,7 +16,7 @@ mod reread;
 pub mod schedule;
 pub mod storage;
 
-use backends::{EmitError, cuda::Nvrtc};
+use backends::{EmitError, Unit, cuda::Nvrtc};
 use checkpoint::{Checkpoint, CheckpointError};
 use compress::{ActivationType, CacheError, CacheType, Overlay, Rounding};
 use fold::{Array, Fold, FoldError};
@@ -32,7 +32,7 @@ use optimize::{
     ablation::Ablation,
     cost::{CostModel, CostTable, Roofline},
 };
-use schedule::{Kernel, Schedule, ScheduleError};
+use schedule::{Schedule, ScheduleError};
 use std::{
     collections::HashMap,
     io::{BufWriter, Read, Seek, Write},
@@ -281,6 +281,7 @@ impl Compilation {
             compiler: env!("CARGO_PKG_VERSION").into(),
             images: vec![Image {
                 target: self.options.target.clone(),
+                toolkit: code.toolkit,
                 offset: 0,
                 len: code.bytes.len() as u64,
                 kernels: code.kernels,
@@ -310,13 +311,19 @@ impl Compilation {
     }
 
     /// Every unique kernel, and the number in that list of each graph's kernels.
-    pub fn kernels(&self) -> (Vec<&Kernel>, HashMap<(Name, usize), u32>) {
-        let mut unique: Vec<&Kernel> = vec![];
+    pub fn kernels(&self) -> (Vec<Unit<'_>>, HashMap<(Name, usize), u32>) {
+        let mut unique: Vec<Unit<'_>> = vec![];
         let mut index = HashMap::new();
         for (name, schedule) in &self.schedules {
             for (i, kernel) in schedule.kernels.iter().enumerate() {
-                let at = unique.iter().position(|k| *k == kernel).unwrap_or_else(|| {
-                    unique.push(kernel);
+                let known = unique.iter().position(|u| u.kernel == kernel);
+                let at = known.unwrap_or_else(|| {
+                    let step = schedule.steps.iter().find(|s| s.kernel == i);
+                    let label = step.map_or("unused", |s| &s.label);
+                    unique.push(Unit {
+                        name: format!("{name}: {label}"),
+                        kernel,
+                    });
                     unique.len() - 1
                 });
                 index.insert((name.clone(), i), at as u32);

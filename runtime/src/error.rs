@@ -3,8 +3,8 @@
 use crate::sample::SampleError;
 use ir::{Target, artifact::ArtifactError};
 
-/// Why a model does not load or a session does not run. A session that returned one can be used further: the step
-/// that failed changed nothing.
+/// Why a model does not load or a session does not run. A session that returned one can be used further, as the step
+/// that failed changed nothing; but for failures of a GPU, of which the session says so from then on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -26,7 +26,7 @@ pub enum Error {
     },
     /// The code is for another machine.
     #[error(
-        "{origin}: compiled for {needs}, which has {}; this machine is {machine} and lacks it; compile the model for this machine (--target native)",
+        "{origin}: compiled for {needs}; {machine} lacks {}; compile the model for it (--target {remedy})",
         missing.join(", ")
     )]
     Target {
@@ -34,10 +34,12 @@ pub enum Error {
         origin: String,
         /// What the code is for.
         needs: Box<Target>,
-        /// What the machine has.
-        machine: Box<Target>,
+        /// What the machine is.
+        machine: String,
         /// The difference.
         missing: Vec<String>,
+        /// The name of a target that it has.
+        remedy: String,
     },
     /// The GPU cannot be used, or failed.
     #[error("{what}: {why}")]
@@ -47,9 +49,19 @@ pub enum Error {
         /// The driver's reason, or ours.
         why: String,
     },
+    /// A kernel went astray, after which the driver refuses all that the process asks of the GPU. Models on the processor run on.
+    #[error(
+        "the GPU failed: {what}: {why}; it does nothing more for this process: end it and start it again"
+    )]
+    GpuLost {
+        /// What was being done when it was noticed.
+        what: String,
+        /// The driver's reason.
+        why: String,
+    },
     /// The GPU has too little memory.
     #[error(
-        "{what}: {needed} bytes of the GPU's memory are needed, {free} of {total} are free;          end what else uses it, or ask for a shorter context or fewer sequences"
+        "{what}: {needed} bytes of the GPU's memory are needed, {free} of {total} are free; {remedy}"
     )]
     GpuMemory {
         /// What the memory is for.
@@ -60,6 +72,8 @@ pub enum Error {
         free: u64,
         /// Bytes in all.
         total: u64,
+        /// What to do.
+        remedy: &'static str,
     },
     /// The plan wants or gives something that a session knows nothing of.
     #[error("the plan's {what} {name} is none that a session knows; it knows {known}")]

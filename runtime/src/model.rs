@@ -2,7 +2,11 @@
 
 use crate::{
     Error,
-    devices::{Bytes, Device, Engine, Loaded, Room, cpu::Cpu, cuda::Cuda},
+    devices::{
+        Bytes, Device, Engine, Loaded, Room,
+        cpu::Cpu,
+        cuda::{self, Cuda},
+    },
 };
 use ir::{
     Description, Target,
@@ -130,14 +134,22 @@ fn runnable(origin: &str, images: &[Image]) -> Result<usize, Error> {
     let best = (0..images.len())
         .filter(runs)
         .max_by_key(|i| images[*i].target.features.len());
-    best.ok_or_else(|| {
-        let needs = images.last().map(|i| i.target.clone());
-        let needs = needs.unwrap_or_else(|| machine.clone());
-        Error::Target {
-            origin: origin.into(),
-            missing: needs.missing_on(&machine),
-            needs: Box::new(needs),
-            machine: Box::new(machine),
-        }
+    if let Some(best) = best {
+        return Ok(best);
+    }
+    let needs = images.last().map(|i| i.target.clone());
+    let needs = needs.unwrap_or_else(|| machine.clone());
+    Err(Error::Target {
+        origin: origin.into(),
+        missing: needs.missing_on(&machine),
+        needs: Box::new(needs),
+        remedy: match device {
+            Device::Cpu => "native".into(),
+            Device::Cuda => machine.to_string(),
+        },
+        machine: match device {
+            Device::Cpu => format!("this machine, {machine},"),
+            Device::Cuda => format!("GPU 0, {},", cuda::gpu()?),
+        },
     })
 }

@@ -177,14 +177,14 @@ fn another_machine_is_refused_with_both_sides() {
         |m| _ = m.images[0].target.features.insert("avx9000".into()),
         &[
             "x86_64 with avx9000, sse3",
-            "which has avx9000;",
-            "this machine is",
+            "this machine, ",
+            "lacks avx9000;",
             "--target native",
         ],
     );
     refused_manifest(
         |m| m.images[0].target.arch = "mips".into(),
-        &["compiled for mips", "this machine is x86"],
+        &["compiled for mips", "this machine, x86"],
     );
 }
 

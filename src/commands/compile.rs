@@ -75,7 +75,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     signals::reading(&args.model);
     let output = Output::new(&args.output)?;
     let nvrtc = match args.target.is_gpu() {
-        true => Some(nvrtc::find()?),
+        true => Some(nvrtc::find(Cache::of_user().as_ref())?),
         false => None,
     };
     // Plans under a budget are measured whole, and written as they were measured.

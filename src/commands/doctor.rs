@@ -45,7 +45,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let cache = Cache::of_user();
     let model = processor();
     let gpu = cuda::gpu();
-    let nvrtc = nvrtc::find();
+    let nvrtc = nvrtc::find(None);
 
     if args.json {
         print_json(&json!({
@@ -73,6 +73,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 Ok(gpu) => json!({
                     "name": gpu.name,
                     "compute_capability": format!("{}.{}", gpu.capability.0, gpu.capability.1),
+                    "target": gpu.target().features.first(),
                     "driver_cuda": format!("{}.{}", gpu.driver.0, gpu.driver.1),
                     "memory_bytes": gpu.memory,
                     "free_bytes": gpu.free,
@@ -128,7 +129,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         ("cache", cache),
         (
             "GPU",
-            gpu.map_or_else(|why| why.to_string(), |gpu| about(&gpu)),
+            gpu.map_or_else(
+                |why| why.to_string(),
+                |gpu| about(&gpu, nvrtc.as_ref().ok()),
+            ),
         ),
         (
             "NVRTC",
@@ -145,18 +149,17 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A GPU in a line.
-fn about(gpu: &cuda::Gpu) -> String {
-    format!(
-        "{}, compute capability {}.{}, {} of {} free, driver for CUDA {}.{}",
-        gpu.name,
-        gpu.capability.0,
-        gpu.capability.1,
-        bytes(gpu.free),
-        bytes(gpu.memory),
-        gpu.driver.0,
-        gpu.driver.1
-    )
+/// A GPU in a line, and whether what is compiled here runs on it.
+fn about(gpu: &cuda::Gpu, nvrtc: Option<&Nvrtc>) -> String {
+    let (free, memory, (major, minor)) = (bytes(gpu.free), bytes(gpu.memory), gpu.driver);
+    let mut text = format!("{gpu}, {free} of {memory} free, driver for CUDA {major}.{minor}");
+    if gpu.target().features.is_empty() {
+        text += "; no code is generated for it: models run on the processor";
+    }
+    if nvrtc.is_some_and(|found| found.version().0 > major.unsigned_abs()) {
+        text += "; older than NVRTC, whose code it may refuse: update NVIDIA's driver, or install NVRTC of its version";
+    }
+    text
 }
 
 fn version(nvrtc: &Nvrtc) -> String {

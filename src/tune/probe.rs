@@ -1,7 +1,7 @@
 //! A program of kernels to be timed, compiled and ready to run. Knows neither what it computes nor what times are for.
 
 use super::Error;
-use crate::{nvrtc, staged};
+use crate::{Cache, nvrtc, staged};
 use compiler::{Compilation, Options, compress::Overlay, fold::Array, optimize};
 use ir::{
     Description, Generation, Name, Positions, Program, Target, Task,
@@ -140,7 +140,7 @@ fn compile(
     let sizes = optimize::Options::at([(feed::T, tokens), (feed::R, tokens)]);
     let options = Options {
         nvrtc: match target.is_gpu() {
-            true => Some(nvrtc::find()?),
+            true => Some(nvrtc::find(Cache::of_user().as_ref())?),
             false => None,
         },
         ..Options::new(target.clone())

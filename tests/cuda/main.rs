@@ -21,7 +21,7 @@ const ORDERED: bool = false;
 /// Weights as they are stored.
 fn stored(target: &Target) -> Options {
     static NVRTC: LazyLock<Nvrtc> =
-        LazyLock::new(|| satura::nvrtc::find().unwrap_or_else(|e| panic!("{e}")));
+        LazyLock::new(|| satura::nvrtc::find(None).unwrap_or_else(|e| panic!("{e}")));
     Options {
         nvrtc: Some(NVRTC.clone()),
         ..Options::new(target.clone())

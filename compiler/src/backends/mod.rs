@@ -17,18 +17,54 @@ pub struct Code {
     pub bytes: Vec<u8>,
     /// One for each kernel, in order.
     pub kernels: Vec<Variants>,
+    /// See [`ir::artifact::Image::toolkit`].
+    pub toolkit: Option<(u32, u32)>,
 }
 
-/// A kernel that a backend has no code for.
+/// A kernel to be compiled.
+#[derive(Clone, Debug)]
+pub struct Unit<'a> {
+    /// What it is called in messages: the graph that has it first, and the nodes that it computes there.
+    pub name: String,
+    /// The kernel.
+    pub kernel: &'a Kernel,
+}
+
+impl Unit<'_> {
+    /// That the backend has no code for it.
+    fn refused(&self, backend: &'static str, why: impl Into<String>) -> EmitError {
+        EmitError::Kernel {
+            backend,
+            kernel: self.name.clone(),
+            template: self.kernel.template.name(),
+            why: why.into(),
+        }
+    }
+}
+
+/// Why a backend has no code.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{backend}: no code for a {template} kernel: {why}")]
-pub struct EmitError {
-    /// Which backend.
-    pub backend: &'static str,
-    /// Which template.
-    pub template: &'static str,
-    /// What it lacks.
-    pub why: String,
+pub enum EmitError {
+    /// For any kernel.
+    #[error("{backend}: {why}")]
+    Target {
+        /// Which backend.
+        backend: &'static str,
+        /// What it lacks.
+        why: String,
+    },
+    /// For one.
+    #[error("{backend}: no code for {kernel} (a {template} kernel): {why}")]
+    Kernel {
+        /// Which backend.
+        backend: &'static str,
+        /// As [`Unit::name`].
+        kernel: String,
+        /// Its template.
+        template: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
 }
 
 /// A target for kernels.
@@ -37,7 +73,7 @@ pub trait Backend {
     ///
     /// # Errors
     /// The first kernel that it has no code for.
-    fn emit(&self, kernels: &[&Kernel], symbols: &[Name]) -> Result<Code, EmitError>;
+    fn emit(&self, kernels: &[Unit<'_>], symbols: &[Name]) -> Result<Code, EmitError>;
 }
 
 /// In which order kernels for the target want things in memory.

@@ -85,6 +85,8 @@ pub struct Variants(pub Vec<Variant>);
 pub struct Image {
     /// What the code needs.
     pub target: Target,
+    /// Of code for a GPU the version of CUDA whose compiler made it; drivers for an older one may refuse it.
+    pub toolkit: Option<(u32, u32)>,
     /// First byte in the code.
     pub offset: u64,
     /// Bytes.

@@ -27,7 +27,7 @@ use crate::Description;
 use serde::{Deserialize, Serialize};
 
 /// Version of the file format; another one is refused.
-pub const FORMAT_VERSION: u32 = 5;
+pub const FORMAT_VERSION: u32 = 6;
 
 /// Everything about a compiled model but its bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -278,6 +278,7 @@ fn manifest(task: Task, plan: Plan, kernels: Vec<Variants>) -> Manifest {
                 arch: "x86_64".into(),
                 features: ["sse3".into()].into(),
             },
+            toolkit: None,
             offset: 0,
             len: CODE.len() as u64,
             kernels,

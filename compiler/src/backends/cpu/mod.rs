@@ -11,8 +11,8 @@ mod lanes;
 mod map;
 mod rows;
 
-use super::{Backend, Code, EmitError};
-use crate::schedule::{Kernel, Template};
+use super::{Backend, Code, EmitError, Unit};
+use crate::schedule::Template;
 use cranelift_codegen::{
     Context,
     control::ControlPlane,
@@ -57,9 +57,8 @@ impl Cpu {
     /// # Errors
     /// When the architecture is not x86-64, or lacks SSE 4.1, without which code would need relocations.
     pub fn new(target: &Target) -> Result<Cpu, EmitError> {
-        let wrong = |why: String| EmitError {
+        let wrong = |why: String| EmitError::Target {
             backend: "cpu",
-            template: "any",
             why,
         };
         if target.arch != "x86_64" || !target.has("sse4.1") {
@@ -104,12 +103,9 @@ impl Cpu {
         })
     }
 
-    fn compile(&self, kernel: &Kernel, symbols: &[Name]) -> Result<(Vec<u8>, Variant), EmitError> {
-        let wrong = |why: String| EmitError {
-            backend: "cpu",
-            template: kernel.template.name(),
-            why,
-        };
+    fn compile(&self, unit: &Unit<'_>, symbols: &[Name]) -> Result<(Vec<u8>, Variant), EmitError> {
+        let kernel = unit.kernel;
+        let wrong = |why: String| unit.refused("cpu", why);
         let mut context = Context::new();
         context.func.signature = Signature::new(CallConv::SystemV);
         context.func.signature.params = vec![AbiParam::new(I64); 4];
@@ -157,10 +153,10 @@ impl Cpu {
 }
 
 impl Backend for Cpu {
-    fn emit(&self, kernels: &[&Kernel], symbols: &[Name]) -> Result<Code, EmitError> {
+    fn emit(&self, kernels: &[Unit<'_>], symbols: &[Name]) -> Result<Code, EmitError> {
         let mut code = Code::default();
-        for kernel in kernels {
-            let (bytes, variant) = self.compile(kernel, symbols)?;
+        for unit in kernels {
+            let (bytes, variant) = self.compile(unit, symbols)?;
             // int3 between kernels: a jump astray traps.
             code.bytes
                 .resize(code.bytes.len().next_multiple_of(CODE_ALIGNMENT), 0xcc);

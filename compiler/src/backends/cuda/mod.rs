@@ -3,6 +3,7 @@
 //! constants and functions. Needs no GPU and no driver.
 
 mod attention;
+mod cubins;
 mod expression;
 mod gemm;
 mod map;
@@ -11,11 +12,12 @@ mod rows;
 mod source;
 mod text;
 
+pub use cubins::{Cubins, Key};
 pub use nvrtc::{Cubin, Nvrtc, NvrtcError};
 pub use source::Source;
 
-use super::{Backend, Code, EmitError};
-use crate::schedule::Kernel;
+use super::{Backend, Code, EmitError, Unit};
+use indexmap::IndexMap;
 use ir::{Name, Target, artifact::Variants};
 use rayon::prelude::*;
 
@@ -29,13 +31,8 @@ pub struct Cuda {
     nvrtc: Nvrtc,
 }
 
-fn wrong(template: &'static str, why: String) -> EmitError {
-    EmitError {
-        backend: "cuda",
-        template,
-        why,
-    }
-}
+/// What the backend is called in messages.
+const NAME: &str = "cuda";
 
 /// What kernels may use of an architecture.
 #[derive(Clone, Copy, Debug)]
@@ -60,9 +57,23 @@ impl Chip {
 ///
 /// # Errors
 /// What no template covers.
-pub fn sources(kernel: &Kernel, symbols: &[Name], arch: &str) -> Result<Vec<Source>, EmitError> {
-    let found = source::variants(kernel, symbols, Chip::of(arch));
-    found.map_err(|why| wrong(kernel.template.name(), why))
+pub fn sources(unit: &Unit<'_>, symbols: &[Name], arch: &str) -> Result<Vec<Source>, EmitError> {
+    let found = source::variants(unit.kernel, symbols, Chip::of(arch));
+    found.map_err(|why| unit.refused(NAME, why))
+}
+
+/// What NVRTC says, and the text that it says it of, line by line as it counts them.
+fn complaint(error: &NvrtcError, source: &Source, text: &str) -> String {
+    let numbered = text
+        .lines()
+        .zip(1..)
+        .map(|(line, n)| format!("{n:>5}  {line}"));
+    let text: Vec<String> = numbered.collect();
+    let name = source.name;
+    format!(
+        "{error}\nin the text of its variant {name}:\n{}",
+        text.join("\n")
+    )
 }
 
 impl Cuda {
@@ -71,20 +82,17 @@ impl Cuda {
     /// # Errors
     /// A target that is no GPU's, or no NVRTC.
     pub fn new(target: &Target, nvrtc: Option<&Nvrtc>) -> Result<Cuda, EmitError> {
+        let wrong = |why: String| EmitError::Target { backend: NAME, why };
         let mut names = target.features.iter();
         let (Some(arch), None) = (names.next().cloned(), names.next()) else {
-            return Err(wrong(
-                "any",
-                format!(
-                    "target {target} is not one of the architectures that code is generated for"
-                ),
-            ));
+            return Err(wrong(format!(
+                "target {target} is not one of the architectures that code is generated for"
+            )));
         };
         let nvrtc = nvrtc.ok_or_else(|| {
-            let why = format!(
+            wrong(format!(
                 "compiling for {arch} needs NVRTC, NVIDIA's run-time compiler, and none is open"
-            );
-            wrong("any", why)
+            ))
         })?;
         Ok(Cuda {
             arch,
@@ -94,35 +102,36 @@ impl Cuda {
 }
 
 impl Backend for Cuda {
-    fn emit(&self, kernels: &[&Kernel], symbols: &[Name]) -> Result<Code, EmitError> {
-        // Each text once: kernels of different graphs are often the same.
-        let mut texts: Vec<(String, &'static str)> = vec![];
+    fn emit(&self, kernels: &[Unit<'_>], symbols: &[Name]) -> Result<Code, EmitError> {
+        // Each text once, under the first kernel that has it: kernels of different graphs are often the same.
+        let mut texts: IndexMap<String, (&Unit<'_>, Source)> = IndexMap::new();
         let mut found = vec![];
-        for kernel in kernels {
-            let sources = sources(kernel, symbols, &self.arch)?;
-            let numbered = sources.into_iter().map(|source| {
-                let text = source.text();
-                let known = texts.iter().position(|(t, _)| *t == text);
-                let at = known.unwrap_or_else(|| {
-                    texts.push((text, kernel.template.name()));
-                    texts.len() - 1
-                });
+        for unit in kernels {
+            let sources = sources(unit, symbols, &self.arch)?.into_iter();
+            let numbered = sources.map(|source| {
+                let entry = texts.entry(source.text());
+                let at = entry.index();
+                entry.or_insert_with(|| (unit, source.clone()));
                 (at, source)
             });
             found.push(numbered.collect::<Vec<_>>());
         }
-        let cubins = texts.par_iter().map(|(text, template)| {
-            let compiled = self.nvrtc.compile(text, &self.arch);
-            compiled.map_err(|e| wrong(template, format!("{e}\nin\n{text}")))
+        let texts: Vec<_> = texts.into_iter().collect();
+        let cubins = texts.par_iter().map(|(text, (unit, source))| {
+            let compiled = self.nvrtc.cubin(text, &self.arch);
+            compiled.map_err(|e| unit.refused(NAME, complaint(&e, source, text)))
         });
         let cubins = cubins.collect::<Result<Vec<_>, _>>()?;
-        let mut code = Code::default();
+        let mut code = Code {
+            toolkit: Some(self.nvrtc.version()),
+            ..Code::default()
+        };
         let entries: Vec<u64> = cubins
             .iter()
             .map(|cubin| {
                 let entry = code.bytes.len().next_multiple_of(CUBIN_ALIGNMENT);
                 code.bytes.resize(entry, 0);
-                code.bytes.extend(&cubin.bytes);
+                code.bytes.extend(cubin);
                 entry as u64
             })
             .collect();

@@ -1,6 +1,7 @@
 //! NVRTC, the CUDA compiler as a library: text to a cubin, without a GPU or a driver. Opened at run time, so that satura
 //! builds and starts where it is missing. Does not know where it is looked for, nor what the text computes.
 
+use super::{Cubins, Key};
 use libloading::Library;
 use std::{
     error::Error,
@@ -58,7 +59,8 @@ functions! {
 #[derive(Clone)]
 pub struct Nvrtc {
     functions: Arc<Functions>,
-    version: (c_int, c_int),
+    version: (u32, u32),
+    kept: Option<Arc<dyn Cubins>>,
 }
 
 /// Why NVRTC cannot be used, or refuses a text.
@@ -127,25 +129,43 @@ impl Nvrtc {
         functions.check("version", status)?;
         Ok(Nvrtc {
             functions: Arc::new(functions),
-            version: (major, minor),
+            version: (major.unsigned_abs(), minor.unsigned_abs()),
+            kept: None,
         })
     }
 
+    /// The same, which compiles nothing again that is among `cubins`.
+    #[must_use]
+    pub fn keeping(self, cubins: Arc<dyn Cubins>) -> Nvrtc {
+        Nvrtc {
+            kept: Some(cubins),
+            ..self
+        }
+    }
+
     /// Major and minor.
-    pub fn version(&self) -> (i32, i32) {
+    pub fn version(&self) -> (u32, u32) {
         self.version
     }
 
-    /// Compiles a text for an architecture, e.g. `sm_90a`.
+    /// A text's machine code for an architecture, e.g. `sm_90a`: kept since an earlier time, or compiled now.
     ///
     /// # Errors
-    /// [`NvrtcError::Text`] with what the compiler says.
-    pub fn compile(&self, text: &str, arch: &str) -> Result<Cubin, NvrtcError> {
-        let f = &*self.functions;
-        let text = CString::new(text).map_err(|e| NvrtcError::Call {
-            call: "program",
-            why: e.to_string(),
-        })?;
+    /// As [`Nvrtc::compile`].
+    pub fn cubin(&self, text: &str, arch: &str) -> Result<Vec<u8>, NvrtcError> {
+        let Some(kept) = &self.kept else {
+            return Ok(self.compile(text, arch)?.bytes);
+        };
+        let key = Key::new(text, self.version, &self.options(arch));
+        if let Some(cubin) = kept.find(key) {
+            return Ok(cubin);
+        }
+        let cubin = self.compile(text, arch)?.bytes;
+        kept.keep(key, &cubin);
+        Ok(cubin)
+    }
+
+    fn options(&self, arch: &str) -> Vec<String> {
         let mut options = vec![
             format!("--gpu-architecture={arch}"),
             "--std=c++17".into(),
@@ -155,7 +175,21 @@ impl Nvrtc {
             // What comes from its cache says nothing of registers.
             options.push("--no-cache".into());
         }
-        let options = options
+        options
+    }
+
+    /// Compiles a text for an architecture, whatever is kept.
+    ///
+    /// # Errors
+    /// [`NvrtcError::Text`] with what the compiler says.
+    pub fn compile(&self, text: &str, arch: &str) -> Result<Cubin, NvrtcError> {
+        let f = &*self.functions;
+        let text = CString::new(text).map_err(|e| NvrtcError::Call {
+            call: "program",
+            why: e.to_string(),
+        })?;
+        let options = self
+            .options(arch)
             .into_iter()
             .map(|o| CString::new(o).unwrap_or_default());
         let texts: Vec<CString> = options.collect();

@@ -1,25 +1,18 @@
 //! The CUDA driver's objects as owned values: context, memory, kernels, streams, graphs, events. Opened at run time; a
 //! missing driver is an error. Knows nothing of plans.
 
+use super::{
+    fault::{self, failed},
+    library,
+};
 use crate::Error;
 use cudarc::driver::{result, sys};
 use ir::{abi::cuda::ENTRY, artifact::TensorMap};
 use std::{
     ffi::{CString, c_void},
+    fmt::Display,
     sync::{Arc, Mutex, PoisonError},
 };
-
-/// What failed, in the driver's words.
-pub(super) fn failed(what: impl Into<String>) -> impl FnOnce(result::DriverError) -> Error {
-    let what = what.into();
-    move |e| {
-        let text = e.error_string().map(|s| s.to_string_lossy().into_owned());
-        Error::Gpu {
-            what,
-            why: format!("{} ({:?})", text.unwrap_or_default(), e.0),
-        }
-    }
-}
 
 /// A GPU, by its primary context.
 #[derive(Debug)]
@@ -55,20 +48,19 @@ impl Context {
     }
 
     fn new() -> Result<Context, Error> {
-        let none = |why: &str| Error::Gpu {
-            what: "no GPU can be used".into(),
-            why: why.into(),
-        };
-        // SAFETY: loads the driver's library, as every CUDA program does.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(none(
-                "the driver's library (libcuda.so) is not on the library path; install NVIDIA's driver",
-            ));
+        const NONE: &str = "no GPU can be used";
+        if let Some(why) = library::lacking() {
+            return Err(Error::Gpu {
+                what: NONE.into(),
+                why,
+            });
         }
-        result::init().map_err(failed("starting the driver"))?;
+        result::init().map_err(failed(format_args!("{NONE}: starting the driver")))?;
         let count = result::device::get_count().map_err(failed("counting GPUs"))?;
         if count == 0 {
-            return Err(none("the driver sees none; see CUDA_VISIBLE_DEVICES"));
+            return Err(failed(NONE)(result::DriverError(
+                sys::CUresult::CUDA_ERROR_NO_DEVICE,
+            )));
         }
         let device = result::device::get(0).map_err(failed("opening GPU 0"))?;
         let attribute = |which| {
@@ -82,22 +74,23 @@ impl Context {
         let minor = attribute(Which::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
         // SAFETY: the device exists; the context is released when dropped.
         let context = unsafe { result::primary_ctx::retain(device) }
-            .map_err(failed("making a context on GPU 0"))?;
-        // SAFETY: just retained.
-        unsafe { result::ctx::set_current(context) }.map_err(failed("choosing GPU 0"))?;
-        let setup = result::stream::create(result::stream::StreamKind::NonBlocking)
-            .map_err(failed("making a stream"))?;
-        Ok(Context {
+            .map_err(failed(format_args!("{NONE}: making a context on GPU 0")))?;
+        let mut context = Context {
             context,
             device,
-            setup,
+            setup: std::ptr::null_mut(),
             processors: processors.unsigned_abs(),
             capability: (major, minor),
-        })
+        };
+        context.bind()?;
+        context.setup = result::stream::create(result::stream::StreamKind::NonBlocking)
+            .map_err(failed("making a stream"))?;
+        Ok(context)
     }
 
     /// Makes it the calling thread's.
     pub fn bind(&self) -> Result<(), Error> {
+        fault::lost()?;
         // SAFETY: the context is retained as long as `self`.
         unsafe { result::ctx::set_current(self.context) }.map_err(failed("choosing GPU 0"))
     }
@@ -109,10 +102,7 @@ impl Context {
 
     /// The newest CUDA that the driver speaks, e.g. 13.0.
     pub fn driver(&self) -> (i32, i32) {
-        let mut version = 0;
-        // SAFETY: points to an integer.
-        let _ = unsafe { sys::cuDriverGetVersion(&mut version) };
-        (version / 1000, version % 1000 / 10)
+        library::version()
     }
 
     /// Bytes free, and in all.
@@ -122,35 +112,51 @@ impl Context {
         Ok((free as u64, total as u64))
     }
 
+    /// Whether so many bytes are free, for `what`; where not, `remedy` says what to do besides ending other programs.
+    pub fn spare(&self, what: impl Display, bytes: u64, remedy: &'static str) -> Result<(), Error> {
+        let (free, total) = self.memory()?;
+        match bytes <= free {
+            true => Ok(()),
+            false => Err(Error::GpuMemory {
+                what: what.to_string(),
+                needed: bytes,
+                free,
+                total,
+                remedy,
+            }),
+        }
+    }
+
     /// Memory on the GPU for `what`, every byte of it `fill`.
     pub fn allocate(self: &Arc<Self>, what: &str, bytes: u64, fill: u8) -> Result<Memory, Error> {
-        let (free, total) = self.memory()?;
-        let out_of_memory = || Error::GpuMemory {
-            what: what.into(),
-            needed: bytes,
-            free,
-            total,
-        };
-        let len = usize::try_from(bytes).map_err(|_| out_of_memory())?;
-        if bytes > free {
-            return Err(out_of_memory());
-        }
+        self.bind()?;
+        let len = usize::try_from(bytes).unwrap_or(usize::MAX).max(1);
         // SAFETY: owned by `Memory`, which frees it.
-        let address = match unsafe { result::malloc_sync(len.max(1)) } {
+        let address = match unsafe { result::malloc_sync(len) } {
             Ok(address) => address,
             Err(e) if e.0 == sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-                return Err(out_of_memory());
+                let (free, total) = self.memory()?;
+                return Err(Error::GpuMemory {
+                    what: what.into(),
+                    needed: bytes,
+                    free,
+                    total,
+                    remedy: "what is free may lie in pieces, or another program took it meanwhile",
+                });
             }
-            Err(e) => return Err(failed(format!("allocating {bytes} bytes for {what}"))(e)),
+            Err(e) => {
+                let what = format_args!("allocating {bytes} bytes of the GPU's memory for {what}");
+                return Err(failed(what)(e));
+            }
         };
         let memory = Memory {
             context: Arc::clone(self),
             address,
-            bytes: len,
+            bytes: usize::try_from(bytes).unwrap_or(usize::MAX),
         };
         // SAFETY: the memory is as long.
-        unsafe { result::memset_d8_async(address, fill, len.max(1), self.setup) }
-            .map_err(failed(format!("clearing {what}")))?;
+        unsafe { result::memset_d8_async(address, fill, len, self.setup) }
+            .map_err(failed(format_args!("clearing {what}")))?;
         self.settle()?;
         Ok(memory)
     }
@@ -165,9 +171,9 @@ impl Context {
     pub fn pinned(self: &Arc<Self>, bytes: usize) -> Result<Pinned, Error> {
         self.bind()?;
         // SAFETY: owned by `Pinned`, which frees it.
-        let address = unsafe { result::malloc_host(bytes.max(1), 0) }.map_err(failed(format!(
-            "pinning {bytes} bytes of the host's memory"
-        )))?;
+        let address = unsafe { result::malloc_host(bytes.max(1), 0) }.map_err(failed(
+            format_args!("pinning {bytes} bytes of the host's memory"),
+        ))?;
         // SAFETY: as long as asked for.
         unsafe { address.cast::<u8>().write_bytes(0, bytes.max(1)) };
         Ok(Pinned {
@@ -177,14 +183,14 @@ impl Context {
         })
     }
 
-    /// The kernel in a cubin.
-    pub fn kernel(self: &Arc<Self>, cubin: &[u8]) -> Result<Kernel, Error> {
+    /// The kernel in a cubin; `what` says that it is loaded.
+    pub fn kernel(self: &Arc<Self>, cubin: &[u8], what: &str) -> Result<Kernel, Error> {
         self.bind()?;
         // Aligned as an ELF file wants it.
         let mut image = vec![0u64; cubin.len().div_ceil(8)];
         bytemuck::cast_slice_mut::<u64, u8>(&mut image)[..cubin.len()].copy_from_slice(cubin);
         let (major, minor) = self.driver();
-        let what = format!("loading a kernel (driver for CUDA {major}.{minor})");
+        let what = format_args!("{what} with a driver for CUDA {major}.{minor}");
         // SAFETY: the image is a whole cubin, checked against its digest, and is copied by the call.
         let module = unsafe { result::module::load_data(image.as_ptr().cast()) };
         let module = module.map_err(failed(what))?;
@@ -270,7 +276,9 @@ impl Drop for Context {
     fn drop(&mut self) {
         // SAFETY: made and retained when `self` was; everything made in it holds an `Arc` of it.
         unsafe {
-            let _ = result::stream::destroy(self.setup);
+            if !self.setup.is_null() {
+                let _ = result::stream::destroy(self.setup);
+            }
             let _ = result::primary_ctx::release(self.device);
         }
     }
@@ -321,8 +329,9 @@ impl Memory {
         assert!(bytes.len() <= self.bytes, "a copy beyond its memory");
         self.context.bind()?;
         // SAFETY: the memory is as long.
-        unsafe { result::memcpy_htod_async(self.address, bytes, self.context.setup) }
-            .map_err(failed(format!("copying {} bytes to the GPU", bytes.len())))?;
+        unsafe { result::memcpy_htod_async(self.address, bytes, self.context.setup) }.map_err(
+            failed(format_args!("copying {} bytes to the GPU", bytes.len())),
+        )?;
         self.context.settle()
     }
 
@@ -334,7 +343,7 @@ impl Memory {
         let (from, len) = (self.address + first as u64, to.len());
         // SAFETY: the memory is as long.
         unsafe { result::memcpy_dtoh_async(to, from, self.context.setup) }
-            .map_err(failed(format!("copying {len} bytes from the GPU")))?;
+            .map_err(failed(format_args!("copying {len} bytes from the GPU")))?;
         self.context.settle()
     }
 }
@@ -356,8 +365,8 @@ pub(super) struct Kernel {
 }
 
 impl Kernel {
-    /// Lets blocks have so many bytes of shared memory beside what the code declares.
-    pub fn allow_shared(&self, bytes: u32) -> Result<(), Error> {
+    /// Lets blocks have so many bytes of shared memory beside what the code declares; for `launch`, in messages.
+    pub fn allow_shared(&self, bytes: u32, launch: &str) -> Result<(), Error> {
         /// What every kernel may have.
         const ALWAYS: u32 = 48 << 10;
         if bytes <= ALWAYS {
@@ -367,8 +376,8 @@ impl Kernel {
         use sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES as MOST;
         // SAFETY: the function is loaded.
         unsafe { result::function::set_function_attribute(self.function, MOST, bytes as i32) }
-            .map_err(failed(format!(
-                "a kernel needs {bytes} bytes of shared memory"
+            .map_err(failed(format_args!(
+                "letting {launch} have {bytes} bytes of shared memory"
             )))
     }
 }
@@ -486,7 +495,8 @@ impl Stream {
     /// What it captured still lives.
     pub unsafe fn replay(&self, graph: &Graph) -> Result<(), Error> {
         // SAFETY: the caller's.
-        unsafe { result::graph::launch(graph.graph, self.stream) }.map_err(failed("running a step"))
+        unsafe { result::graph::launch(graph.graph, self.stream) }
+            .map_err(failed("starting a step"))
     }
 
     /// Marks the point in time.
@@ -495,10 +505,10 @@ impl Stream {
         unsafe { result::event::record(event.event, self.stream) }.map_err(failed("timing"))
     }
 
-    /// Waits until all that was queued is done.
-    pub fn wait(&self) -> Result<(), Error> {
+    /// Waits until all that was queued is done: `what`.
+    pub fn wait(&self, what: impl Display) -> Result<(), Error> {
         // SAFETY: the stream exists.
-        unsafe { result::stream::synchronize(self.stream) }.map_err(failed("running a step"))
+        unsafe { result::stream::synchronize(self.stream) }.map_err(failed(what))
     }
 }
 

@@ -3,7 +3,9 @@
 
 use super::{
     Cuda,
-    driver::{Context, Event, Graph, Grid, Memory, Pinned, Stream, failed},
+    driver::{Event, Graph, Grid, Memory, Pinned, Stream},
+    fault::{self, failed},
+    launch::{self, Launch},
 };
 use crate::{
     Error,
@@ -11,9 +13,9 @@ use crate::{
 };
 use ir::{
     Dim,
-    artifact::{Base, Image, Place, Plan, Port, Variant, Workers},
+    artifact::{Base, Image, Place, Plan, Port},
 };
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 /// What memory holds before anything is written to it: under test, numbers that no kernel computes.
 const FILL: u8 = if cfg!(feature = "testing") { 0xff } else { 0 };
@@ -24,47 +26,8 @@ const GRAPHS: usize = 8;
 /// Alignment of each input in the copy, in bytes.
 const ALIGNMENT: usize = 64;
 
-/// One way to run a launch.
-#[derive(Debug)]
-struct Way {
-    /// Most rows that it is for.
-    most: u64,
-    /// Offset of its kernel in the image.
-    entry: u64,
-    rows: Polynomial,
-    rows_per_task: u64,
-    columns: u64,
-    threads: u32,
-    shared: u32,
-    /// Most blocks.
-    blocks: u64,
-    scratch: u64,
-    args: Box<[u64]>,
-}
-
-impl Way {
-    /// As [`Tasks::count`](ir::artifact::Tasks::count).
-    fn tasks(&self, dims: &[i64]) -> u64 {
-        let rows = self.rows.at(dims);
-        rows.div_ceil(self.rows_per_task)
-            .saturating_mul(self.columns)
-    }
-}
-
-/// A launch whose addresses are known.
-#[derive(Debug)]
-struct Launch {
-    name: ir::Name,
-    ways: Vec<Way>,
-}
-
-impl Launch {
-    /// The way to run so many rows; the loader has seen that there is one.
-    fn way(&self, dims: &[i64]) -> &Way {
-        let fits = |w: &&Way| w.rows.at(dims) <= w.most;
-        self.ways.iter().find(fits).unwrap_or(&self.ways[0])
-    }
-}
+/// What to do where a session does not fit.
+const SHORTER: &str = "end what else uses the GPU, or ask for a shorter context or fewer sequences";
 
 /// Where an output is copied to.
 #[derive(Debug)]
@@ -102,6 +65,8 @@ pub(super) struct Engine {
     /// First byte and `i32`s of each input in `staged`; the symbols' values lie behind the last.
     inputs: Vec<(usize, usize)>,
     symbols: usize,
+    /// Of the plan's symbols, for messages.
+    names: Box<[ir::Name]>,
     outputs: Vec<Output>,
     launches: Vec<Launch>,
     times: Option<Vec<Duration>>,
@@ -146,7 +111,48 @@ impl Engine {
             end = (end + len).next_multiple_of(ALIGNMENT);
         }
         let symbols = end;
-        let staged = context.pinned(end + size_of_val(capacity))?;
+        let end = end + size_of_val(capacity);
+        let mut all_ways = vec![];
+        let (mut counters, mut scratch) = (0, 0);
+        for launch in &plan.launches {
+            let variants = &image.kernels[launch.kernel as usize].0;
+            let mut ways = vec![];
+            for variant in variants {
+                let way = launch::way(variant, &loaded, resolve(&variant.tasks.rows)?, launch)?;
+                if way.scratch > 0 {
+                    let tasks = way.most_tasks(capacity);
+                    counters = counters.max(tasks.saturating_mul(4));
+                    scratch = scratch.max(tasks.saturating_mul(way.scratch));
+                }
+                ways.push(way);
+            }
+            all_ways.push(ways);
+        }
+        let all = |ports: &[Port]| {
+            let mut sum = 0u64;
+            for port in ports {
+                sum = sum.saturating_add(bytes(port)?.0);
+            }
+            Ok::<_, Error>(sum)
+        };
+        let needs = [
+            ("keys and values", all(&plan.states)?),
+            ("values within a step", plan.arena),
+            ("outputs", all(&plan.outputs)?),
+            ("inputs", end as u64),
+            ("scratch", scratch.saturating_add(counters)),
+        ];
+        let each: Vec<String> = needs.iter().map(|(of, n)| format!("{of} {n}")).collect();
+        let sum = needs
+            .iter()
+            .fold(0u64, |sum, (_, n)| sum.saturating_add(*n));
+        context.spare(
+            format_args!("a session ({})", each.join(", ")),
+            sum,
+            SHORTER,
+        )?;
+
+        let staged = context.pinned(end)?;
         let arriving = context.allocate("inputs", staged.bytes as u64, 0)?;
         let mut outputs = vec![];
         for port in &plan.outputs {
@@ -166,23 +172,7 @@ impl Engine {
         }
         let arena = context.allocate("values within a step", plan.arena, FILL)?;
 
-        let mut all_ways = vec![];
-        let (mut counters, mut scratch) = (0, 0);
-        for launch in &plan.launches {
-            let variants = &image.kernels[launch.kernel as usize].0;
-            let mut ways = vec![];
-            for variant in variants {
-                let way = way(variant, &loaded, resolve(&variant.tasks.rows)?, launch)?;
-                if way.scratch > 0 {
-                    let tasks = most_tasks(&way, capacity);
-                    counters = counters.max(tasks);
-                    scratch = scratch.max(tasks.saturating_mul(way.scratch));
-                }
-                ways.push(way);
-            }
-            all_ways.push(ways);
-        }
-        let counters = context.allocate("counters", 4 * counters, 0)?;
+        let counters = context.allocate("counters", counters, 0)?;
         let scratch = context.allocate("scratch", scratch, FILL)?;
         let launches = plan
             .launches
@@ -210,7 +200,8 @@ impl Engine {
                     .iter_mut()
                     .zip(&image.kernels[launch.kernel as usize].0)
                 {
-                    way.args = arguments(context, launch, variant, &words, way.rows.at(capacity))?;
+                    way.args =
+                        launch::arguments(context, launch, variant, &words, way.rows.at(capacity))?;
                 }
                 Ok::<_, Error>(Launch {
                     name: launch.name.clone(),
@@ -227,6 +218,7 @@ impl Engine {
             arriving,
             inputs,
             symbols,
+            names: plan.symbols.iter().map(|s| s.name.clone()).collect(),
             outputs,
             times: None,
             events: vec![],
@@ -271,13 +263,24 @@ impl Engine {
                 // says for symbols up to their capacity; the session vouches for the inputs. All of it is the
                 // engine's, which drops its graphs first.
                 unsafe { self.stream.launch(kernel, grid, &way.args) }
-                    .map_err(failed(format!("launching {}", launch.name)))?;
+                    .map_err(failed(format_args!("launching {}", launch.name)))?;
             }
             if self.times.is_some() {
                 self.stream.record(&self.events[i + 1])?;
             }
         }
         Ok(())
+    }
+
+    /// Waits for what was queued of a step.
+    fn wait(&self) -> Result<(), Error> {
+        let sizes = self.names.iter().zip(&self.dims);
+        self.stream.wait(fmt::from_fn(|f| {
+            f.write_str("running a step of")?;
+            sizes
+                .clone()
+                .try_for_each(|(name, n)| write!(f, " {name} {n}"))
+        }))
     }
 
     fn depart(&self) -> Result<(), Error> {
@@ -298,6 +301,7 @@ impl Engine {
         steps: impl FnOnce(&mut Engine, bool) -> Result<T, Error>,
     ) -> Result<T, Error> {
         devices::check_capacity(dims, &self.capacity);
+        fault::lost()?;
         if let Some(why) = &self.broken {
             return Err(Error::Gpu {
                 what: "an earlier step failed".into(),
@@ -329,13 +333,13 @@ impl Engine {
         for stop in stops {
             self.launch(done..stop.launches, false)?;
             done = stop.launches;
-            self.stream.wait()?;
+            self.wait()?;
             let values = stop.values.iter().map(|(p, n)| self.value(p, *n));
             seen.push(values.collect::<Result<_, _>>()?);
         }
         self.launch(done..self.launches.len(), false)?;
         self.depart()?;
-        self.stream.wait()?;
+        self.wait()?;
         Ok(seen)
     }
 
@@ -377,7 +381,7 @@ impl Engine {
         if let Some(([_, end], _)) = &self.clock {
             self.stream.record(end)?;
         }
-        self.stream.wait()?;
+        self.wait()?;
         if let Some(([begin, end], sum)) = &mut self.clock {
             *sum += Duration::from_secs_f32(end.since(begin)?.max(0.0) / 1e3);
         }
@@ -387,85 +391,13 @@ impl Engine {
     /// A step whose launches are timed one by one.
     fn measured(&mut self) -> Result<(), Error> {
         self.queue(false)?;
-        self.stream.wait()?;
+        self.wait()?;
         let times = self.times.iter_mut().flatten();
         for (time, pair) in times.zip(self.events.windows(2)) {
             *time += Duration::from_secs_f32(pair[1].since(&pair[0])?.max(0.0) / 1e3);
         }
         Ok(())
     }
-}
-
-/// A variant with what the device has to know of it.
-fn way(
-    variant: &Variant,
-    loaded: &Cuda,
-    rows: Polynomial,
-    launch: &ir::artifact::Launch,
-) -> Result<Way, Error> {
-    let Workers::Blocks {
-        threads,
-        shared,
-        resident,
-        scratch,
-        ..
-    } = variant.workers
-    else {
-        return Err(Error::Plan {
-            what: "kernel",
-            name: format!("{} for {:?}", launch.name, variant.workers),
-            known: "kernels for blocks".into(),
-        });
-    };
-    loaded.kernels[&variant.entry].allow_shared(shared)?;
-    Ok(Way {
-        most: variant.rows,
-        entry: variant.entry,
-        rows,
-        rows_per_task: variant.tasks.rows_per_task.max(1),
-        columns: variant.tasks.columns,
-        threads,
-        shared,
-        blocks: match resident {
-            0 => u64::MAX,
-            n => u64::from(n * loaded.context.processors),
-        },
-        scratch,
-        args: [].into(),
-    })
-}
-
-/// The one argument of a kernel, whose operands and what is behind them are `words`: with maps of what it copies in tiles, where
-/// tasks have at most `rows` rows.
-fn arguments(
-    context: &Context,
-    launch: &ir::artifact::Launch,
-    variant: &Variant,
-    words: &[u64],
-    rows: u64,
-) -> Result<Box<[u64]>, Error> {
-    let mut args = words.to_vec();
-    if let Workers::Blocks { maps, .. } = &variant.workers {
-        for map in maps {
-            let base = words[..launch.operands.len()].get(map.operand as usize);
-            let base = *base.ok_or_else(|| Error::Plan {
-                what: "operand",
-                name: format!("{} of {}", map.operand, launch.name),
-                known: format!("{} operands", launch.operands.len()),
-            })?;
-            let words = context.tensor_map(map, base, rows);
-            let words = words.map_err(failed(format!("mapping {map:?} of {}", launch.name)))?;
-            args.resize(args.len().next_multiple_of(8), 0);
-            args.extend(words);
-        }
-    }
-    Ok(args.into())
-}
-
-/// Most tasks of a step within the capacity.
-fn most_tasks(way: &Way, capacity: &[i64]) -> u64 {
-    let rows = way.rows.at(capacity).min(way.most);
-    rows.div_ceil(way.rows_per_task).saturating_mul(way.columns)
 }
 
 impl devices::Engine for Engine {

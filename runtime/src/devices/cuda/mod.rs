@@ -3,6 +3,9 @@
 
 mod driver;
 mod engine;
+mod fault;
+mod launch;
+mod library;
 
 use super::{Loaded, Room};
 use crate::Error;
@@ -11,7 +14,7 @@ use ir::{
     Target,
     artifact::{ArtifactError, Image, Plan, Sections},
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 /// What is known of the GPU that would be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,14 +50,42 @@ pub fn gpu() -> Result<Gpu, Error> {
     })
 }
 
+impl Gpu {
+    /// What code it runs; of a GPU that none is generated for a target without features.
+    pub fn target(&self) -> Target {
+        Target::gpu(self.capability.0, self.capability.1)
+    }
+}
+
+impl fmt::Display for Gpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, (major, minor)) = (&self.name, self.capability);
+        write!(f, "{name}, compute capability {major}.{minor}")
+    }
+}
+
 /// What code that GPU runs.
 ///
 /// # Errors
-/// As [`gpu`].
+/// As [`gpu`]; or no code is generated for such GPUs.
 pub fn host() -> Result<Target, Error> {
-    let (major, minor) = Context::open()?.capability;
-    Ok(Target::gpu(major, minor))
+    let gpu = gpu()?;
+    let target = gpu.target();
+    if target.features.is_empty() {
+        let known: Vec<&str> = Target::names().filter(|n| n.starts_with("sm_")).collect();
+        return Err(Error::Gpu {
+            what: "no GPU can be used".into(),
+            why: format!(
+                "GPU 0 is {gpu}, and code is generated for {} alone; run on the processor (--device cpu)",
+                known.join(", ")
+            ),
+        });
+    }
+    Ok(target)
 }
+
+/// What to do where weights do not fit.
+const FEWER_BITS: &str = "end what else uses the GPU, or compile the model with weights of fewer bits (--weights q8 or q4)";
 
 /// See [`Loaded`].
 #[derive(Debug)]
@@ -80,6 +111,11 @@ impl Cuda {
             origin: origin.into(),
             source,
         };
+        // Before gigabytes are looked at.
+        let context = Context::open()?;
+        let room = sections.weights.len;
+        context.spare(format_args!("{origin}: its weights"), room, FEWER_BITS)?;
+
         // Copied first: nothing may change between its check and its use.
         let code = sections.code.of("code", file).map_err(damaged)?.to_vec();
         sections.code.check("code", &code).map_err(damaged)?;
@@ -89,7 +125,6 @@ impl Cuda {
             .check("weights", weights)
             .map_err(damaged)?;
 
-        let context = Context::open()?;
         let memory = context.allocate("weights", weights.len() as u64, 0)?;
         memory.write(weights)?;
         let (start, end) = (image.offset as usize, (image.offset + image.len) as usize);
@@ -99,9 +134,19 @@ impl Cuda {
         entries.sort_unstable();
         entries.dedup();
         let ends = entries.iter().skip(1).copied().chain([image.len]);
+        let by = image.toolkit.map_or(String::new(), |(major, minor)| {
+            format!(" (of CUDA {major}.{minor}'s compiler)")
+        });
+        let what = format!("{origin}: loading its code{by}");
         let kernels = entries.iter().zip(ends).map(|(entry, end)| {
-            let kernel = context.kernel(&code[*entry as usize..end as usize])?;
-            Ok((*entry, kernel))
+            let cubin = code
+                .get(*entry as usize..end as usize)
+                .ok_or_else(|| Error::Plan {
+                    what: "kernel",
+                    name: format!("at byte {entry} of the code"),
+                    known: format!("{} bytes of it", image.len),
+                })?;
+            Ok((*entry, context.kernel(cubin, &what)?))
         });
         Ok(Cuda {
             kernels: kernels.collect::<Result<_, Error>>()?,
