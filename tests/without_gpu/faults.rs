@@ -239,9 +239,17 @@ fn a_text_that_nvrtc_refuses_is_told_with_its_kernel() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("m.satura");
     let args = ["compile", fixture(), "-o", text(&out), "--target", "sm_90a"];
+    let line = "constexpr int WEIGHTS = 2;";
     let said = Run::satura("", &args)
-        .env("FAKE_NVRTC", "silu")
-        .refused(&[]);
-    println!("{said}");
+        .env("FAKE_NVRTC", line)
+        .refused(&[
+            "cuda: no code for layer: gemm swiglu (a gemm kernel): NVRTC refuses the text for sm_90a:\n",
+            &format!("error: {line} is not wanted here\n"),
+            "in the text of its variant ",
+        ]);
+    // The line that it speaks of is found in the text by its number.
+    let number = said.split("kernel.cu(").nth(1).unwrap();
+    let number = number.split(')').next().unwrap();
+    assert!(said.contains(&format!(" {number}  {line}\n")), "{said}");
     assert!(!out.exists());
 }

@@ -37,7 +37,9 @@ impl Kept {
         fs::write(folder.path().join("log"), "").unwrap();
         self.compilation(folder.path(), target, more).succeeds();
         let texts = fs::read_to_string(folder.path().join("log")).unwrap();
-        let texts = texts.lines().map(String::from).collect();
+        // Threads take turns as they will.
+        let mut texts: Vec<String> = texts.lines().map(String::from).collect();
+        texts.sort();
         (fs::read(folder.path().join("m.satura")).unwrap(), texts)
     }
 

@@ -5,6 +5,13 @@
 //! `capability=90` the GPU's, `memory=BYTES` it has, `pieces=1` of which none can be had, `load=CODE` refuses kernels, `launch=CODE`
 //! fails to launch, and `fault=CODE` is what everything says from the first wait on after something was launched.
 
+#![allow(
+    nonstandard_style,
+    unused_unsafe,
+    unsafe_op_in_unsafe_fn,
+    reason = "these are C's functions"
+)]
+
 use std::{
     collections::BTreeMap,
     env,

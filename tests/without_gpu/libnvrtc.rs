@@ -3,6 +3,8 @@
 //!
 //! `FAKE_NVRTC` names a text's word that it refuses; every text that it compiles is a line in the file `FAKE_NVRTC_LOG`.
 
+#![allow(nonstandard_style, reason = "these are C's functions")]
+
 use std::{
     collections::hash_map::DefaultHasher,
     env,
@@ -15,7 +17,7 @@ use std::{
 type Status = c_int;
 const COMPILATION: Status = 6;
 
-struct Program {
+pub struct Program {
     text: String,
     log: Vec<u8>,
     cubin: Vec<u8>,

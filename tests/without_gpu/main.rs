@@ -34,22 +34,8 @@ static FAKES: LazyLock<Fakes> = LazyLock::new(|| {
             .join("tests/without_gpu")
             .join(source);
         let mut rustc = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
-        rustc.args([
-            "--edition",
-            "2024",
-            "--crate-type",
-            "cdylib",
-            "-A",
-            "nonstandard-style",
-        ]);
-        rustc.args([
-            "-A",
-            "unsafe_op_in_unsafe_fn",
-            "-D",
-            "warnings",
-            "-C",
-            "panic=abort",
-        ]);
+        rustc.args(["--edition", "2024", "--crate-type", "cdylib"]);
+        rustc.args(["-D", "warnings", "-C", "panic=abort"]);
         let done = rustc
             .args(more)
             .arg("-o")
