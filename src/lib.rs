@@ -23,6 +23,7 @@ mod cubins;
 mod embedded;
 mod entities;
 pub mod hub;
+mod ledger;
 pub mod measure;
 pub mod nvrtc;
 mod open;

@@ -2,7 +2,10 @@
 //! and remembered. Knows shapes and forms; neither models nor budgets.
 
 use super::Error;
-use crate::tune::{Machine, Probe, Shape};
+use crate::{
+    ledger::Ledger,
+    tune::{Machine, Probe, Shape},
+};
 use compiler::compress::{Encoded, Form, Grouped, Matrix, Site, apply, sites};
 use ir::{
     Call, DType, Dim, Graph, Name, Operand, Program, Role, Sym, Type,
@@ -11,11 +14,7 @@ use ir::{
     ops::{Cast, Gather, Linear},
 };
 use runtime::devices::cpu;
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 /// Runs of which the median counts.
 const RUNS: usize = 15;
@@ -39,25 +38,25 @@ pub struct Product {
 }
 
 /// See the module's text.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Costs {
-    file: Option<PathBuf>,
-    /// Seconds by [`Costs::key`].
-    known: BTreeMap<String, f64>,
+    /// Seconds by [`key`].
+    known: Ledger<String, f64>,
 }
 
 impl Costs {
     /// Those that were measured on this machine before; a file in `folder` remembers them.
-    pub fn open(folder: Option<&Path>) -> Costs {
+    ///
+    /// # Errors
+    /// The file is there and cannot be read.
+    pub fn open(folder: Option<&Path>) -> Result<Costs, Error> {
         let machine = blake3::hash(machine().as_bytes()).to_hex();
-        let file = folder.map(|f| f.join(format!("costs-{}.json", &machine[..16])));
-        let text = file.as_ref().and_then(|f| std::fs::read(f).ok());
-        // What cannot be read is measured again.
-        let known = text.and_then(|text| serde_json::from_slice(&text).ok());
-        Costs {
-            known: known.unwrap_or_default(),
-            file,
-        }
+        let file = folder.map(|f| f.join(format!("costs-{}.jsonl", &machine[..16])));
+        let known = Ledger::open(file.clone()).map_err(|source| Error::File {
+            path: file.unwrap_or_default(),
+            source,
+        })?;
+        Ok(Costs { known })
     }
 
     /// Seconds of a product: measured where that was not done before.
@@ -66,22 +65,14 @@ impl Costs {
     /// It does not compile or run.
     pub fn of(&mut self, product: &Product) -> Result<f64, Error> {
         let key = key(product);
-        if let Some(seconds) = self.known.get(&key) {
+        if let Some(seconds) = self.known.known().get(&key) {
             return Ok(*seconds);
         }
         let seconds = measure(product)?;
-        self.known.insert(key, seconds);
-        if let Some(file) = &self.file {
-            let text = serde_json::to_vec_pretty(&self.known).unwrap_or_default();
-            // A folder that cannot be written to costs time at the next start, and nothing else.
-            let _ = crate::staged::Staged::new(file.parent().unwrap_or(Path::new("."))).and_then(
-                |staged| {
-                    std::io::Write::write_all(&mut staged.file(), &text)?;
-                    staged.commit(file)
-                },
-            );
-        }
-        Ok(seconds)
+        // A folder that cannot be written to costs time at the next start, and nothing else.
+        let _ = self.known.extend(vec![(key.clone(), seconds)]);
+        // Another program may have been first: then all go by what it found.
+        Ok(self.known.known().get(&key).copied().unwrap_or(seconds))
     }
 }
 

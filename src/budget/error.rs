@@ -47,9 +47,9 @@ pub enum Error {
         /// The first difference.
         why: String,
     },
-    /// A file cannot be written.
+    /// A file cannot be read or written.
     #[error("{}: {source}", path.display())]
-    Write {
+    File {
         /// Which.
         path: PathBuf,
         /// The system's reason.

@@ -46,8 +46,9 @@ pub fn search(
         used.filter(|u| *u <= 1.0).fold(0.0, f64::max) > CLOSE
     };
     let timed = matches!(budget, Budget::Latency(_));
-    if !timed && close(measured.known()) {
-        return rank(budget, measured.known().to_vec(), workshop);
+    let known = measured.known();
+    if !timed && close(&known) {
+        return rank(budget, known, workshop);
     }
     for round in 0..ROUNDS {
         let limits: Vec<f64> = match (round, kept) {

@@ -2,9 +2,10 @@
 //! solved without measuring. Chooses nothing.
 
 use super::{Error, Plan, Quality, Workshop, costs, offers};
-use crate::calibrate::Progress;
+use crate::{calibrate::Progress, ledger::Ledger};
 use compiler::plan::knapsack::Cost;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// A plan that was measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -27,42 +28,51 @@ pub struct Trial {
 /// Trials of this machine, of earlier searches and of this one.
 pub struct Trials<'a> {
     workshop: &'a Workshop,
-    file: String,
-    known: Vec<Trial>,
+    path: PathBuf,
+    known: Ledger<Plan, Trial>,
 }
 
 impl<'a> Trials<'a> {
     /// Those of earlier searches.
     ///
     /// # Errors
-    /// A file that cannot be read, or is none of ours.
+    /// A file that cannot be read.
     pub fn open(workshop: &'a Workshop) -> Result<Trials<'a>, Error> {
         // Another machine takes other times, and another compiler makes something else of a plan.
         let mut key = blake3::Hasher::new_derive_key("satura plans 1");
         key.update(&workshop.original.digest);
         key.update(costs::machine().as_bytes());
         let key = key.finalize().to_hex();
-        let file = format!("plans-{}-{}.json", &key[..16], offers::vocabulary());
-        let known: Option<Vec<Trial>> = workshop.calibration.store.json(&file)?;
-        let mut known = known.unwrap_or_default();
-        let offered = |t: &Trial| {
-            let mut all = t.plan.iter().zip(&workshop.offers);
-            t.plan.len() == workshop.offers.len() && all.all(|(o, offers)| *o < offers.len())
-        };
-        known.retain(offered);
-        for trial in &mut known {
-            trial.predicted = workshop.predict(&trial.plan);
-        }
+        let file = format!("plans-{}-{}.jsonl", &key[..16], offers::vocabulary());
+        let path = workshop.calibration.store.folder().join(file);
+        let known = Ledger::open(Some(path.clone()));
+        let known = known.map_err(|source| Error::File {
+            path: path.clone(),
+            source,
+        })?;
         Ok(Trials {
             workshop,
-            file,
+            path,
             known,
         })
     }
 
     /// All of them.
-    pub fn known(&self) -> &[Trial] {
-        &self.known
+    pub fn known(&self) -> Vec<Trial> {
+        let offers = &self.workshop.offers;
+        let offered = |plan: &&Plan| {
+            let mut all = plan.iter().zip(offers);
+            plan.len() == offers.len() && all.all(|(o, offers)| *o < offers.len())
+        };
+        let plans = self.known.known().keys().filter(offered);
+        plans.filter_map(|p| self.find(p)).collect()
+    }
+
+    fn find(&self, plan: &Plan) -> Option<Trial> {
+        self.known.known().get(plan).map(|trial| Trial {
+            predicted: self.workshop.predict(plan),
+            ..trial.clone()
+        })
     }
 
     /// The trials of these plans: those that are not known are made, and kept.
@@ -70,17 +80,18 @@ impl<'a> Trials<'a> {
     /// # Errors
     /// A plan that does not compile or run; the disk.
     pub fn of(&mut self, plans: &[Plan], progress: Progress<'_>) -> Result<Vec<Trial>, Error> {
-        let new: Vec<Plan> = plans
-            .iter()
-            .filter(|p| !self.known.iter().any(|t| t.plan == **p))
-            .cloned()
-            .collect();
+        let known = self.known.known();
+        let new = plans.iter().filter(|p| !known.contains_key(*p));
+        let new: Vec<Plan> = new.cloned().collect();
         if !new.is_empty() {
-            self.known.extend(self.workshop.measure(&new, progress)?);
-            let store = &self.workshop.calibration.store;
-            store.write_json(&self.file, &self.known)?;
+            let made = self.workshop.measure(&new, progress)?;
+            let made = made.into_iter().map(|t| (t.plan.clone(), t)).collect();
+            let kept = self.known.extend(made);
+            kept.map_err(|source| Error::File {
+                path: self.path.clone(),
+                source,
+            })?;
         }
-        let find = |p: &Plan| self.known.iter().find(|t| t.plan == *p).cloned();
-        Ok(plans.iter().filter_map(find).collect())
+        Ok(plans.iter().filter_map(|p| self.find(p)).collect())
     }
 }

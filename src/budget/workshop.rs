@@ -123,7 +123,7 @@ impl Workshop {
         let form = |o: &Offer| o.alternative.form.clone();
         let forms = offers.iter().map(|o| o.iter().map(form).collect());
         let forms: Vec<Vec<_>> = forms.collect();
-        let mut costs = Costs::open(cache.map(Cache::folder));
+        let mut costs = Costs::open(cache.map(Cache::folder))?;
         let step = match description.task {
             Task::CausalLm => 1,
             _ => 128.min(description.context),
@@ -351,7 +351,7 @@ fn build(
     options: &Options,
     progress: Progress<'_>,
 ) -> Result<Build, Error> {
-    let failed = |source| Error::Write {
+    let failed = |source| Error::File {
         path: std::env::temp_dir(),
         source,
     };
