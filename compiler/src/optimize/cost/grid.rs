@@ -3,7 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Picoseconds by sizes. More is never faster: where a measurement says so, the slower time of less work counts.
+/// Picoseconds by sizes. More is never faster: where a measurement says so, something else slowed the machine during the one
+/// of less work, and the time of more counts for both.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Unchecked")]
 pub struct Grid {
@@ -49,7 +50,7 @@ impl Grid {
     ///
     /// # Errors
     /// See [`GridError`].
-    pub fn new(axes: Vec<Vec<u64>>, mut times: Vec<u64>) -> Result<Grid, GridError> {
+    pub fn new(axes: Vec<Vec<u64>>, times: Vec<u64>) -> Result<Grid, GridError> {
         for axis in &axes {
             let ascends = axis.windows(2).all(|w| w[0] < w[1]);
             if !ascends || axis.first().is_none_or(|first| *first == 0) {
@@ -64,16 +65,38 @@ impl Grid {
         if times.contains(&0) {
             return Err(GridError::Zero);
         }
+        let mut grid = Grid { axes, times };
+        grid.ascend();
+        Ok(grid)
+    }
+
+    fn ascend(&mut self) {
         let mut stride = 1;
-        for axis in axes.iter().rev() {
-            for i in stride..wanted {
+        for axis in self.axes.iter().rev() {
+            for i in (stride..self.times.len()).rev() {
                 if i / stride % axis.len() > 0 {
-                    times[i] = times[i].max(times[i - stride]);
+                    self.times[i - stride] = self.times[i - stride].min(self.times[i]);
                 }
             }
             stride *= axis.len();
         }
-        Ok(Grid { axes, times })
+    }
+
+    /// At each point the median of what several grids of the same axes say.
+    pub(super) fn median(grids: &[&Grid]) -> Option<Grid> {
+        let axes = &grids.first()?.axes;
+        let times = (0..grids[0].times.len()).map(|i| {
+            let of = grids.iter().filter(|g| g.axes == *axes);
+            let mut times: Vec<u64> = of.map(|g| g.times[i]).collect();
+            times.sort_unstable();
+            times[times.len() / 2]
+        });
+        let mut grid = Grid {
+            axes: axes.clone(),
+            times: times.collect(),
+        };
+        grid.ascend();
+        Some(grid)
     }
 
     /// How many sizes a point has.
@@ -172,8 +195,24 @@ mod tests {
         let noisy = Grid::new(vec![vec![1, 2, 4]], vec![50, 30, 70]).unwrap();
         assert_eq!(
             noisy.points().map(|p| p.1).collect::<Vec<_>>(),
-            [50, 50, 70]
+            [30, 30, 70]
         );
+    }
+
+    #[test]
+    fn a_sweep_that_was_disturbed_does_not_count() {
+        let grid = |times: [u64; 4]| {
+            let axes = vec![vec![1, 2], vec![4, 8]];
+            Grid::new(axes, times.to_vec()).unwrap()
+        };
+        let sweeps = [
+            grid([10, 20, 21, 41]),
+            grid([11, 95, 98, 99]),
+            grid([12, 22, 20, 40]),
+        ];
+        let median = Grid::median(&sweeps.each_ref()).unwrap();
+        assert_eq!(median, grid([11, 22, 21, 41]));
+        assert_eq!(Grid::median(&[]), None);
     }
 
     #[test]

@@ -109,11 +109,7 @@ impl CostTable {
     /// Grids of other axes, or nothing measured.
     pub fn check(&self) -> Result<(), TableError> {
         let damaged = |why: String| Err(TableError::Damaged(why));
-        let shapes = (self.products.iter())
-            .flat_map(|p| [(&p.near, 3), (&p.far, 3)])
-            .chain(self.attention.iter().map(|a| (&a.tile, 3)))
-            .chain([(&self.maps, 2), (&self.reads, 1)]);
-        for (grid, axes) in shapes {
+        for (grid, axes) in self.clone().grids() {
             if grid.axes() != axes {
                 let found = grid.axes();
                 return damaged(format!("a grid of {found} axes, not {axes}"));
@@ -123,6 +119,31 @@ impl CostTable {
             return damaged("lacks products, attention or threads".into());
         }
         Ok(())
+    }
+
+    /// All grids, and how many axes each is to have.
+    fn grids(&mut self) -> Vec<(&mut Grid, usize)> {
+        let products = self.products.iter_mut();
+        let products = products.flat_map(|p| [(&mut p.near, 3), (&mut p.far, 3)]);
+        let attention = self.attention.iter_mut().map(|a| (&mut a.tile, 3));
+        let others = [(&mut self.maps, 2), (&mut self.reads, 1)];
+        products.chain(attention).chain(others).collect()
+    }
+
+    /// Of several sweeps over the same points the median of each time, so that what disturbed one of them does not count;
+    /// `None` of none.
+    pub fn median(mut sweeps: Vec<CostTable>) -> Option<CostTable> {
+        let mut boundaries: Vec<u64> = sweeps.iter().map(|s| s.boundary).collect();
+        boundaries.sort_unstable();
+        let mut median = sweeps.first()?.clone();
+        median.boundary = boundaries[boundaries.len() / 2];
+        let sweeps: Vec<_> = sweeps.iter_mut().map(CostTable::grids).collect();
+        for (i, (grid, _)) in median.grids().into_iter().enumerate() {
+            let same = sweeps.iter().filter_map(|grids| grids.get(i));
+            let same: Vec<&Grid> = same.map(|(grid, _)| &**grid).collect();
+            *grid = Grid::median(&same)?;
+        }
+        Some(median)
     }
 
     /// As JSON.
