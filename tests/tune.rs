@@ -32,7 +32,7 @@ fn a_table_is_measured_kept_found_and_used() {
     let here = Machine::here(Device::Cpu, None).unwrap();
     assert!(tables.find(&here).unwrap().is_none());
     let (_, table) = tiny();
-    assert_eq!(table.products.len(), 7);
+    assert_eq!(table.products.len(), 8);
     assert!(
         table
             .products

@@ -13,7 +13,7 @@ use crate::{DType, Element};
 use serde::{Deserialize, Serialize};
 
 /// Version of everything in this file; stored in each artifact and checked before its code is mapped.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;
 
 /// Columns of a packed weight panel. A weight `[K, N]` is stored as `ceil(N / PANEL)` panels, the last one padded with
 /// zeros; [`Codec::panel`] says how they lie.
@@ -47,7 +47,8 @@ impl Codec {
     /// Bytes that a panel of `k` rows and [`PANEL`] columns of weights takes.
     ///
     /// Panels lie in strips of [`Codec::strip`], so that a product reads one stream. A plain strip is
-    /// `[K][panels of the strip][PANEL]`; the last one may have fewer panels. Grouped strips are whole, missing panels are
+    /// `[K][panels of the strip][PANEL]`, of bf16 `[ceil(K / 2)][panels of the strip][PANEL][2]`: [pairs](Codec::depth) of rows,
+    /// the last one padded with zeros. The last strip may have fewer panels. Grouped strips are whole, missing panels are
     /// there, too; such a strip holds its groups one after another, and a group
     ///
     /// * `[STRIP][PANEL]` scales, f16;
@@ -61,10 +62,18 @@ impl Codec {
     /// Padded columns have scale zero.
     pub fn panel(self, k: usize) -> usize {
         match self {
-            Codec::Plain(dtype) => k * PANEL * dtype.bytes(),
+            Codec::Plain(dtype) => k.next_multiple_of(self.depth()) * PANEL * dtype.bytes(),
             Codec::Grouped { element, group } => {
                 k * PANEL * element.bits() / 8 + k / group as usize * PANEL * element.shared()
             }
+        }
+    }
+
+    /// Rows of a plain panel whose elements in a column are neighbours: as many as an instruction multiplies at once.
+    pub const fn depth(self) -> usize {
+        match self {
+            Codec::Plain(DType::BF16) => 2,
+            _ => 1,
         }
     }
 
@@ -218,7 +227,8 @@ pub struct Env {
 
 /// `c[0..m, 0..panels * PANEL] = a[0..m, 0..k] * b`, f32 accumulation.
 ///
-/// * `a`: f32 rows, `lda` elements apart; `c`: f32 rows, `ldc` elements apart; both unaligned.
+/// * `a`: rows of f32, or of what the function says, `lda` elements apart; `c`: f32 rows, `ldc` elements apart; both aligned
+///   to their elements.
 /// * `b`: `panels` consecutive packed panels from the first of a strip ([`Codec::panel`]), 64-byte aligned; either whole
 ///   strips or all that the weight has from there.
 /// * `m` is any number from 1, `panels` from 1, `k` from 0 (then `c` is zeroed).
@@ -228,7 +238,7 @@ pub struct Env {
 pub type GemmFn = unsafe extern "C" fn(
     m: usize,
     k: usize,
-    a: *const f32,
+    a: *const u8,
     lda: usize,
     b: *const u8,
     panels: usize,
@@ -374,6 +384,9 @@ pub struct KernelTable {
     pub attention_q8: AttentionFn,
     /// A row of a head as codes.
     pub quantize_head: QuantizeHeadFn,
+    /// Gemm of rows of bf16 over bf16 panels. Chains are over `k = 1, 0, 3, 2, ...`, as instructions for pairs take them, and
+    /// elements, products and sums below `2^-126` may count as zero.
+    pub gemm_bf16_rows: GemmFn,
 }
 
 /// What generated GPU code and the runtime that launches it must agree on.

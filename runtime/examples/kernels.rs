@@ -55,7 +55,7 @@ fn gemm(table: &KernelTable) {
     let once = |m: usize, k: usize, n: usize, per_call: usize, gemm: GemmFn, bytes: usize| {
         let (a, b, mut c) = (lines(m * k), lines(k * n), lines(m * n));
         let (a, b, c) = (
-            a.as_ptr().cast::<f32>(),
+            a.as_ptr().cast::<u8>(),
             b.as_ptr().cast::<u8>(),
             c.as_mut_ptr().cast::<f32>(),
         );
@@ -81,18 +81,21 @@ fn gemm(table: &KernelTable) {
     let peak = once(14, 128, 32, 2, table.gemm_f32, 4).max(once(12, 128, 16, 1, table.gemm_f32, 4));
     println!("  gemm, GFLOP/s; in first-level cache {peak:.0}");
     println!(
-        "  {:>5} {:>5} {:>5} {:>8} {:>8} {:>8} {:>14}",
-        "m", "k", "n", "f32", "bf16", "f16", "f32, 4 panels"
+        "  {:>5} {:>5} {:>5} {:>8} {:>8} {:>9} {:>8} {:>14}",
+        "m", "k", "n", "f32", "bf16", "bf16 rows", "f16", "f32, 4 panels"
     );
     for (m, k, n) in shapes {
         let all = n / PANEL;
-        let [f32, bf16, f16, few] = [
+        let [f32, bf16, rows, f16, few] = [
             once(m, k, n, all, table.gemm_f32, 4),
             once(m, k, n, all, table.gemm_bf16, 2),
+            once(m, k, n, all, table.gemm_bf16_rows, 2),
             once(m, k, n, all, table.gemm_f16, 2),
             once(m, k, n, 4, table.gemm_f32, 4),
         ];
-        println!("  {m:>5} {k:>5} {n:>5} {f32:>8.1} {bf16:>8.1} {f16:>8.1} {few:>14.1}");
+        println!(
+            "  {m:>5} {k:>5} {n:>5} {f32:>8.1} {bf16:>8.1} {rows:>9.1} {f16:>8.1} {few:>14.1}"
+        );
     }
 }
 
@@ -145,7 +148,16 @@ fn gemv(table: &KernelTable) {
                             // SAFETY: panels begin..end are this task's.
                             unsafe {
                                 let b = weights.0.add(i * matrix + p * n * PANEL * bytes);
-                                gemm(m, n, x.0, n, b, end as usize - p, y.0.add(p * PANEL), n);
+                                gemm(
+                                    m,
+                                    n,
+                                    x.0.cast(),
+                                    n,
+                                    b,
+                                    end as usize - p,
+                                    y.0.add(p * PANEL),
+                                    n,
+                                );
                             }
                         });
                     }

@@ -35,11 +35,11 @@ const HEADS: usize = 8;
 const LAYERS: usize = 3;
 
 /// What weights and rows are stored as.
-const STORED: [Storage; 7] = {
-    const fn plain(dtype: DType) -> Storage {
+const STORED: [Storage; 8] = {
+    const fn plain(dtype: DType, rows: Rows) -> Storage {
         Storage {
             codec: Codec::Plain(dtype),
-            rows: Rows::F32,
+            rows,
         }
     }
     const fn grouped(element: Element, group: u32, rows: Rows) -> Storage {
@@ -49,9 +49,10 @@ const STORED: [Storage; 7] = {
         }
     }
     [
-        plain(DType::F32),
-        plain(DType::BF16),
-        plain(DType::F16),
+        plain(DType::F32, Rows::F32),
+        plain(DType::BF16, Rows::F32),
+        plain(DType::BF16, Rows::Bf16),
+        plain(DType::F16, Rows::F32),
         grouped(Element::Q8, 64, Rows::F32),
         grouped(Element::Q4, 32, Rows::F32),
         grouped(Element::Q8, 64, Rows::Codes),

@@ -6,7 +6,7 @@ mod rows;
 
 use crate::{
     Options,
-    schedule::{Kernel, Order, Packing},
+    schedule::{Kernel, Narrow, Order, Packing},
 };
 use ir::{Name, Target, artifact::Variants};
 
@@ -87,7 +87,7 @@ pub fn order(target: &Target) -> Order {
         },
         blocks: !gpu,
         codes: !gpu,
-        narrow: gpu,
+        narrow: if gpu { Narrow::All } else { Narrow::Products },
         inline: gpu,
     }
 }

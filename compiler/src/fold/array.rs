@@ -81,45 +81,45 @@ impl<'a> Array<'a> {
 
     /// The elements as `dtype`; a `[K, N]` matrix in panels or columns is padded with zeros.
     pub fn pack(&self, dtype: DType, packing: Packing) -> Vec<u8> {
-        let strip = Codec::Plain(dtype).strip();
+        let codec = Codec::Plain(dtype);
         match (self.dtype, dtype) {
-            (DType::BF16, DType::F32) => self.lay_out(packing, strip, |x| {
+            (DType::BF16, DType::F32) => self.lay_out(packing, codec, |x| {
                 bf16::from_le_bytes(x).to_f32().to_le_bytes()
             }),
-            (DType::F16, DType::F32) => self.lay_out(packing, strip, |x| {
+            (DType::F16, DType::F32) => self.lay_out(packing, codec, |x| {
                 f16::from_le_bytes(x).to_f32().to_le_bytes()
             }),
-            (DType::F32, DType::BF16) => self.lay_out(packing, strip, |x| {
+            (DType::F32, DType::BF16) => self.lay_out(packing, codec, |x| {
                 bf16::from_f32(f32::from_le_bytes(x)).to_le_bytes()
             }),
-            (DType::F32, DType::F16) => self.lay_out(packing, strip, |x| {
+            (DType::F32, DType::F16) => self.lay_out(packing, codec, |x| {
                 f16::from_f32(f32::from_le_bytes(x)).to_le_bytes()
             }),
-            (DType::BF16, DType::F16) => self.lay_out(packing, strip, |x| {
+            (DType::BF16, DType::F16) => self.lay_out(packing, codec, |x| {
                 f16::from_f32(bf16::from_le_bytes(x).to_f32()).to_le_bytes()
             }),
-            (DType::F16, DType::BF16) => self.lay_out(packing, strip, |x| {
+            (DType::F16, DType::BF16) => self.lay_out(packing, codec, |x| {
                 bf16::from_f32(f16::from_le_bytes(x).to_f32()).to_le_bytes()
             }),
-            (DType::F32, DType::I8) => self.lay_out(packing, strip, |x| {
+            (DType::F32, DType::I8) => self.lay_out(packing, codec, |x| {
                 (f32::from_le_bytes(x) as i8).to_le_bytes()
             }),
-            (DType::F32, DType::I16) => self.lay_out(packing, strip, |x| {
+            (DType::F32, DType::I16) => self.lay_out(packing, codec, |x| {
                 (f32::from_le_bytes(x) as i16).to_le_bytes()
             }),
             (from, _) => match from.bytes() {
-                1 => self.lay_out(packing, strip, |x: [u8; 1]| x),
-                2 => self.lay_out(packing, strip, |x: [u8; 2]| x),
-                _ => self.lay_out(packing, strip, |x: [u8; 4]| x),
+                1 => self.lay_out(packing, codec, |x: [u8; 1]| x),
+                2 => self.lay_out(packing, codec, |x: [u8; 2]| x),
+                _ => self.lay_out(packing, codec, |x: [u8; 4]| x),
             },
         }
     }
 
-    /// Converts each element and writes it where the layout wants it; panels in strips of `strip`.
+    /// Converts each element and writes it where the layout wants it.
     fn lay_out<const FROM: usize, const TO: usize>(
         &self,
         packing: Packing,
-        strip: usize,
+        codec: Codec,
         convert: impl Fn([u8; FROM]) -> [u8; TO] + Sync,
     ) -> Vec<u8> {
         let element = |flat: usize| {
@@ -155,16 +155,19 @@ impl<'a> Array<'a> {
                 out
             }
             Packing::Panels => {
-                let most = strip * PANEL;
-                let mut out = vec![0; n.next_multiple_of(PANEL) * rows * TO];
-                let strips = out.par_chunks_mut((rows * most * TO).max(1)).enumerate();
+                let (most, depth) = (codec.strip() * PANEL, codec.depth());
+                let padded = rows.next_multiple_of(depth);
+                let mut out = vec![0; n.next_multiple_of(PANEL) * padded * TO];
+                let strips = out.par_chunks_mut((padded * most * TO).max(1)).enumerate();
                 strips.for_each(|(s, strip)| {
                     let wide = most.min((n - s * most).next_multiple_of(PANEL));
                     let columns = wide.min(n - s * most);
-                    let rows = strip.as_chunks_mut::<TO>().0.chunks_mut(wide);
-                    for (k, row) in rows.enumerate() {
+                    let strip = strip.as_chunks_mut::<TO>().0;
+                    for k in 0..rows {
                         let start = start(k) + s * most * stride;
-                        for (j, to) in row[..columns].iter_mut().enumerate() {
+                        let line = &mut strip[k / depth * depth * wide..][..depth * wide];
+                        let row = line[k % depth..].iter_mut().step_by(depth);
+                        for (j, to) in row.take(columns).enumerate() {
                             *to = element(start + j * stride);
                         }
                     }

@@ -25,7 +25,13 @@ pub fn element(
                     let most = codec.strip() * PANEL;
                     let strip = column / most * most;
                     let wide = most.min((n - strip).next_multiple_of(PANEL));
-                    strip * k + row * wide + (column - strip)
+                    match dtype {
+                        DType::BF16 => {
+                            let pair = row / 2 * wide + (column - strip);
+                            strip * (k + k % 2) + 2 * pair + row % 2
+                        }
+                        _ => strip * k + row * wide + (column - strip),
+                    }
                 }
                 Packing::Columns => column * k.next_multiple_of(DEPTH) + row,
                 Packing::Cells => return None,

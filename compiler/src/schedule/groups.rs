@@ -4,10 +4,7 @@ use super::{
     kernel::Round,
     kernels::{Kernels, is_view},
 };
-use ir::{
-    DType, Op, Type, Value,
-    abi::{Codec, cuda::Cell},
-};
+use ir::{DType, Op, Type, Value, abi::Codec};
 
 impl Kernels<'_> {
     /// How a value's rows are stored, where the map that computes it rounds them to integers; and whether its readers
@@ -50,18 +47,19 @@ impl Kernels<'_> {
         self.graph.users(v).iter().all(multiplied) && !self.graph.outputs.contains(&v)
     }
 
-    /// Whether nothing reads a value, or views of it, but products with weights in cells, as their rows, and attention: what takes
-    /// bf16.
+    /// Whether nothing reads a value, or views of it, but products, as their rows, and attention, which take bf16.
     fn takes_narrow(&self, v: Value) -> bool {
-        let cells = |codec| Cell::of(codec).is_some();
+        let narrow = self.order.narrow;
         let takes = |user: &Value| match (self.graph.op(*user), self.graph.args(*user)) {
             (Some(Op::Gemm(_)), [x, weights @ .., body]) => {
                 *x == v
                     && *body != v
                     && !weights.contains(&v)
-                    && cells(self.common_storage(weights))
+                    && narrow.product(self.common_storage(weights))
             }
-            (Some(Op::Attention(_)), [_, _, _, rest @ ..]) => !rest.contains(&v),
+            (Some(Op::Attention(_)), [_, _, _, rest @ ..]) => {
+                narrow.attention() && !rest.contains(&v)
+            }
             (Some(op), _) => is_view(op) && self.takes_narrow(*user),
             _ => false,
         };
@@ -96,7 +94,7 @@ impl Kernels<'_> {
     pub(super) fn stored(&self, v: Value, body: Value) -> Type {
         let ty = self.graph.ty(v);
         let exact = self.storage[body.index()].dtype() == Some(DType::BF16);
-        let narrow = self.order.narrow && exact && self.takes_narrow(v);
+        let narrow = exact && self.takes_narrow(v);
         Type {
             dtype: if narrow { DType::BF16 } else { ty.dtype },
             shape: ty.shape.clone(),

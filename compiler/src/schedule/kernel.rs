@@ -3,7 +3,7 @@
 
 use super::{Operand, View};
 use ir::{
-    Graph, Type, Value,
+    DType, Graph, Type, Value,
     abi::{Codec, cuda::Cell},
     ops,
 };
@@ -153,10 +153,34 @@ pub struct Order {
     pub blocks: bool,
     /// Whether rows that meet weights of few bits are stored as integers.
     pub codes: bool,
-    /// Whether rows that only products read, and that are rounded to bf16, are stored so.
-    pub narrow: bool,
+    /// What takes rows of bf16: rows that nothing else reads, and that are rounded to bf16, are stored so.
+    pub narrow: Narrow,
     /// Whether kernels compute small maps in front of them for themselves, see [`Inlined`].
     pub inline: bool,
+}
+
+/// Kernels that take rows of bf16.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Narrow {
+    /// Products with weights of bf16.
+    Products,
+    /// Products with any weights in cells, and attention.
+    All,
+}
+
+impl Narrow {
+    /// Whether products with weights stored so do.
+    pub fn product(self, weights: Codec) -> bool {
+        match self {
+            Narrow::Products => weights == Codec::Plain(DType::BF16),
+            Narrow::All => Cell::of(weights).is_some(),
+        }
+    }
+
+    /// Whether attention does.
+    pub fn attention(self) -> bool {
+        self == Narrow::All
+    }
 }
 
 impl Packing {

@@ -181,7 +181,7 @@ impl<'a> Kernels<'a> {
             (Some(Op::Scatter(_)), [table, ids, rows]) => (*rows, Some((*table, *ids))),
             _ => (body, None),
         };
-        if self.order.narrow && self.rounds(body) && self.stored(v, body).dtype == DType::BF16 {
+        if self.rounds(body) && self.stored(v, body).dtype == DType::BF16 {
             // What was rounded when it was stored.
             let (operand, view) = self.operand(x)?;
             let whole = operand.offset == 0 && view.is_contiguous();
@@ -342,7 +342,7 @@ impl<'a> Kernels<'a> {
         for (i, arg) in args.iter().enumerate() {
             let (operand, view) = self.operand(*arg)?;
             let addressable = if i < 3 {
-                let narrow = i > 0 || self.order.narrow;
+                let narrow = i > 0 || self.order.narrow.attention();
                 let float = view.dtype == DType::F32 || narrow && view.dtype.is_float();
                 view.layout != Layout::Rows || float && side_by_side(&view)
             } else {
@@ -365,7 +365,7 @@ impl<'a> Kernels<'a> {
             }
         }
         let mut ty = self.graph.ty(v).clone();
-        if self.order.narrow && self.rounded(v) {
+        if self.order.narrow.attention() && self.rounded(v) {
             ty.dtype = DType::BF16;
         }
         let buffer = self.temp(v, &ty);

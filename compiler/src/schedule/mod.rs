@@ -14,7 +14,9 @@ mod view;
 mod work;
 
 pub use check::{Access, Accesses, Conflict, check};
-pub use kernel::{Inlined, Kernel, Order, Packing, Round, Step, Temp, Template, WeightTerm};
+pub use kernel::{
+    Inlined, Kernel, Narrow, Order, Packing, Round, Step, Temp, Template, WeightTerm,
+};
 pub(crate) use known::{storage, weights_only};
 pub use memory::{ALIGNMENT, Lifetime, place};
 pub use view::View;
@@ -477,7 +479,7 @@ pub fn symbols(program: &Program) -> BTreeSet<ir::Sym> {
 }
 
 impl Schedule {
-    /// Stores every weight as f32.
+    /// Stores every weight as f32, and the rows that products multiply with them.
     pub fn widen(&mut self) {
         let wide = |dtype: &mut ir::DType| {
             if dtype.is_float() {
@@ -495,14 +497,30 @@ impl Schedule {
                 weight.packing = Packing::Columns.of(weight.codec);
             }
         }
+        let kernels = &self.kernels;
+        let products = self.steps.iter().filter(|step| {
+            let template = &kernels[step.kernel].template;
+            matches!(template, Template::Gemm { .. })
+        });
+        let rows: BTreeSet<Buffer> = products.map(|step| step.operands[0].buffer).collect();
+        for buffer in &rows {
+            if let Buffer::Temp(t) = buffer {
+                widen(&mut self.temps[*t].codec);
+                wide(&mut self.temps[*t].ty.dtype);
+            }
+        }
         let mut kernels: Vec<Kernel> = vec![];
         for step in &mut self.steps {
             let mut kernel = self.kernels[step.kernel].clone();
-            if let Template::Gemm { codec, .. } = &mut kernel.template {
+            if let Template::Gemm { codec, rows, .. } = &mut kernel.template {
                 widen(codec);
+                widen(rows);
             }
             for (operand, view) in step.operands.iter().zip(&mut kernel.views) {
-                if let Buffer::Weight(_) = operand.buffer {
+                let temp = matches!(operand.buffer, Buffer::Temp(_));
+                if matches!(operand.buffer, Buffer::Weight(_))
+                    || temp && rows.contains(&operand.buffer)
+                {
                     wide(&mut view.dtype);
                 }
             }

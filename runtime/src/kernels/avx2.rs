@@ -85,6 +85,21 @@ unsafe impl Lanes for Ymm2 {
     }
 
     #[inline(always)]
+    unsafe fn load_pairs(p: *const u32) -> [Self; 2] {
+        // SAFETY: as `load`.
+        unsafe {
+            let pairs = Int2(
+                _mm256_loadu_si256(p.cast()),
+                _mm256_loadu_si256(p.add(8).cast()),
+            );
+            let upper = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
+            let low = both_int!(|pairs| _mm256_slli_epi32::<16>(pairs));
+            let high = both_int!(|pairs| _mm256_and_si256(pairs, upper));
+            [low, high].map(|x| Ymm2(_mm256_castsi256_ps(x.0), _mm256_castsi256_ps(x.1)))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load_f16(p: *const f16) -> Self {
         // SAFETY: as `load`.
         unsafe {

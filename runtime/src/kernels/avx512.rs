@@ -1,9 +1,12 @@
-//! [`Lanes`] in one 512-bit register: AVX-512 F, with AVX2 and F16C. Knows no kernel.
+//! [`Lanes`] in one 512-bit register: AVX-512 F, with AVX2 and F16C; products of pairs of bf16 by AVX-512 BF16. Knows no
+//! kernel.
 
 use super::avx2::{self, halve};
 use super::lanes::Lanes;
+use super::lines::{Line, PairDots};
 use half::{bf16, f16};
-use std::arch::x86_64::*;
+use ir::abi::PANEL;
+use std::{arch::x86_64::*, mem::transmute};
 
 /// One `zmm` register.
 #[derive(Clone, Copy)]
@@ -17,6 +20,21 @@ macro_rules! split {
             _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd($x))),
         )
     };
+}
+
+impl Zmm {
+    /// The lower and the upper halves of pairs of bf16, widened.
+    ///
+    /// # Safety
+    /// Features as [`Lanes`].
+    #[inline(always)]
+    unsafe fn halves(pairs: __m512i) -> [Zmm; 2] {
+        // SAFETY: the caller's.
+        unsafe {
+            let high = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()));
+            [_mm512_slli_epi32::<16>(pairs), high].map(|x| Zmm(_mm512_castsi512_ps(x)))
+        }
+    }
 }
 
 // SAFETY: each method is the instruction that its contract describes.
@@ -40,6 +58,12 @@ unsafe impl Lanes for Zmm {
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()));
             Zmm(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide)))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn load_pairs(p: *const u32) -> [Self; 2] {
+        // SAFETY: as `load`.
+        unsafe { Zmm::halves(_mm512_loadu_si512(p.cast())) }
     }
 
     #[inline(always)]
@@ -139,5 +163,47 @@ unsafe impl Lanes for Zmm {
     unsafe fn transpose8(src: *const f32, stride: usize, dst: *mut f32) {
         // SAFETY: the caller's.
         unsafe { avx2::transpose8(src, stride, dst) }
+    }
+}
+
+impl Line<Zmm> for PairDots {
+    type Wide = __m512i;
+    type Input = __m512i;
+
+    #[inline(always)]
+    unsafe fn load(p: *const PairDots) -> __m512i {
+        // SAFETY: valid for PANEL pairs, by the trait's contract, as are the features here and below.
+        unsafe { _mm512_loadu_si512(p.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn input(x: *const bf16) -> __m512i {
+        // SAFETY: there are two elements.
+        unsafe { _mm512_set1_epi32(x.cast::<i32>().read_unaligned()) }
+    }
+
+    #[inline(always)]
+    unsafe fn last(x: *const bf16) -> __m512i {
+        // SAFETY: there is one element.
+        unsafe { _mm512_set1_epi32(i32::from((*x).to_bits())) }
+    }
+
+    #[inline(always)]
+    unsafe fn fma(line: __m512i, x: __m512i, sum: Zmm) -> Zmm {
+        // SAFETY: as `load`. The three types say the same 512 bits.
+        unsafe {
+            let [line, x] = [line, x].map(|bits| transmute::<__m512i, __m512bh>(bits));
+            Zmm(_mm512_dpbf16_ps(sum.0, line, x))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store(line: __m512i, to: *mut f32) {
+        // SAFETY: as `load`.
+        unsafe {
+            for (i, row) in Zmm::halves(line).into_iter().enumerate() {
+                row.store(to.add(i * PANEL));
+            }
+        }
     }
 }

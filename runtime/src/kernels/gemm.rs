@@ -5,8 +5,8 @@
 
 use super::Isa;
 use super::lanes::Lanes;
+use super::lines::{Line, Packed};
 use super::scratch::scratch;
-use super::weight::Weight;
 use ir::abi::{PANEL, STRIP};
 use std::ops::Range;
 
@@ -14,9 +14,9 @@ use std::ops::Range;
 const BLOCK_K: usize = 128;
 /// Most rows of `a` that one panel block meets before the next is fetched: `BLOCK_ROWS * BLOCK_K` stays in the second.
 const BLOCK_ROWS: usize = 168;
-/// Elements after which addresses fall into the same set of the first-level cache, and how many lines a set holds: more
+/// Bytes after which addresses fall into the same set of the first-level cache, and how many lines a set holds: more
 /// rows than that at such a stride evict each other, so they are copied.
-const SET_PERIOD: usize = 1024;
+const SET_PERIOD: usize = 4096;
 const WAYS: usize = 8;
 /// Rows from which on a tile fetches the panels after its own: with fewer it waits for memory anyway.
 const AHEAD_FROM: usize = 6;
@@ -28,16 +28,16 @@ const LINE_ROWS: usize = 32;
 
 /// One product of a few rows with a run of panels. Strides are in elements.
 #[derive(Clone, Copy)]
-pub(super) struct Tile<W> {
+pub(super) struct Tile<W: Packed> {
     /// Length of the sums.
     pub k: usize,
     /// First input row.
-    pub a: *const f32,
+    pub a: *const W::X,
     /// Between input rows.
     pub lda: usize,
-    /// First weight row: [`PANEL`] elements.
+    /// First line: [`PANEL`] elements.
     pub b: *const W,
-    /// Between weight rows of a panel.
+    /// Between lines of a panel.
     pub ldb: usize,
     /// Between panels.
     pub panel: usize,
@@ -49,7 +49,7 @@ pub(super) struct Tile<W> {
     pub resume: bool,
 }
 
-impl<W> Tile<W> {
+impl<W: Packed> Tile<W> {
     /// Moves on by `panels` panels.
     pub(super) fn advance(&mut self, panels: usize) {
         self.b = self.b.wrapping_add(panels * self.panel);
@@ -60,9 +60,9 @@ impl<W> Tile<W> {
 /// `M` rows by `P` panels, accumulated in registers.
 ///
 /// # Safety
-/// `t`'s pointers are valid for the extents it states, and the CPU has the features of `V`.
+/// `t`'s pointers are valid for the extents it states, and the CPU has the features of `V` and `W`.
 #[inline(always)]
-pub(super) unsafe fn tile<V: Lanes, W: Weight, const M: usize, const P: usize>(t: &Tile<W>) {
+pub(super) unsafe fn tile<V: Lanes, W: Line<V>, const M: usize, const P: usize>(t: &Tile<W>) {
     // SAFETY: all offsets below stay within the extents of `t`.
     unsafe {
         let mut acc = [[V::splat(0.0); P]; M];
@@ -74,8 +74,9 @@ pub(super) unsafe fn tile<V: Lanes, W: Weight, const M: usize, const P: usize>(t
             }
         }
         let (mut a, mut b) = (t.a, t.b);
-        for _ in 0..t.k {
-            let mut w = [V::splat(0.0); P];
+        for _ in 0..t.k / W::DEPTH {
+            // No closures: they would not have the caller's CPU features.
+            let mut w = [W::load(b); P];
             for (p, w) in w.iter_mut().enumerate() {
                 *w = W::load(b.add(p * t.panel));
                 if M >= AHEAD_FROM {
@@ -83,13 +84,21 @@ pub(super) unsafe fn tile<V: Lanes, W: Weight, const M: usize, const P: usize>(t
                 }
             }
             for (i, row) in acc.iter_mut().enumerate() {
-                let x = V::splat(*a.add(i * t.lda));
+                let x = W::input(a.add(i * t.lda));
                 for (sum, w) in row.iter_mut().zip(w) {
-                    *sum = x.fma(w, *sum);
+                    *sum = W::fma(w, x, *sum);
                 }
             }
-            a = a.add(1);
+            a = a.add(W::DEPTH);
             b = b.wrapping_add(t.ldb);
+        }
+        if !t.k.is_multiple_of(W::DEPTH) {
+            for (i, row) in acc.iter_mut().enumerate() {
+                let x = W::last(a.add(i * t.lda));
+                for (p, sum) in row.iter_mut().enumerate() {
+                    *sum = W::fma(W::load(b.add(p * t.panel)), x, *sum);
+                }
+            }
         }
         for (i, row) in acc.iter().enumerate() {
             for (p, sum) in row.iter().enumerate() {
@@ -99,20 +108,20 @@ pub(super) unsafe fn tile<V: Lanes, W: Weight, const M: usize, const P: usize>(t
     }
 }
 
-/// Widens `rows` rows of a panel, `ld` elements apart.
+/// Widens `lines` lines of a panel, `ld` elements apart.
 ///
 /// # Safety
-/// Both sides are valid for the rows, and the CPU has the features of `V`.
+/// Both sides are valid for the lines, and the CPU has the features of `V`.
 #[inline(always)]
-pub(super) unsafe fn widen<V: Lanes, W: Weight>(
+pub(super) unsafe fn widen<V: Lanes, W: Line<V>>(
     from: *const W,
     ld: usize,
     to: *mut f32,
-    rows: usize,
+    lines: usize,
 ) {
-    for i in 0..rows {
-        // SAFETY: `i < rows`.
-        unsafe { W::load::<V>(from.add(i * ld)).store(to.add(i * PANEL)) }
+    for i in 0..lines {
+        // SAFETY: `i < lines`.
+        unsafe { W::store(W::load(from.add(i * ld)), to.add(i * W::DEPTH * PANEL)) }
     }
 }
 
@@ -124,19 +133,19 @@ struct Panels<W> {
     count: usize,
 }
 
-impl<W: Weight> Panels<W> {
-    /// Row `row` of panel `p`, and elements between rows.
+impl<W: Packed> Panels<W> {
+    /// The line with row `row` of panel `p`, and elements between lines.
     fn at(&self, p: usize, row: usize) -> (*const W, usize) {
         let first = p / W::STRIP * W::STRIP;
         let ld = W::STRIP.min(self.count - first) * PANEL;
-        let start = first * self.k * PANEL + row * ld;
+        let start = first * self.k.div_ceil(W::DEPTH) * PANEL + row / W::DEPTH * ld;
         (self.b.wrapping_add(start + (p - first) * PANEL), ld)
     }
 
     /// Elements between panels that lie side by side, and how many do.
     fn run(&self) -> (usize, usize) {
         match W::STRIP {
-            1 => (self.k * PANEL, self.count),
+            1 => (self.k.div_ceil(W::DEPTH) * PANEL, self.count),
             strip => (PANEL, strip),
         }
     }
@@ -152,7 +161,7 @@ pub(super) fn part(n: usize, parts: usize, i: usize) -> std::ops::Range<usize> {
 /// # Safety
 /// As [`tile`], for `m` rows and `panels` panels.
 #[inline]
-pub(super) unsafe fn rows<I: Isa, W: Weight>(m: usize, panels: usize, t: Tile<W>) {
+pub(super) unsafe fn rows<I: Isa, W: Line<I::V>>(m: usize, panels: usize, t: Tile<W>) {
     let tiles = m.div_ceil(I::ROWS);
     for rows in (0..tiles).map(|i| part(m, tiles, i)) {
         let (a, c) = (
@@ -166,35 +175,40 @@ pub(super) unsafe fn rows<I: Isa, W: Weight>(m: usize, panels: usize, t: Tile<W>
 
 /// A product of `m` rows of `a` with `panels` packed panels of `k` rows, wherever those are. Strides are in elements.
 #[derive(Clone, Copy)]
-pub(super) struct Product {
+pub(super) struct Product<X> {
     pub m: usize,
     pub k: usize,
-    pub a: *const f32,
+    pub a: *const X,
     pub lda: usize,
     pub panels: usize,
     pub c: *mut f32,
     pub ldc: usize,
 }
 
-impl Product {
+impl<X> Product<X> {
     /// Rows that evict each other from the cache at this stride.
     fn conflicts(&self, tile: usize) -> bool {
-        self.lda.is_multiple_of(SET_PERIOD) && self.m.min(tile) > WAYS
+        self.meet() && self.m.min(tile) > WAYS
+    }
+
+    /// Whether all rows fall into one set of the cache.
+    fn meet(&self) -> bool {
+        (self.lda * size_of::<X>()).is_multiple_of(SET_PERIOD)
     }
 }
 
 /// A part of a [`Product`]: some rows by `wide` panels from `first`, over rows `k` of the panels.
-pub(super) struct Block {
+pub(super) struct Block<X> {
     pub first: usize,
     pub wide: usize,
     pub k: Range<usize>,
-    part: Product,
+    part: Product<X>,
     widened: *mut f32,
 }
 
-impl Block {
-    /// The part, with its panels at `b`, `panel` elements apart, and their rows `ldb`.
-    fn tile<W>(&self, (b, ldb): (*const W, usize), panel: usize) -> Tile<W> {
+impl<X> Block<X> {
+    /// The part, with its panels at `b`, `panel` elements apart, and their lines `ldb`.
+    fn tile<W: Packed<X = X>>(&self, (b, ldb): (*const W, usize), panel: usize) -> Tile<W> {
         Tile {
             k: self.k.len(),
             a: self.part.a,
@@ -208,26 +222,34 @@ impl Block {
         }
     }
 
-    /// The part with panels that are widened first: `widen(panel, to)` writes rows `self.k` of one as f32.
+    /// The part with panels that are widened first: `widen(panel, to)` writes lines of rows `self.k` of one.
     ///
     /// # Safety
     /// As [`blocks`], and `widen` writes no more than those rows.
-    pub(super) unsafe fn widened<I: Isa>(&self, widen: impl Fn(usize, *mut f32)) {
-        let panel = self.k.len() * PANEL;
+    pub(super) unsafe fn widened<I: Isa, W: Line<I::V> + Packed<X = X>>(
+        &self,
+        widen: impl Fn(usize, *mut f32),
+    ) {
+        let panel = self.k.len().next_multiple_of(W::DEPTH) * PANEL;
         for p in 0..self.wide {
             widen(self.first + p, self.widened.wrapping_add(p * panel));
         }
-        let tile = self.tile((self.widened.cast_const(), PANEL), panel);
+        let b = self.widened.cast_const().cast::<W>();
+        let tile = self.tile((b, PANEL), panel / W::DEPTH);
         // SAFETY: the scratch memory holds PANELS panels of BLOCK_K rows, just written; the rest is the caller's.
-        unsafe { rows::<I, f32>(self.part.m, self.wide, tile) }
+        unsafe { rows::<I, W>(self.part.m, self.wide, tile) }
     }
 }
 
-/// Calls `each` with blocks of the product that caches hold, in an order in which sums over `k` may continue.
+/// Calls `each` with blocks of the product that caches hold, in an order in which sums over `k` may continue; their rows are
+/// `To`, either all the same or converted.
 ///
 /// # Safety
 /// The product's pointers are valid for its extents.
-pub(super) unsafe fn blocks<I: Isa>(whole: &Product, each: impl Fn(&Block)) {
+pub(super) unsafe fn blocks<I: Isa, X: Copy + Into<To>, To>(
+    whole: &Product<X>,
+    each: impl Fn(&Block<To>),
+) {
     let Product {
         m,
         k,
@@ -237,31 +259,39 @@ pub(super) unsafe fn blocks<I: Isa>(whole: &Product, each: impl Fn(&Block)) {
         c,
         ldc,
     } = *whole;
-    let conflict = whole.conflicts(I::ROWS);
+    // Types of two sizes are two types; what is converted has two.
+    let copies = whole.conflicts(I::ROWS) || size_of::<X>() != size_of::<To>();
     let (blocks_k, blocks_m) = (k.div_ceil(BLOCK_K).max(1), m.div_ceil(BLOCK_ROWS));
-    let input = if conflict {
+    let input = if copies {
         BLOCK_ROWS * (BLOCK_K + PANEL)
     } else {
         0
     };
-    let copied = scratch(input + I::PANELS * BLOCK_K * PANEL);
+    let memory = scratch(input + I::PANELS * BLOCK_K * PANEL);
+    let copied = memory.cast::<To>();
     // Blocks begin at multiples of what grouped weights keep in a line.
     let edge = |x: usize| (x * LINE_ROWS).min(k);
     for block_k in (0..blocks_k).map(|i| part(k.div_ceil(LINE_ROWS), blocks_k, i)) {
         let block_k = edge(block_k.start)..edge(block_k.end);
         for block_m in (0..blocks_m).map(|i| part(m, blocks_m, i)) {
+            let from = a.wrapping_add(block_m.start * lda + block_k.start);
             let mut rows = Product {
                 m: block_m.len(),
-                a: a.wrapping_add(block_m.start * lda + block_k.start),
+                k,
+                a: from.cast::<To>(),
+                lda,
+                panels,
                 c: c.wrapping_add(block_m.start * ldc),
-                ..*whole
+                ldc,
             };
-            if conflict {
+            if copies {
                 // SAFETY: the block lies in `a`; the scratch holds BLOCK_ROWS rows of this stride.
                 unsafe {
                     for i in 0..rows.m {
                         let row = copied.add(i * (BLOCK_K + PANEL));
-                        std::ptr::copy_nonoverlapping(rows.a.add(i * lda), row, block_k.len());
+                        for j in 0..block_k.len() {
+                            row.add(j).write((*from.add(i * lda + j)).into());
+                        }
                     }
                 }
                 (rows.a, rows.lda) = (copied, BLOCK_K + PANEL);
@@ -275,47 +305,52 @@ pub(super) unsafe fn blocks<I: Isa>(whole: &Product, each: impl Fn(&Block)) {
                         c: rows.c.wrapping_add(first * PANEL),
                         ..rows
                     },
-                    widened: copied.wrapping_add(input),
+                    widened: memory.wrapping_add(input),
                 });
             }
         }
     }
 }
 
-/// [`ir::abi::GemmFn`].
+/// [`ir::abi::GemmFn`] over lines of `Few`, as which rows meet those of weights where there are few; where there are many,
+/// they are converted once to what `Many` meets, whose lines are the same bytes.
 ///
 /// # Safety
-/// As `GemmFn` states, and the CPU has the features of `I`.
+/// As `GemmFn` states, and the CPU has the features of `I` and of the lines.
 #[allow(clippy::too_many_arguments, reason = "the kernel ABI's signature")]
-pub(super) unsafe extern "C" fn gemm<I: Isa, W: Weight>(
+pub(super) unsafe extern "C" fn gemm<I: Isa, Few: Line<I::V>, Many: Line<I::V>>(
     m: usize,
     k: usize,
-    a: *const f32,
+    a: *const u8,
     lda: usize,
     b: *const u8,
     panels: usize,
     c: *mut f32,
     ldc: usize,
-) {
-    let b = Panels {
-        b: b.cast::<W>(),
-        k,
-        count: panels,
-    };
-    let (panel, run) = b.run();
+) where
+    Few::X: Into<Many::X>,
+    Many::Widened: Line<I::V>,
+{
+    const { assert!(size_of::<Few>() == size_of::<Many>() && Few::DEPTH == Many::DEPTH) };
     let whole = Product {
         m,
         k,
-        a,
+        a: a.cast::<Few::X>(),
         lda,
         panels,
         c,
         ldc,
     };
     if m <= I::ROWS && !whole.conflicts(I::ROWS) {
+        let b = Panels {
+            b: b.cast::<Few>(),
+            k,
+            count: panels,
+        };
+        let (panel, run) = b.run();
         // Rows that would evict each other with the weights between them go through a strip in two parts: it is in the
         // second-level cache by then.
-        let crowded = W::NARROW && lda.is_multiple_of(SET_PERIOD) && m == WAYS;
+        let crowded = Few::STRIP > 1 && whole.meet() && m == WAYS;
         let (parts, run) = match crowded {
             true => (2, run.min(STRIP)),
             false => (1, run),
@@ -325,7 +360,7 @@ pub(super) unsafe extern "C" fn gemm<I: Isa, W: Weight>(
             for rows in (0..parts).map(|i| part(m, parts, i)) {
                 let tile = Tile {
                     k,
-                    a: a.wrapping_add(rows.start * lda),
+                    a: whole.a.wrapping_add(rows.start * lda),
                     lda,
                     b,
                     ldb,
@@ -340,19 +375,25 @@ pub(super) unsafe extern "C" fn gemm<I: Isa, W: Weight>(
         }
         return;
     }
-    const { assert!(W::STRIP % I::PANELS == 0 || W::STRIP == 1) };
-    let widens = W::NARROW && m.div_ceil(I::ROWS) >= WIDEN_FROM;
+    const { assert!(Many::STRIP % I::PANELS == 0 || Many::STRIP == 1) };
+    let b = Panels {
+        b: b.cast::<Many>(),
+        k,
+        count: panels,
+    };
+    let panel = b.run().0;
+    let widens = Many::NARROW && m.div_ceil(I::ROWS) >= WIDEN_FROM;
     // SAFETY: blocks lie within the caller's extents.
     unsafe {
-        blocks::<I>(&whole, |block| {
+        blocks::<I, Few::X, Many::X>(&whole, |block| {
             if widens {
-                block.widened::<I>(|p, to| {
+                block.widened::<I, Many::Widened>(|p, to| {
                     let (from, ld) = b.at(p, block.k.start);
-                    I::widen(from, ld, to, block.k.len());
+                    I::widen(from, ld, to, block.k.len().div_ceil(Many::DEPTH));
                 });
             } else {
                 let tile = block.tile(b.at(block.first, block.k.start), panel);
-                rows::<I, W>(block.part.m, block.wide, tile);
+                rows::<I, Many>(block.part.m, block.wide, tile);
             }
         })
     }

@@ -356,7 +356,7 @@ pub(super) unsafe extern "C" fn float_gemm<I: Isa, G: GroupedIsa, C: Code, const
     let product = Product {
         m,
         k,
-        a: a.cast(),
+        a: a.cast::<f32>(),
         lda: lda / size_of::<f32>(),
         panels,
         c,
@@ -364,8 +364,8 @@ pub(super) unsafe extern "C" fn float_gemm<I: Isa, G: GroupedIsa, C: Code, const
     };
     // SAFETY: the caller's extents; blocks of rows are multiples of 32, as groups are.
     unsafe {
-        blocks::<I>(&product, |block| {
-            block.widened::<I>(|p, to| {
+        blocks::<I, f32, f32>(&product, |block| {
+            block.widened::<I, f32>(|p, to| {
                 G::widen::<C>(t.panel(C::BITS, p), block.k.start, block.k.len(), to)
             })
         })

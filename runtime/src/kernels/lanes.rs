@@ -18,6 +18,8 @@ pub(super) unsafe trait Lanes: Copy {
     unsafe fn load(p: *const f32) -> Self;
     /// Widens exactly.
     unsafe fn load_bf16(p: *const bf16) -> Self;
+    /// Widens the lower and the upper halves of [`PANEL`] pairs of bf16 exactly.
+    unsafe fn load_pairs(p: *const u32) -> [Self; 2];
     /// Widens exactly.
     unsafe fn load_f16(p: *const f16) -> Self;
     /// Widens exactly.
@@ -98,6 +100,14 @@ unsafe impl Lanes for Array {
     unsafe fn load_bf16(p: *const bf16) -> Self {
         // SAFETY: as `load`.
         Array(unsafe { p.cast::<[bf16; PANEL]>().read_unaligned() }.map(bf16::to_f32))
+    }
+
+    #[inline(always)]
+    unsafe fn load_pairs(p: *const u32) -> [Self; 2] {
+        // SAFETY: as `load`.
+        let pairs = unsafe { p.cast::<[u32; PANEL]>().read_unaligned() };
+        let half = |bits: fn(u32) -> u32| Array(pairs.map(|pair| f32::from_bits(bits(pair))));
+        [half(|pair| pair << 16), half(|pair| pair & 0xffff_0000)]
     }
 
     #[inline(always)]

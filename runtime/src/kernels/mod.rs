@@ -14,6 +14,7 @@ mod functions;
 mod gemm;
 mod grouped;
 mod lanes;
+mod lines;
 mod packing;
 pub mod probe;
 mod quantize;
@@ -31,6 +32,7 @@ use grouped::{GroupedIsa, Panel};
 use half::{bf16, f16};
 use ir::abi::{ABI_VERSION, AttentionArgs, GroupedGemmFn, GroupedGemms, KernelTable};
 use lanes::Lanes;
+use lines::{Line, Pair, PairDots};
 use std::sync::OnceLock;
 use weight::Weight;
 
@@ -47,9 +49,9 @@ trait Isa {
     const PANELS: usize;
 
     /// [`gemm::tile`] over `rows <= ROWS` and all of `panels`, by the widest tiles that fit the registers.
-    unsafe fn tiles<W: Weight>(rows: usize, panels: usize, t: Tile<W>);
+    unsafe fn tiles<W: Line<Self::V>>(rows: usize, panels: usize, t: Tile<W>);
     /// [`gemm::widen`].
-    unsafe fn widen<W: Weight>(from: *const W, ld: usize, to: *mut f32, panel_rows: usize);
+    unsafe fn widen<W: Line<Self::V>>(from: *const W, ld: usize, to: *mut f32, lines: usize);
     /// [`attention::attend`].
     unsafe fn attend<W: Weight>(args: &AttentionArgs);
     /// [`functions::apply`].
@@ -69,9 +71,9 @@ macro_rules! isa {
             const PANELS: usize = $wide;
 
             #[inline]
-            unsafe fn tiles<W: Weight>(rows: usize, panels: usize, mut t: Tile<W>) {
+            unsafe fn tiles<W: Line<$lanes>>(rows: usize, panels: usize, mut t: Tile<W>) {
                 isa!(@feature $features
-                    unsafe fn tile<W: Weight, const M: usize, const P: usize>(t: &Tile<W>) {
+                    unsafe fn tile<W: Line<$lanes>, const M: usize, const P: usize>(t: &Tile<W>) {
                         // SAFETY: the caller vouches for the features and the tile.
                         unsafe { gemm::tile::<$lanes, W, M, P>(t) }
                     });
@@ -90,9 +92,9 @@ macro_rules! isa {
             }
 
             isa!(@feature $features
-                unsafe fn widen<W: Weight>(from: *const W, ld: usize, to: *mut f32, panel_rows: usize) {
+                unsafe fn widen<W: Line<$lanes>>(from: *const W, ld: usize, to: *mut f32, lines: usize) {
                     // SAFETY: the caller's.
-                    unsafe { gemm::widen::<$lanes, W>(from, ld, to, panel_rows) }
+                    unsafe { gemm::widen::<$lanes, W>(from, ld, to, lines) }
                 });
 
             isa!(@feature $features
@@ -126,6 +128,13 @@ isa!(
 isa!(
     /// 32 registers of 512 bits: 28 accumulators at most.
     Avx512, avx512::Zmm, "avx512f,avx2,fma,f16c", 14 x 2,
+    1: 4 3 2 1, 2: 4 2 1, 3: 4 2 1, 4: 4 2 1, 5: 4 2 1, 6: 4 2 1, 7: 2 1,
+    8: 2 1, 9: 2 1, 10: 2 1, 11: 2 1, 12: 2 1, 13: 2 1, 14: 2 1);
+
+#[cfg(target_arch = "x86_64")]
+isa!(
+    /// The same with products of pairs of bf16.
+    Avx512Bf16, avx512::Zmm, "avx512f,avx512bf16,avx2,fma,f16c", 14 x 2,
     1: 4 3 2 1, 2: 4 2 1, 3: 4 2 1, 4: 4 2 1, 5: 4 2 1, 6: 4 2 1, 7: 2 1,
     8: 2 1, 9: 2 1, 10: 2 1, 11: 2 1, 12: 2 1, 13: 2 1, 14: 2 1);
 
@@ -254,9 +263,9 @@ extern "C" fn sin(x: f32) -> f32 {
 const fn table_of<I: Isa, G: GroupedIsa>() -> KernelTable {
     KernelTable {
         version: ABI_VERSION as u64,
-        gemm_f32: gemm::gemm::<I, f32>,
-        gemm_bf16: gemm::gemm::<I, bf16>,
-        gemm_f16: gemm::gemm::<I, f16>,
+        gemm_f32: gemm::gemm::<I, f32, f32>,
+        gemm_bf16: gemm::gemm::<I, Pair<f32, false>, Pair<f32, false>>,
+        gemm_f16: gemm::gemm::<I, f16, f16>,
         attention_f32: attention::attention::<I, f32>,
         cos,
         sin,
@@ -281,6 +290,16 @@ const fn table_of<I: Isa, G: GroupedIsa>() -> KernelTable {
         attention_f16: attention::attention::<I, f16>,
         attention_q8: attention::attention::<I, i8>,
         quantize_head: quantize::quantize_head,
+        gemm_bf16_rows: gemm::gemm::<I, Pair<bf16, true>, Pair<f32, true>>,
+    }
+}
+
+/// A table with an instruction for products of pairs of bf16.
+#[cfg(target_arch = "x86_64")]
+fn with_dots(table: KernelTable) -> KernelTable {
+    KernelTable {
+        gemm_bf16_rows: gemm::gemm::<Avx512Bf16, PairDots, PairDots>,
+        ..table
     }
 }
 
@@ -299,7 +318,11 @@ pub fn tables() -> Vec<(&'static str, KernelTable)> {
         let v3 = has!("avx2") && has!("fma") && has!("f16c");
         let v4 = v3 && has!("avx512f") && has!("avx512bw");
         if v4 && has!("avx512vnni") {
-            tables.push(("avx512vnni", table_of::<Avx512, Vnni512Groups>()));
+            let table = table_of::<Avx512, Vnni512Groups>();
+            if has!("avx512bf16") {
+                tables.push(("avx512bf16", with_dots(table)));
+            }
+            tables.push(("avx512vnni", table));
         }
         if v4 {
             tables.push(("avx512", table_of::<Avx512, Avx2Groups>()));

@@ -5,7 +5,10 @@ mod grouped;
 
 use super::tables;
 use half::{bf16, f16};
-use ir::abi::{GemmFn, KernelTable, PANEL};
+use ir::{
+    DType,
+    abi::{Codec, GemmFn, KernelTable, PANEL},
+};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -43,7 +46,7 @@ struct Case {
 }
 
 /// Runs `gemm` on a poisoned output inside guards; checks the guards and returns the output alone.
-fn product(gemm: GemmFn, case: Case, a: &[f32], b: *const u8) -> Vec<f32> {
+fn product<X>(gemm: GemmFn, case: Case, a: &[X], b: *const u8) -> Vec<f32> {
     let Case {
         m,
         k,
@@ -58,7 +61,18 @@ fn product(gemm: GemmFn, case: Case, a: &[f32], b: *const u8) -> Vec<f32> {
         c[at + i * ldc..][..n].fill(f32::NAN);
     }
     // SAFETY: `a` holds m rows of lda, `c` m rows of ldc from `at`, `b` the panels.
-    unsafe { gemm(m, k, a.as_ptr(), lda, b, panels, c[at..].as_mut_ptr(), ldc) };
+    unsafe {
+        gemm(
+            m,
+            k,
+            a.as_ptr().cast(),
+            lda,
+            b,
+            panels,
+            c[at..].as_mut_ptr(),
+            ldc,
+        )
+    };
     let mut out = Vec::new();
     for (i, &x) in c.iter().enumerate() {
         let inside = i >= at && (i - at) / ldc < m && (i - at) % ldc < n;
@@ -71,18 +85,22 @@ fn product(gemm: GemmFn, case: Case, a: &[f32], b: *const u8) -> Vec<f32> {
     out
 }
 
-/// Checks every table's `entry` on `case` against f64 and against the last, portable, table.
-/// Where element `[row, column]` of a weight lies in panels of `k` rows, `strip` side by side.
-fn index(strip: usize, [k, panels]: [usize; 2], [row, column]: [usize; 2]) -> usize {
+/// Where element `[row, column]` of a weight of `k` rows lies in panels.
+fn index(codec: Codec, [k, panels]: [usize; 2], [row, column]: [usize; 2]) -> usize {
     let (panel, within) = (column / PANEL, column % PANEL);
+    let (strip, depth) = (codec.strip(), codec.depth());
     let first = panel / strip * strip;
     let wide = strip.min(panels - first);
-    (first * k + row * wide + panel - first) * PANEL + within
+    let line = first * k.div_ceil(depth) + row / depth * wide + panel - first;
+    (line * PANEL + within) * depth + row % depth
 }
 
-fn check_gemm<T: Copy + Default>(
+/// Checks every table's `entry` on `case` against f64 and against the last, portable, table.
+fn check_gemm<X: Copy + Into<f32>, T: Copy + Default>(
     case: Case,
+    codec: DType,
     entry: impl Fn(&KernelTable) -> GemmFn,
+    rows: impl Fn(f32) -> X,
     narrow: impl Fn(f32) -> T,
     wide: impl Fn(T) -> f32,
 ) {
@@ -92,15 +110,18 @@ fn check_gemm<T: Copy + Default>(
         panels,
         slack,
     } = case;
+    let codec = Codec::Plain(codec);
     let mut rng = ChaCha8Rng::seed_from_u64((m * 1_000_003 + k * 101 + panels) as u64);
     let lda = k + slack;
-    let a = random(&mut rng, m * lda);
-    let b: Vec<T> = random(&mut rng, panels * k * PANEL)
-        .into_iter()
-        .map(narrow)
-        .collect();
+    let a: Vec<X> = random(&mut rng, m * lda).into_iter().map(rows).collect();
+    let mut b = vec![T::default(); panels * codec.panel(k) / size_of::<T>()];
+    for row in 0..k {
+        for column in 0..panels * PANEL {
+            let element = narrow(rng.random_range(-1.0..1.0));
+            b[index(codec, [k, panels], [row, column])] = element;
+        }
+    }
     let packed = Aligned::new(&b);
-    let strip = if size_of::<T>() == 4 { 1 } else { 4 };
     let tables = tables();
     let (_, portable) = tables.last().expect("portable is always listed");
     let twin = product(entry(portable), case, &a, packed.bytes());
@@ -113,11 +134,10 @@ fn check_gemm<T: Copy + Default>(
                 twin.to_bits(),
                 "{name} {case:?} at {i},{j}: {got} against portable {twin}"
             );
-            let weight = |l: usize| f64::from(wide(b[index(strip, [k, panels], [l, j])]));
-            let exact: f64 = (0..k).map(|l| f64::from(a[i * lda + l]) * weight(l)).sum();
-            let size: f64 = (0..k)
-                .map(|l| (f64::from(a[i * lda + l]) * weight(l)).abs())
-                .sum();
+            let weight = |l: usize| f64::from(wide(b[index(codec, [k, panels], [l, j])]));
+            let products = || (0..k).map(|l| f64::from(a[i * lda + l].into()) * weight(l));
+            let exact: f64 = products().sum();
+            let size: f64 = products().map(f64::abs).sum();
             assert!(
                 (f64::from(got) - exact).abs() <= 1e-6 * size,
                 "{name} {case:?} at {i},{j}: {got} against {exact}"
@@ -127,9 +147,18 @@ fn check_gemm<T: Copy + Default>(
 }
 
 fn check_all_weights(case: Case) {
-    check_gemm(case, |t| t.gemm_f32, |x| x, |x| x);
-    check_gemm(case, |t| t.gemm_bf16, bf16::from_f32, bf16::to_f32);
-    check_gemm(case, |t| t.gemm_f16, f16::from_f32, f16::to_f32);
+    let (same, to, from) = (|x: f32| x, bf16::from_f32, bf16::to_f32);
+    check_gemm(case, DType::F32, |t| t.gemm_f32, same, same, same);
+    check_gemm(case, DType::BF16, |t| t.gemm_bf16, same, to, from);
+    check_gemm(case, DType::BF16, |t| t.gemm_bf16_rows, to, to, from);
+    check_gemm(
+        case,
+        DType::F16,
+        |t| t.gemm_f16,
+        same,
+        f16::from_f32,
+        f16::to_f32,
+    );
 }
 
 #[test]
@@ -171,6 +200,12 @@ fn gemm_of_shapes_that_are_cut_into_blocks() {
         check_all_weights(Case {
             m,
             k: 1024,
+            panels,
+            slack: 0,
+        });
+        check_all_weights(Case {
+            m,
+            k: 2048,
             panels,
             slack: 0,
         });
@@ -219,6 +254,7 @@ fn a_row_has_the_same_bits_in_any_product() {
 fn narrow_weights_widen_exactly() {
     // Every finite bf16 and f16 times one.
     fn check<T: Copy + Default>(
+        depth: usize,
         entry: impl Fn(&KernelTable) -> GemmFn,
         of: impl Fn(u16) -> T,
         wide: impl Fn(T) -> f32,
@@ -227,7 +263,12 @@ fn narrow_weights_widen_exactly() {
             .map(of)
             .map(|x| if wide(x).is_finite() { x } else { T::default() })
             .collect();
-        let b = Aligned::new(&all);
+        // Each in a line of its own kind: what follows it is padding.
+        let padded = all.iter().flat_map(|x| {
+            let padding = std::iter::repeat_n(T::default(), depth - 1);
+            std::iter::once(*x).chain(padding)
+        });
+        let b = Aligned::new(&padded.collect::<Vec<T>>());
         let case = Case {
             m: 1,
             k: 1,
@@ -235,14 +276,14 @@ fn narrow_weights_widen_exactly() {
             slack: 0,
         };
         for (name, table) in tables() {
-            let got = product(entry(&table), case, &[1.0], b.bytes());
+            let got = product(entry(&table), case, &[1.0f32], b.bytes());
             for (got, &x) in got.iter().zip(&all) {
                 assert_eq!(*got, wide(x), "{name}");
             }
         }
     }
-    check(|t| t.gemm_bf16, bf16::from_bits, bf16::to_f32);
-    check(|t| t.gemm_f16, f16::from_bits, f16::to_f32);
+    check(2, |t| t.gemm_bf16, bf16::from_bits, bf16::to_f32);
+    check(1, |t| t.gemm_f16, f16::from_bits, f16::to_f32);
 }
 
 #[test]

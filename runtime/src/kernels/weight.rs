@@ -1,4 +1,5 @@
-//! The element types of packed panels, and of attention's keys and values: how each widens to f32. Knows no product.
+//! The element types of packed panels that stand by themselves, and of attention's keys and values: how each widens to f32.
+//! Knows no product.
 
 use super::lanes::Lanes;
 use half::{bf16, f16};
@@ -9,8 +10,6 @@ use ir::{
 
 /// An element of a packed panel; of attention's keys and values, too.
 pub(super) trait Weight: Copy + Default {
-    /// Whether a block of panels is worth widening once when several row tiles read it.
-    const NARROW: bool;
     /// [`Codec::strip`].
     const STRIP: usize;
     /// Whether keys and values have scales.
@@ -38,7 +37,6 @@ pub(super) trait Weight: Copy + Default {
 macro_rules! weight {
     ($ty:ty, $dtype:ident, $load:ident $(, transpose: $transpose:ident)? $(, scaled: $scaled:literal)?) => {
         impl Weight for $ty {
-            const NARROW: bool = size_of::<$ty>() < size_of::<f32>();
             const STRIP: usize = Codec::Plain(DType::$dtype).strip();
             $(const SCALED: bool = $scaled;)?
             #[inline(always)]

@@ -51,6 +51,28 @@ const GRAPHS: &[&str] = &[
     // Products: narrow weights, bodies.
     "graph(x: f32[T,33], weight w: bf16[21,33]) { return linear(x, cast(w) {to=f32}) }",
     "graph(x: f32[T,33], weight w: f16[21,33]) { return linear(x, cast(w) {to=f32}) }",
+    // Rows rounded to bf16 in front of products, and behind them.
+    "graph(x: f32[T,33], weight w: bf16[21,33]) {
+        return linear(cast(cast(mul(x, 0.5)) {to=bf16}) {to=f32}, cast(w) {to=f32})
+    }",
+    "graph(x: f32[T,64], weight a: bf16[80,64], weight b: bf16[80,64]) {
+        %x = cast(cast(mul(x, 2.0)) {to=bf16}) {to=f32}
+        return swiglu(linear(%x, cast(a) {to=f32}), linear(%x, cast(b) {to=f32}))
+    }",
+    "graph(x: f32[T,4,6], weight a: bf16[16,24], weight b: bf16[40,16]) {
+        %x = reshape(cast(cast(mul(x, 2.0)) {to=bf16}) {to=f32}) {shape=[T,24]}
+        %y = cast(cast(linear(%x, cast(a) {to=f32})) {to=bf16}) {to=f32}
+        return linear(%y, cast(b) {to=f32})
+    }",
+    // What other kernels read, too, stays f32.
+    "graph(x: f32[T,24], weight a: bf16[24,24]) {
+        %x = cast(cast(mul(x, 2.0)) {to=bf16}) {to=f32}
+        return add(linear(%x, cast(a) {to=f32}), %x)
+    }",
+    "graph(x: f32[T,24], weight a: bf16[24,24], weight b: f16[24,24]) {
+        %x = cast(cast(mul(x, 2.0)) {to=bf16}) {to=f32}
+        return add(linear(%x, cast(a) {to=f32}), linear(%x, cast(b) {to=f32}))
+    }",
     "graph(x: f32[T,20], weight a: f32[35,20], weight b: f32[35,20]) { return swiglu(linear(x, a), linear(x, b)) }",
     "graph(x: f32[T,20], weight a: bf16[64,20], weight b: bf16[64,20]) {
         return swiglu(linear(x, cast(a) {to=f32}), linear(x, cast(b) {to=f32}))

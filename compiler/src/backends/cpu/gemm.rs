@@ -37,10 +37,12 @@ impl Product {
     /// The tile's place in the function table, and the group size that it wants to be told.
     fn tile(self) -> Result<(usize, Option<u32>), String> {
         const F32: Codec = Codec::Plain(DType::F32);
+        const BF16: Codec = Codec::Plain(DType::BF16);
         let plain = |slot| Ok((slot, None));
         match (self.rows, self.codec) {
             (F32, F32) => plain(offset_of!(KernelTable, gemm_f32)),
-            (F32, Codec::Plain(DType::BF16)) => plain(offset_of!(KernelTable, gemm_bf16)),
+            (F32, BF16) => plain(offset_of!(KernelTable, gemm_bf16)),
+            (BF16, BF16) => plain(offset_of!(KernelTable, gemm_bf16_rows)),
             (F32, Codec::Plain(DType::F16)) => plain(offset_of!(KernelTable, gemm_f16)),
             (rows, codec) => {
                 let unknown = || {
@@ -75,8 +77,10 @@ pub fn emit(
     } = product;
     let panel = PANEL as i64;
     let (x, out) = (&views[0], &views[views.len() - 1]);
-    if x.dtype != DType::F32 {
-        return Err(format!("reads rows of {}", x.dtype));
+    if let Codec::Plain(dtype) = product.rows
+        && dtype != x.dtype
+    {
+        return Err(format!("reads rows of {} as {dtype}", x.dtype));
     }
     let tile_bytes = ROWS * PANELS * PANEL as i64 * 4;
     let tiles_bytes = SCRATCH_BYTES as i64 - SPARE_BYTES;
@@ -96,7 +100,8 @@ pub fn emit(
     let block = f.int(ROWS);
     let blocks = f.b.ins().udiv(round, block);
     // The product itself, whole panels: no tile in between.
-    let direct = weights == 1 && body.outputs[0] == body.inputs()[0] && columns % panel == 0;
+    let identity = body.outputs[0] == body.inputs()[0] && out.dtype == DType::F32;
+    let direct = weights == 1 && identity && columns % panel == 0;
     let element = out.dtype.bytes() as i64;
     let (begin, end) = (f.begin, f.end);
     f.repeat(begin, end, 1, &[], |f, task, _| {

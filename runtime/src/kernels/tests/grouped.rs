@@ -203,7 +203,16 @@ fn check(element: Element, m: usize, k: usize, group: usize, panels: usize) {
         // SAFETY: m rows of k and of all columns.
         unsafe {
             let c = want.as_mut_ptr();
-            (table.gemm_f32)(m, k, x.as_ptr(), k, widened.bytes(), panels, c, w.columns);
+            (table.gemm_f32)(
+                m,
+                k,
+                x.as_ptr().cast(),
+                k,
+                widened.bytes(),
+                panels,
+                c,
+                w.columns,
+            );
         }
         assert!(same(&got, &want), "{case}: not the bits of f32 weights");
         for wide in [false, true] {
