@@ -50,6 +50,8 @@ fn gemm(table: &KernelTable) {
         (128, 1024, 1024),
         (128, 768, 768),
         (128, 2048, 512),
+        (64, 2048, 64),
+        (64, 8192, 64),
         (1, 384, 1536),
     ];
     let once = |m: usize, k: usize, n: usize, per_call: usize, gemm: GemmFn, bytes: usize| {
@@ -126,12 +128,12 @@ fn gemv(table: &KernelTable) {
     let b = lines(BYTES / 4);
     println!("  few rows, streaming {} MiB, GB/s of weights", BYTES >> 20);
     println!(
-        "  {:>8} {:>8} {:>4} {:>8} {:>10} {:>8} {:>8}",
-        "threads", "read", "rows", "k = n", "f32", "bf16", "f16"
+        "  {:>8} {:>8} {:>4} {:>8} {:>10} {:>8} {:>10} {:>8}",
+        "threads", "read", "rows", "k = n", "f32", "bf16", "bf16 rows", "f16"
     );
     for threads in [1, 2] {
         let pool = Pool::new(threads);
-        for (m, n) in [(1usize, 2048usize), (1, 4096), (4, 2048), (8, 2048)] {
+        for (m, n) in [(1usize, 2048usize), (1, 4096), (4, 2048), (8, 2048), (64, 2048)] {
             let (x, mut y) = (lines(m * n), lines(m * n));
             let (x, y) = (
                 Shared(x.as_ptr().cast::<f32>().cast_mut()),
@@ -164,13 +166,14 @@ fn gemv(table: &KernelTable) {
                 });
                 (BYTES / matrix * matrix) as f64 * 1e-9 / seconds
             };
-            let [f32, bf16, f16] = [
+            let [f32, bf16, both, f16] = [
                 run(table.gemm_f32, 4),
                 run(table.gemm_bf16, 2),
+                run(table.gemm_bf16_rows, 2),
                 run(table.gemm_f16, 2),
             ];
             println!(
-                "  {threads:>8} {:>8.1} {m:>4} {n:>8} {f32:>10.1} {bf16:>8.1} {f16:>8.1}",
+                "  {threads:>8} {:>8.1} {m:>4} {n:>8} {f32:>10.1} {bf16:>8.1} {both:>10.1} {f16:>8.1}",
                 read(&pool, &b)
             );
         }

@@ -10,7 +10,8 @@ use super::scratch::scratch;
 use ir::abi::{PANEL, STRIP};
 use std::ops::Range;
 
-/// Most rows of a panel block: with [`Isa::PANELS`] panels it should stay in the first-level cache.
+/// Most rows of a panel block where those of `a` are f32, twice as many of elements half as large: with [`Isa::PANELS`] panels it
+/// should stay in the first-level cache.
 const BLOCK_K: usize = 128;
 /// Most rows of `a` that one panel block meets before the next is fetched: `BLOCK_ROWS * BLOCK_K` stays in the second.
 const BLOCK_ROWS: usize = 168;
@@ -261,12 +262,11 @@ pub(super) unsafe fn blocks<I: Isa, X: Copy + Into<To>, To>(
     } = *whole;
     // Types of two sizes are two types; what is converted has two.
     let copies = whole.conflicts(I::ROWS) || size_of::<X>() != size_of::<To>();
-    let (blocks_k, blocks_m) = (k.div_ceil(BLOCK_K).max(1), m.div_ceil(BLOCK_ROWS));
-    let input = if copies {
-        BLOCK_ROWS * (BLOCK_K + PANEL)
-    } else {
-        0
-    };
+    let most = BLOCK_K * size_of::<f32>() / size_of::<To>();
+    let (blocks_k, blocks_m) = (k.div_ceil(most).max(1), m.div_ceil(BLOCK_ROWS));
+    // Not a multiple of a cache's period.
+    let stride = most + PANEL;
+    let input = if copies { BLOCK_ROWS * stride } else { 0 };
     let memory = scratch(input + I::PANELS * BLOCK_K * PANEL);
     let copied = memory.cast::<To>();
     // Blocks begin at multiples of what grouped weights keep in a line.
@@ -288,13 +288,13 @@ pub(super) unsafe fn blocks<I: Isa, X: Copy + Into<To>, To>(
                 // SAFETY: the block lies in `a`; the scratch holds BLOCK_ROWS rows of this stride.
                 unsafe {
                     for i in 0..rows.m {
-                        let row = copied.add(i * (BLOCK_K + PANEL));
+                        let row = copied.add(i * stride);
                         for j in 0..block_k.len() {
                             row.add(j).write((*from.add(i * lda + j)).into());
                         }
                     }
                 }
-                (rows.a, rows.lda) = (copied, BLOCK_K + PANEL);
+                (rows.a, rows.lda) = (copied, stride);
             }
             for first in (0..panels).step_by(I::PANELS) {
                 each(&Block {
