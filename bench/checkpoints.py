@@ -125,7 +125,8 @@ def gguf(folder, kind):
     from safetensors import safe_open
 
     file = folder / f"model-{kind}.gguf"
-    if file.exists():
+    made = (folder / "model.safetensors").stat().st_mtime
+    if file.exists() and file.stat().st_mtime > made:
         return file
     say("making", file)
     config = json.loads((folder / "config.json").read_text())

@@ -37,8 +37,9 @@ from satura import NotBuiltYet, Satura, forget
 from work import Decode, Encode, Prefill
 
 # What satura is told about precision, where weights are not to be used as stored. llama.cpp's formats have groups of 32,
-# and meet activations of 8 bits.
+# and meet activations of 8 bits; those of bf16 meet bf16. Its cache is f16.
 PRECISION = {
+    "bf16": ["--activations", "bf16", "--cache-type", "f16"],
     "q8": ["--weights", "q8", "--activations", "q8", "--group", "32"],
     "q4": ["--weights", "q4", "--activations", "q8", "--group", "32"],
     "int8": ["--weights", "q8", "--activations", "q8", "--group", "384"],

@@ -133,7 +133,13 @@ fn gemv(table: &KernelTable) {
     );
     for threads in [1, 2] {
         let pool = Pool::new(threads);
-        for (m, n) in [(1usize, 2048usize), (1, 4096), (4, 2048), (8, 2048), (64, 2048)] {
+        for (m, n) in [
+            (1usize, 2048usize),
+            (1, 4096),
+            (4, 2048),
+            (8, 2048),
+            (64, 2048),
+        ] {
             let (x, mut y) = (lines(m * n), lines(m * n));
             let (x, y) = (
                 Shared(x.as_ptr().cast::<f32>().cast_mut()),

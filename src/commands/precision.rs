@@ -75,7 +75,8 @@ enum Activations {
     /// As they are computed
     #[default]
     F32,
-    /// Rounded to bf16, as others run such models: larger steps on GPUs are faster
+    /// Rounded to bf16, as others run such models: larger steps are faster, on GPUs and, where weights are bf16, on processors
+    /// with AVX-512 BF16
     Bf16,
     /// 8 bits, rounded in the same groups as weights of few bits: products sum integers
     Q8,

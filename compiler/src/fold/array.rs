@@ -62,7 +62,11 @@ impl<'a> Array<'a> {
     }
 
     pub(super) fn get(&self, index: &[usize]) -> f32 {
-        let at = &self.bytes[self.at(index)..];
+        self.element(&self.bytes[self.at(index)..])
+    }
+
+    /// The element that bytes begin with.
+    fn element(&self, at: &[u8]) -> f32 {
         match self.dtype {
             DType::BF16 => bf16::from_le_bytes([at[0], at[1]]).to_f32(),
             DType::F16 => f16::from_le_bytes([at[0], at[1]]).to_f32(),
@@ -72,6 +76,52 @@ impl<'a> Array<'a> {
             DType::I8 => f32::from(at[0] as i8),
             DType::I16 => f32::from(i16::from_le_bytes([at[0], at[1]])),
         }
+    }
+
+    /// Where a row of the last axis starts, in elements.
+    fn start(&self, mut row: usize) -> usize {
+        let lead = self.shape.len().saturating_sub(1);
+        let axes = self.shape[..lead].iter().zip(&self.strides).rev();
+        axes.fold(self.offset, |at, (size, stride)| {
+            let index = row % size;
+            row /= size;
+            at + index * stride
+        })
+    }
+
+    /// A row of the last axis as f32.
+    pub(super) fn widen(&self, row: usize, to: &mut [f32]) {
+        let (start, stride) = (self.start(row), self.strides.last().copied().unwrap_or(1));
+        let row = |i: usize| (start + i * stride) * self.dtype.bytes();
+        match self.dtype {
+            // What checkpoints hold, without looking each time what that is.
+            DType::BF16 => {
+                for (i, to) in to.iter_mut().enumerate() {
+                    let at = row(i);
+                    *to = bf16::from_le_bytes([self.bytes[at], self.bytes[at + 1]]).to_f32();
+                }
+            }
+            _ => {
+                for (i, to) in to.iter_mut().enumerate() {
+                    *to = self.element(&self.bytes[row(i)..]);
+                }
+            }
+        }
+    }
+
+    /// The bytes of the elements after one another along an axis, from one of them.
+    pub(super) fn along<const N: usize>(
+        &self,
+        from: &[usize],
+        axis: usize,
+    ) -> impl Iterator<Item = [u8; N]> {
+        let bytes = self.bytes[self.at(from)..].as_chunks::<N>().0;
+        let count = self.shape[axis] - from[axis];
+        bytes
+            .iter()
+            .step_by(self.strides[axis].max(1))
+            .take(count)
+            .copied()
     }
 
     /// Its elements as the interpreter holds them.
@@ -132,15 +182,7 @@ impl<'a> Array<'a> {
         };
         let stride = self.strides.last().copied().unwrap_or(1);
         let rows: usize = lead.iter().product();
-        // Where each row starts.
-        let start = |mut row: usize| {
-            let axes = lead.iter().zip(&self.strides).rev();
-            axes.fold(self.offset, |at, (size, stride)| {
-                let index = row % size;
-                row /= size;
-                at + index * stride
-            })
-        };
+        let start = |row: usize| self.start(row);
         match packing {
             Packing::Rows => {
                 let mut out = vec![0; rows * n * TO];
@@ -286,11 +328,13 @@ mod tests {
 
     #[test]
     fn panels_hold_columns_side_by_side_and_pad_with_zeros() {
-        // Rows by 85 columns, six panels: in bf16 a strip of four and one of two.
+        // Rows by 85 columns, six panels: of 16 bits a strip of four and one of two; of bf16 rows in pairs.
         let t = Tensor::from_fn(&[3, 85], |i| (i[0] * 85 + i[1]) as f64);
         let check = |dtype: DType, [p, k, j]: [usize; 3], at: usize| {
             let packed = Array::from_tensor(&t).pack(dtype, Packing::Panels);
-            let wide = Array::new(dtype, &[6 * 3 * PANEL], packed).pack(DType::F32, Packing::Rows);
+            let rows = if dtype == DType::BF16 { 4 } else { 3 };
+            let wide = Array::new(dtype, &[6 * rows * PANEL], packed);
+            let wide = wide.pack(DType::F32, Packing::Rows);
             let got = wide.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b));
             let column = p * PANEL + j;
             let want = if column < 85 {
@@ -313,13 +357,10 @@ mod tests {
             [5, 2, 5],
         ] {
             check(DType::F32, [p, k, j], (p * 3 + k) * PANEL + j);
-            let strip = if p < 4 { [0, 4, p] } else { [4 * 3, 2, p - 4] };
-            let [start, wide, p_in] = strip;
-            check(
-                DType::BF16,
-                [p, k, j],
-                (start + k * wide + p_in) * PANEL + j,
-            );
+            let [before, wide, p_in] = if p < 4 { [0, 4, p] } else { [4, 2, p - 4] };
+            let line = |rows: usize, row: usize| (before * rows + row * wide + p_in) * PANEL + j;
+            check(DType::F16, [p, k, j], line(3, k));
+            check(DType::BF16, [p, k, j], 2 * line(2, k / 2) + k % 2);
         }
     }
 }

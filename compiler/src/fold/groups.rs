@@ -33,13 +33,49 @@ pub fn round(rows: &[f32], element: Element, group: usize) -> (Vec<i16>, Vec<f16
     let shared = groups.map(|(xs, codes)| {
         // Codes are of what is stored.
         let grid = Grid::of(element, xs, DType::F16);
-        for (to, x) in codes.iter_mut().zip(xs) {
-            *to = grid.code(*x) as i16;
-        }
+        grid.codes(xs, codes);
         (f16::from_f32(grid.scale), grid.zero as i8)
     });
     let (scales, zeros) = shared.unzip();
     (codes, scales, zeros)
+}
+
+/// [`round`] of an array's rows, as bytes: codes, scales, zero points. Row by row: of a large weight there is no copy in f32.
+fn rounded(x: &Array, element: Element, group: usize) -> [Vec<u8>; 3] {
+    let k = x.shape.last().copied().unwrap_or(1);
+    let (groups, size) = (k / group, element.storage().bytes());
+    let count = x.shape.iter().product::<usize>() / k.max(1);
+    let mut codes = vec![0; count * k * size];
+    let mut scales = vec![0; count * groups * 2];
+    let mut zeros = vec![0; count * groups];
+    let rows = codes.par_chunks_mut((k * size).max(1));
+    let shared = scales.par_chunks_mut((groups * 2).max(1));
+    let shared = shared.zip(zeros.par_chunks_mut(groups.max(1)));
+    rows.zip(shared).enumerate().for_each_init(
+        || (vec![0.0; k], vec![0; group]),
+        |(row, said), (i, (codes, (scales, zeros)))| {
+            x.widen(i, row);
+            let groups = row.chunks(group).zip(codes.chunks_mut(group * size));
+            let shared = scales.as_chunks_mut::<2>().0.iter_mut().zip(zeros);
+            for ((xs, codes), (scale, zero)) in groups.zip(shared) {
+                // Codes are of what is stored.
+                let grid = Grid::of(element, xs, DType::F16);
+                grid.codes(xs, said);
+                match size {
+                    1 => codes
+                        .iter_mut()
+                        .zip(&*said)
+                        .for_each(|(to, c)| *to = *c as u8),
+                    _ => {
+                        let codes = codes.as_chunks_mut::<2>().0.iter_mut();
+                        codes.zip(&*said).for_each(|(to, c)| *to = c.to_le_bytes());
+                    }
+                }
+                (*scale, *zero) = (f16::from_f32(grid.scale).to_le_bytes(), grid.zero as u8);
+            }
+        },
+    );
+    [codes, scales, zeros]
 }
 
 /// Codes as a program holds them.
@@ -56,12 +92,7 @@ impl<'a> Groups<'a> {
         match (op, args) {
             (Op::FakeQuantize(q), [x]) if q.scale == DType::F16 => {
                 let group = usize::try_from(q.group).ok()?;
-                let wide = x.pack(DType::F32, Packing::Rows);
-                let wide = wide.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b));
-                let (codes, scales, zeros) = round(&wide.collect::<Vec<_>>(), q.element, group);
-                let codes = stored(&codes, q.element);
-                let scales: Vec<u8> = scales.into_iter().flat_map(f16::to_le_bytes).collect();
-                let zeros: Vec<u8> = zeros.into_iter().map(|z| z as u8).collect();
+                let [codes, scales, zeros] = rounded(x, q.element, group);
                 let mut grouped = x.shape.clone();
                 *grouped.last_mut()? /= group;
                 let zeros = || Array::new(DType::I8, &grouped, zeros);
@@ -185,6 +216,22 @@ impl<'a> Groups<'a> {
         }
     }
 
+    /// The codes from row `k` of column `j` on, as many as there is room for.
+    fn codes_of(&self, k: usize, j: usize, to: &mut [i32]) -> Result<(), FoldError> {
+        let from = [k, j];
+        match self.element.storage() {
+            DType::I16 => {
+                let codes = self.codes.along(&from, 0).map(i16::from_le_bytes);
+                to.iter_mut().zip(codes).for_each(|(to, c)| *to = c.into());
+            }
+            _ => {
+                let codes = self.codes.along(&from, 0).map(i8::from_le_bytes);
+                to.iter_mut().zip(codes).for_each(|(to, c)| *to = c.into());
+            }
+        }
+        to.iter().try_for_each(|code| self.said(*code).map(|_| ()))
+    }
+
     /// The code in row `k` of column `j`.
     pub(super) fn code(&self, k: usize, j: usize) -> Result<i32, FoldError> {
         self.said(match self.element.storage() {
@@ -223,6 +270,7 @@ impl<'a> Groups<'a> {
         let mut out = vec![0u8; codec.panels(n) * codec.panel(k)];
         let strips = out.par_chunks_mut(strip.max(1));
         strips.enumerate().try_for_each(|(s, strip)| {
+            let mut column_codes = vec![0; group];
             let groups = strip.chunks_mut(shared + STRIP * PANEL * group * bits / 8);
             for (g, bytes) in groups.enumerate() {
                 let (shared, codes) = bytes.split_at_mut(shared);
@@ -234,8 +282,9 @@ impl<'a> Groups<'a> {
                     if let Some(zeros) = &self.zeros {
                         points[column] = (self.said(zeros.get(&[g, at]) as i32)? + excess) as u8;
                     }
-                    for i in 0..group {
-                        let code = (self.code(g * group + i, at)? + excess) as u32;
+                    self.codes_of(g * group, at, &mut column_codes)?;
+                    for (i, code) in column_codes.iter().enumerate() {
+                        let code = (code + excess) as u32;
                         let (lines, row) = (i / 32 * bits, i % 32);
                         for plane in &planes {
                             let line = lines + plane.line(row);
