@@ -135,12 +135,12 @@ impl Bench<'_> {
     /// What a kernel that does next to nothing adds to a step; and maps, by elements and operations an element.
     fn maps(&self, told: &mut dyn FnMut(&'static str)) -> Result<(u64, Grid), Error> {
         let (rows, columns) = (&self.points.rows, self.points.elements);
-        let without = self.steps(programs::maps(&[], self.most(), columns, 0))?;
+        let without = self.steps(programs::maps(&[], self.most(), columns, 0, false))?;
         let mut times: BTreeMap<(u64, u64), u64> = BTreeMap::new();
         let mut operations = vec![];
         for name in MAPS {
             told("maps");
-            let program = programs::maps(&[name], self.most(), columns, COUNT);
+            let program = programs::maps(&[name], self.most(), columns, COUNT, false);
             let mut probe = self.probe(program, self.most(), false)?;
             let each = operations_an_element(&probe);
             operations.push(each);

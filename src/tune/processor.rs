@@ -207,7 +207,7 @@ impl Bench<'_> {
         let rows = &self.points.rows;
         let most = rows.iter().max().copied().unwrap_or(1) as usize;
         let columns = self.points.elements;
-        let program = programs::maps(&MAPS, most, columns, 2);
+        let program = programs::maps(&MAPS, most, columns, 2, true);
         let shape = Shape {
             context: most,
             vocabulary: most,
@@ -228,13 +228,13 @@ impl Bench<'_> {
             for (work, time) in work.iter().zip(median) {
                 let work = work.at(&|dim| u64::try_from(dim.eval(&|_| *m as i64)).unwrap_or(0));
                 let each = work.flops.div_ceil(work.elements.max(1));
-                if each == 0 {
+                if each == 0 || work.core != Core::Map {
                     continue;
                 }
                 if !intensities.contains(&each) {
                     intensities.push(each);
                 }
-                // The second of two finds its code and rows in the cache.
+                // The second of two finds its code in the cache.
                 let known = times.entry((m * columns, each)).or_insert(time);
                 *known = time.min(*known);
             }

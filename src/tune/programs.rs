@@ -152,8 +152,9 @@ pub fn repeated(
 /// Elementwise and row-wise work, from little to much for each element.
 pub const MAPS: [&str; 3] = ["add", "norm", "gelu"];
 
-/// Such work on rows of so many elements, each of the names so many times.
-pub fn maps(names: &[&str], rows: usize, columns: u64, times: usize) -> Program {
+/// Such work on rows of so many elements, each of the names so many times; where `mixed`, behind products, whose tasks leave each
+/// row with several threads.
+pub fn maps(names: &[&str], rows: usize, columns: u64, times: usize, mixed: bool) -> Program {
     let mut text = format!(
         "sym T <= {rows}
 input tokens: i32[T]
@@ -163,18 +164,32 @@ weight bias: f32[{columns}]
     );
     text += &gathered("rows", rows, columns);
     text += &format!("call rows(tokens, @table{columns})\n");
+    if mixed {
+        text += &format!("weight w: f32[{columns},{columns}]\n");
+        text += &product("product", DType::F32, columns, columns);
+    }
+    let mut calls = 1;
     for name in names {
         let (more, body, args) = match *name {
-            "add" => (format!(", y: f32[T,{columns}]"), "add(x, y)", "#0.0, #0.0"),
+            "add" => (format!(", y: f32[T,{columns}]"), "add(x, y)", ", #0.0"),
             "norm" => (
                 format!(", weight gain: f32[{columns}], weight bias: f32[{columns}]"),
                 "add(mul(layer_norm(x) {eps=1e-5}, gain), bias)",
-                "#0.0, @gain, @bias",
+                ", @gain, @bias",
             ),
-            _ => (String::new(), "gelu(x)", "#0.0"),
+            _ => (String::new(), "gelu(x)", ""),
         };
         text += &format!("graph {name}(x: f32[T,{columns}]{more}) {{\n  return {body}\n}}\n");
-        text += &format!("call {name}({args})\n").repeat(times);
+        for _ in 0..times {
+            let mut x = 0;
+            if mixed {
+                text += "call product(#0.0, @w)\n";
+                x = calls;
+                calls += 1;
+            }
+            text += &format!("call {name}(#{x}.0{args})\n");
+            calls += 1;
+        }
     }
     text += "output last_hidden_state = #0.0\n";
     text.parse().expect("a program of maps")
@@ -273,7 +288,8 @@ mod tests {
                 2 + WARM + 8,
             );
         }
-        check(maps(&MAPS, 8, 64, 2), 7);
+        check(maps(&MAPS, 8, 64, 2, false), 7);
+        check(maps(&MAPS, 8, 64, 2, true), 13);
         check(attention(false, 16, 2, 32, 3), 4);
         check(attention(true, 16, 2, 32, 3), 5);
     }

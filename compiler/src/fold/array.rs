@@ -257,6 +257,10 @@ impl<'a> Array<'a> {
         let mut view = self.clone();
         match op {
             Op::Cast(c) if c.to == DType::F32 && self.dtype.is_float() => {}
+            Op::Cast(c) if c.to.is_float() && self.dtype.is_float() => {
+                let rounded = self.pack(c.to, Packing::Rows);
+                view = Array::new(c.to, &self.shape, rounded);
+            }
             Op::Transpose(t) => {
                 let axes = t.axes(self.shape.len())?;
                 view.strides = axes.iter().map(|a| self.strides[*a]).collect();
