@@ -35,16 +35,14 @@ impl Key {
         // Not with which NVRTC: what was compiled runs where there is none.
         let Options {
             target,
-            weights,
-            activations,
-            cache,
+            precision,
             nvrtc: _,
             without,
             costs,
         } = options;
         let costs = costs.as_ref().map(|table| table.digest());
         let rest = format!(
-            "{} {} {target:?} {weights:?} {activations:?} {cache:?} {without:?} {costs:?}",
+            "{} {} {target:?} {precision:?} {without:?} {costs:?}",
             env!("CARGO_PKG_VERSION"),
             env!("SATURA_BUILD")
         );

@@ -9,9 +9,8 @@ use crate::{
     tune::Tables,
 };
 use compiler::{
-    CompileError, Options, Stage, Weights,
+    CompileError, Options, Precision, Stage,
     checkpoint::{Checkpoint, CheckpointError, Config},
-    compress::{ActivationType, CacheType},
     models,
 };
 use ir::artifact::{ArtifactError, HEADER_BYTES, Header};
@@ -188,12 +187,8 @@ impl std::fmt::Display for Source {
 
 /// How a model is opened.
 pub struct Opening<'a> {
-    /// How weights are stored, where it is compiled.
-    pub weights: Weights,
-    /// How activations are rounded, where it is compiled.
-    pub activations: ActivationType,
-    /// How keys and values are kept, where it is compiled.
-    pub cache_type: CacheType,
+    /// How its numbers are stored and rounded, where it is compiled.
+    pub precision: Precision,
     /// Where the model is to run; by default what an artifact was compiled for, or the processor.
     pub device: Option<Device>,
     /// Where compiled models are kept; `None` compiles anew and keeps nothing.
@@ -205,9 +200,7 @@ pub struct Opening<'a> {
 impl Default for Opening<'_> {
     fn default() -> Self {
         Opening {
-            weights: Weights::default(),
-            activations: ActivationType::default(),
-            cache_type: CacheType::default(),
+            precision: Precision::default(),
             device: None,
             cache: Cache::of_user(),
             progress: &|_, _, _| {},
@@ -256,9 +249,7 @@ pub fn open(source: &Source, how: &Opening<'_>) -> Result<Opened, Error> {
     }
     let checkpoint = source.checkpoint()?;
     let mut options = Options {
-        weights: how.weights,
-        activations: how.activations,
-        cache: how.cache_type,
+        precision: how.precision,
         ..Options::new(how.device.unwrap_or_default().host()?)
     };
     if let Some(cache) = &how.cache {

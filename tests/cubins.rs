@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use compiler::{
-    Compilation, Options, Weights,
+    Compilation, Options, Precision, Weights,
     backends::cuda::{Cubin, Nvrtc, Source, sources},
     checkpoint::Checkpoint,
     compress::{ActivationType, Rounding},
@@ -57,8 +57,11 @@ fn folders() -> BTreeMap<String, PathBuf> {
 /// The kernels of a model whose weights and activations are stored so.
 fn kernels(path: &Path, weights: Weights, activations: ActivationType) -> Kernels {
     let options = Options {
-        weights,
-        activations,
+        precision: Precision {
+            weights,
+            activations,
+            ..Precision::default()
+        },
         ..Options::new("sm_90a".parse().unwrap())
     };
     let checkpoint = Checkpoint::open(path).unwrap();

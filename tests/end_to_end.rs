@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use compiler::{
-    CompileError, Options, Weights,
+    CompileError, Options, Precision, Weights,
     checkpoint::Checkpoint,
     compress::{ActivationType, CacheType, Rounding},
 };
@@ -47,7 +47,10 @@ fn case(name: &str) -> PathBuf {
 
 fn compile(dir: &Path, weights: Weights) -> Vec<u8> {
     let options = Options {
-        weights,
+        precision: Precision {
+            weights,
+            ..Precision::default()
+        },
         ..Options::new(cpu::host())
     };
     try_compile(dir, &options).unwrap_or_else(|e| panic!("{}: {e}", dir.display()))
@@ -184,7 +187,10 @@ fn narrow_activations_give_nearly_the_same() {
     let reference = Reference::open(&dir.join("reference-short.safetensors")).unwrap();
     let exact = outputs(&model(&dir, Weights::Stored), &reference, 2);
     let options = Options {
-        activations: ActivationType::Bf16,
+        precision: Precision {
+            activations: ActivationType::Bf16,
+            ..Precision::default()
+        },
         ..Options::new(cpu::host())
     };
     let narrow = Model::from_bytes(try_compile(&dir, &options).unwrap()).unwrap();
@@ -211,7 +217,10 @@ fn narrow_caches_give_nearly_the_same() {
         ];
         for (cache, most) in kinds {
             let options = Options {
-                cache,
+                precision: Precision {
+                    cache,
+                    ..Precision::default()
+                },
                 ..Options::new(cpu::host())
             };
             let artifact = match try_compile(&dir, &options) {
@@ -259,7 +268,10 @@ fn caches_of_integers_are_refused_for_gpus() {
     let (dir, _) = references().swap_remove(0);
     let checkpoint = Checkpoint::open(&dir).unwrap();
     let options = Options {
-        cache: CacheType::Int8,
+        precision: Precision {
+            cache: CacheType::Int8,
+            ..Precision::default()
+        },
         ..Options::new("sm_90a".parse().unwrap())
     };
     let refused = compiler::Compilation::new(&checkpoint, &options, &|_, _, _| {});

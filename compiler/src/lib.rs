@@ -11,14 +11,17 @@ pub mod fold;
 pub mod models;
 pub mod optimize;
 pub mod plan;
+mod precision;
 pub mod predict;
 mod reread;
 pub mod schedule;
 pub mod storage;
 
+pub use precision::{Precision, Weights};
+
 use backends::{EmitError, Unit, cuda::Nvrtc};
 use checkpoint::{Checkpoint, CheckpointError};
-use compress::{ActivationType, CacheError, CacheType, Overlay, Rounding};
+use compress::{CacheError, CacheType, Overlay};
 use fold::{Array, Fold, FoldError};
 use indexmap::IndexMap;
 use ir::{
@@ -44,12 +47,8 @@ use std::{
 pub struct Options {
     /// What the code may use.
     pub target: Target,
-    /// How weights are stored.
-    pub weights: Weights,
-    /// How activations are rounded.
-    pub activations: ActivationType,
-    /// How keys and values are kept.
-    pub cache: CacheType,
+    /// How the model's numbers are stored and rounded.
+    pub precision: Precision,
     /// NVIDIA's compiler, which targets that are GPUs need.
     pub nvrtc: Option<Nvrtc>,
     /// Rewrite rules to go without.
@@ -63,26 +62,12 @@ impl Options {
     pub fn new(target: Target) -> Options {
         Options {
             target,
-            weights: Weights::default(),
-            activations: ActivationType::default(),
-            cache: CacheType::default(),
+            precision: Precision::default(),
             nvrtc: None,
             without: Ablation::default(),
             costs: None,
         }
     }
-}
-
-/// How weights are stored in the artifact.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Weights {
-    /// In the checkpoint's element types, wherever that is exact.
-    #[default]
-    Stored,
-    /// Widened to f32: larger, but nothing is widened while running.
-    F32,
-    /// Those of products rounded to few bits.
-    Rounded(Rounding),
 }
 
 /// Where each term of each call was written, in bytes from the weights' first, by call and term.
@@ -170,17 +155,12 @@ impl Compilation {
         let times = if options.target.is_gpu() { 4 } else { 1 };
         let config = checkpoint.config();
         let (mut built, description) = models::build_wide(config, checkpoint, times)?;
-        if let Weights::Rounded(rounding) = options.weights {
-            rounding.apply(&mut built, description.vocabulary)?;
-        }
-        options
-            .activations
-            .apply(&mut built)
-            .map_err(ModelError::from)?;
-        if options.cache == CacheType::Int8 && options.target.is_gpu() {
+        if options.precision.cache == CacheType::Int8 && options.target.is_gpu() {
             return Err(CacheError::Device.into());
         }
-        options.cache.apply(&mut built)?;
+        options
+            .precision
+            .apply(&mut built, description.vocabulary)?;
         let sizes = sizes(&description, options, &built);
         Compilation::of(built, description, &sizes, options, progress)
     }
@@ -249,7 +229,7 @@ impl Compilation {
         progress: &dyn Fn(Stage, u64, u64),
     ) -> Result<(W, Offsets), CompileError> {
         let backend = backends::of(&self.options)?;
-        if self.options.weights == Weights::F32 {
+        if self.options.precision.weights == Weights::F32 {
             for schedule in self.schedules.values_mut() {
                 schedule.widen();
             }

@@ -1,6 +1,6 @@
 //! `satura bench`: latency and throughput, and how far they are from what the machine can do.
 
-use super::{ModelArgs, Precision, print_json};
+use super::{ModelArgs, print_json};
 use anyhow::Context;
 use ir::{Program, Task};
 use runtime::{
@@ -110,7 +110,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let budget = Duration::try_from_secs_f64(args.seconds)?;
     let mut session = workload.session(&opened.model, args.model.threads)?;
     let program = match args.roofline {
-        Roofline::Model => program(&source, args.model.precision)?,
+        Roofline::Model => program(&source, args.model.precision.get()?)?,
         _ => None,
     };
     let measure = |session: &mut Session| -> anyhow::Result<Report> {
@@ -344,14 +344,13 @@ fn machine(threads: Option<usize>) -> anyhow::Result<Report> {
 }
 
 /// The program of the model, which counts the work; an artifact does not hold it.
-fn program(source: &Source, precision: Precision) -> anyhow::Result<Option<Program>> {
+fn program(source: &Source, precision: compiler::Precision) -> anyhow::Result<Option<Program>> {
     if let Source::Artifact(_) = source {
         return Ok(None);
     }
     let checkpoint = source.checkpoint()?;
-    let (mut program, _) = compiler::models::build(checkpoint.config(), &checkpoint)?;
-    precision.activations().apply(&mut program)?;
-    precision.cache().apply(&mut program)?;
+    let (mut program, about) = compiler::models::build(checkpoint.config(), &checkpoint)?;
+    precision.apply(&mut program, about.vocabulary)?;
     Ok(Some(program))
 }
 

@@ -1,7 +1,7 @@
 //! `satura compile`: from a model directory to one file that runs without it.
 
 use super::{
-    HubArgs, Precision, Progress, budget, bytes, count, ms, note, print_json, target, time,
+    HubArgs, PrecisionArgs, Progress, budget, bytes, count, ms, note, print_json, target, time,
 };
 use crate::signals;
 use satura::{
@@ -47,7 +47,7 @@ pub struct Args {
     target: Target,
 
     #[command(flatten)]
-    precision: Precision,
+    precision: PrecisionArgs,
 
     /// Rewrite rules to go without, to see what they are worth: themes or names of rules, which `satura explain` shows
     #[arg(long, value_name = "THEME,..", conflicts_with = "budget")]
@@ -92,9 +92,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     }
     let options = Options {
         target: args.target.clone(),
-        weights: args.precision.weights()?,
-        activations: args.precision.activations(),
-        cache: args.precision.cache(),
+        precision: args.precision.get()?,
         nvrtc,
         without: args.without.clone().unwrap_or_default(),
         costs,
@@ -164,7 +162,7 @@ fn planned(
     output: Output,
 ) -> anyhow::Result<(u64, Certificate, Duration)> {
     anyhow::ensure!(
-        args.precision == Precision::default(),
+        args.precision == PrecisionArgs::default(),
         "--budget chooses how weights are stored: leave out --weights, --activations, --group and --cache-type"
     );
     let workshop = args.calibration.open(source, false)?;

@@ -1,6 +1,6 @@
 //! `satura eval`: perplexity, divergence from another model, token-classification scores.
 
-use super::{ModelArgs, Precision, Progress, print_json};
+use super::{ModelArgs, PrecisionArgs, Progress, print_json};
 use anyhow::Context;
 use runtime::{Model, Options, Session};
 use satura::{
@@ -81,7 +81,7 @@ fn decoder(args: &Args, model: &Arc<Model>) -> anyhow::Result<()> {
         Some(name) => {
             let against = ModelArgs {
                 model: Some(name.clone()),
-                precision: Precision::default(),
+                precision: PrecisionArgs::default(),
                 ..args.model.clone()
             };
             let opened = against.open(&against.source()?)?;

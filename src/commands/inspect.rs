@@ -1,7 +1,7 @@
 //! `satura inspect`: a model at a stage of its compilation, whether it is supported, and what memory it needs. Reads
 //! headers, no weights, and of a model of the hub fetches no more.
 
-use super::{HubArgs, Precision, bytes, count, print_json, target};
+use super::{HubArgs, PrecisionArgs, bytes, count, print_json, target};
 use satura::{
     compiler::{Compilation, Options, schedule},
     ir::{
@@ -41,7 +41,7 @@ pub struct Args {
     json: bool,
 
     #[command(flatten)]
-    precision: Precision,
+    precision: PrecisionArgs,
 
     #[command(flatten)]
     hub: HubArgs,
@@ -60,9 +60,7 @@ enum Stage {
 /// Does it.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let options = Options {
-        weights: args.precision.weights()?,
-        activations: args.precision.activations(),
-        cache: args.precision.cache(),
+        precision: args.precision.get()?,
         ..Options::new(args.target)
     };
     let source = args.hub.outline(args.model.as_deref());

@@ -17,7 +17,7 @@ pub mod verify;
 
 use crate::signals;
 use indicatif::{ProgressBar, ProgressStyle};
-pub use precision::Precision;
+pub use precision::PrecisionArgs;
 use satura::{
     Cache, Hub, Opened, Opening, Outline, Source,
     compiler::Stage,
@@ -44,7 +44,7 @@ pub struct ModelArgs {
     pub threads: Option<usize>,
 
     #[command(flatten)]
-    pub precision: Precision,
+    pub precision: PrecisionArgs,
 
     /// Where to run: cpu, or cuda (NVIDIA's GPUs); by default what an artifact was compiled for, else the CPU
     #[arg(long, value_enum)]
@@ -116,7 +116,7 @@ impl ModelArgs {
     /// Opens the model `source`; compiles it first where need be, showing progress on a terminal. Warnings go to stderr.
     pub fn open(&self, source: &Source) -> anyhow::Result<Opened> {
         anyhow::ensure!(
-            !matches!(source, Source::Artifact(_)) || self.precision == Precision::default(),
+            !matches!(source, Source::Artifact(_)) || self.precision == PrecisionArgs::default(),
             "{source}: is compiled already; --weights, --activations and --cache-type are for model directories"
         );
         signals::reading(&source.to_string());
@@ -124,9 +124,7 @@ impl ModelArgs {
         let opened = satura::open(
             source,
             &Opening {
-                weights: self.precision.weights()?,
-                activations: self.precision.activations(),
-                cache_type: self.precision.cache(),
+                precision: self.precision.get()?,
                 device: self.device.map(Into::into),
                 cache: if self.no_cache {
                     None

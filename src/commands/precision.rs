@@ -11,7 +11,7 @@ use satura::{
 
 /// How a model is stored where it is compiled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::Args)]
-pub struct Precision {
+pub struct PrecisionArgs {
     /// How weights are stored where the model is compiled
     #[arg(long, value_enum, default_value_t)]
     weights: Weights,
@@ -84,16 +84,17 @@ enum Activations {
     Q16,
 }
 
-impl Precision {
-    /// Whether the model is not computed as its files have it.
-    pub fn rounds(&self) -> bool {
-        self.weights.element().is_some()
-            || self.activations == Activations::Bf16
-            || self.cache_type != CacheType::F32
+impl PrecisionArgs {
+    /// What the compiler is asked for.
+    pub fn get(&self) -> anyhow::Result<compiler::Precision> {
+        Ok(compiler::Precision {
+            weights: self.weights()?,
+            activations: self.activations(),
+            cache: self.cache(),
+        })
     }
 
-    /// How keys and values are kept.
-    pub fn cache(&self) -> compress::CacheType {
+    fn cache(&self) -> compress::CacheType {
         match self.cache_type {
             CacheType::F32 => compress::CacheType::F32,
             CacheType::F16 => compress::CacheType::F16,
@@ -102,16 +103,15 @@ impl Precision {
         }
     }
 
-    /// How activations are rounded by themselves; those that share scales are rounded with weights.
-    pub fn activations(&self) -> compress::ActivationType {
+    /// Those that are rounded by themselves; those that share scales are rounded with weights.
+    fn activations(&self) -> compress::ActivationType {
         match self.activations {
             Activations::Bf16 => compress::ActivationType::Bf16,
             Activations::F32 | Activations::Q8 | Activations::Q16 => compress::ActivationType::F32,
         }
     }
 
-    /// What the compiler is asked for of weights.
-    pub fn weights(&self) -> anyhow::Result<compiler::Weights> {
+    fn weights(&self) -> anyhow::Result<compiler::Weights> {
         let rows = match self.activations {
             Activations::Q8 => Some(Element::Q8),
             Activations::Q16 => Some(Element::Q16),

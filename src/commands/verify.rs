@@ -1,7 +1,7 @@
 //! `satura verify`: compares outputs with stored ones, and names the layer where they part.
 
 use super::{ModelArgs, Progress, print_json};
-use compiler::{Weights, checkpoint::Checkpoint, models};
+use compiler::{checkpoint::Checkpoint, models};
 use runtime::Model;
 use satura::{
     Source, compiler,
@@ -104,11 +104,8 @@ fn layers(
         "{source}: the model's files changed while they were verified; try again"
     );
     let (mut program, description) = models::build(checkpoint.config(), &checkpoint)?;
-    if let Weights::Rounded(rounding) = args.model.precision.weights()? {
-        rounding.apply(&mut program, description.vocabulary)?;
-    }
-    args.model.precision.activations().apply(&mut program)?;
-    args.model.precision.cache().apply(&mut program)?;
+    let precision = args.model.precision.get()?;
+    precision.apply(&mut program, description.vocabulary)?;
     let bar = Progress::new();
     let layers = compare_layers(
         model,
@@ -307,7 +304,7 @@ fn layers_in_words(args: &Args, found: &Comparison, layers: &Layers) -> String {
             } else {
                 "as far as these tokens tell,"
             },
-            if args.model.precision.rounds() {
+            if args.model.precision.get().is_ok_and(|p| p.rounds()) {
                 "the rounding that was asked for, in "
             } else {
                 ""

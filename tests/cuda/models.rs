@@ -44,9 +44,11 @@ fn model(
     cache: CacheType,
 ) -> Arc<Model> {
     let options = compiler::Options {
-        weights,
-        activations,
-        cache,
+        precision: compiler::Precision {
+            weights,
+            activations,
+            cache,
+        },
         ..stored(&targets()[0])
     };
     let checkpoint = Checkpoint::open(dir).unwrap();

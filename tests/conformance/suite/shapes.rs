@@ -2,7 +2,7 @@
 
 use super::{Compiled, at, check};
 use crate::{stored, targets};
-use compiler::{Options, Weights};
+use compiler::{Options, Precision, Weights};
 use ir::{Element, Graph, Target, Tensor, random};
 
 fn parse(text: &str) -> Graph {
@@ -393,7 +393,10 @@ fn weights_widened_give_the_same_values() {
     for target in targets() {
         let [stored, wide]: [Vec<Tensor>; 2] = [Weights::Stored, Weights::F32].map(|weights| {
             let options = Options {
-                weights,
+                precision: Precision {
+                    weights,
+                    ..Precision::default()
+                },
                 ..stored(&target)
             };
             let compiled = Compiled::new(text, &graph, &tensors, &sizes, &options).unwrap();
