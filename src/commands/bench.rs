@@ -117,10 +117,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let speed = workload.measure(session, budget)?;
         let mut report = opening(&opened, session.threads());
         tell(&speed, &mut report);
-        if let (Some(program), Some(weights)) = (&program, opened.model.weights()) {
-            tell_roofline(&speed, program, weights, session.threads(), &mut report);
-        } else if args.roofline == Roofline::Model {
-            report.say("roofline", "give the model's directory to see it");
+        match &program {
+            Some(program) => match ceilings(&args.model, &opened.model, session.threads()) {
+                Ok(ceilings) => tell_roofline(&speed, program, &ceilings, &mut report),
+                Err(why) => report.say("roofline", format!("not measured: {why}")),
+            },
+            None if args.roofline == Roofline::Model => {
+                report.say("roofline", "give the model's directory to see it");
+            }
+            None => {}
         }
         Ok(report)
     };
@@ -274,16 +279,22 @@ fn tell_device(what: &'static str, latency: Option<&Latency>, report: &mut Repor
     }
 }
 
-fn tell_roofline(
-    speed: &Speed,
-    program: &Program,
-    weights: &[u8],
+/// What the machine reaches that the model runs on: of a GPU only how fast it reads.
+fn ceilings(
+    args: &ModelArgs,
+    model: &runtime::Model,
     threads: usize,
-    report: &mut Report,
-) {
+) -> Result<Ceilings, satura::Error> {
+    match model.weights() {
+        Some(weights) => Ok(Ceilings::measure(&Pool::new(threads), weights)),
+        None => Ceilings::of_gpu(model.target(), args.cache().as_ref()),
+    }
+}
+
+fn tell_roofline(speed: &Speed, program: &Program, ceilings: &Ceilings, report: &mut Report) {
     let (step, seconds) = speed.step();
+    let seconds = speed.on_device().unwrap_or(seconds);
     let work = Work::of(program, step);
-    let ceilings = Ceilings::measure(&Pool::new(threads), weights);
     let (least, bound) = ceilings.least(&work);
     let fraction = least / seconds;
     let (binding, achieved) = match bound {
@@ -296,9 +307,12 @@ fn tell_roofline(
             format!("{:.1} GFLOP/s", work.flops / seconds * 1e-9),
         ),
     };
+    let computes = ceilings.flops.map_or(String::new(), |flops| {
+        format!(", computes {:.1} GFLOP/s", flops * 1e-9)
+    });
     report.json["roofline"] = json!({
         "read_gb_per_s": ceilings.read * 1e-9,
-        "flops_gflop_per_s": ceilings.flops * 1e-9,
+        "flops_gflop_per_s": ceilings.flops.map(|flops| flops * 1e-9),
         "fraction": fraction,
         "bound": binding,
         "bytes_per_step": work.bytes,
@@ -307,10 +321,9 @@ fn tell_roofline(
     report.say(
         "roofline",
         format!(
-            "{:.1} % of what binds ({binding}): {achieved}; this machine reads {:.1} GB/s, computes {:.1} GFLOP/s",
+            "{:.1} % of what binds ({binding}): {achieved}; this machine reads {:.1} GB/s{computes}",
             fraction * 100.0,
             ceilings.read * 1e-9,
-            ceilings.flops * 1e-9
         ),
     );
 }

@@ -113,6 +113,11 @@ impl ModelArgs {
         self.hub.source(self.model.as_deref())
     }
 
+    /// Where compiled models and kernels are kept.
+    pub fn cache(&self) -> Option<Cache> {
+        Cache::of_user().filter(|_| !self.no_cache)
+    }
+
     /// Opens the model `source`; compiles it first where need be, showing progress on a terminal. Warnings go to stderr.
     pub fn open(&self, source: &Source) -> anyhow::Result<Opened> {
         anyhow::ensure!(
@@ -126,11 +131,7 @@ impl ModelArgs {
             &Opening {
                 precision: self.precision.get()?,
                 device: self.device.map(Into::into),
-                cache: if self.no_cache {
-                    None
-                } else {
-                    Cache::of_user()
-                },
+                cache: self.cache(),
                 progress: &|stage, done, of| bar.show(stage, done, of),
             },
         )?;

@@ -2,8 +2,15 @@
 //! model's speed means something beside them ("Roofline", Williams, Waterman and Patterson 2009).
 
 use super::{Work, latency::Latency};
+use crate::{Cache, nvrtc};
+use compiler::{
+    CompileError,
+    backends::{EmitError, cuda::reading},
+};
+use ir::Target;
 use memmap2::MmapMut;
 use runtime::{
+    devices::cuda::{self, Reader},
     kernels::probe::{self, Product},
     pool::Pool,
 };
@@ -36,8 +43,8 @@ const TILES: usize = 256;
 pub struct Ceilings {
     /// Bytes read a second, from wherever in the cache hierarchy they fit.
     pub read: f64,
-    /// f32 operations a second, a multiply-add counting two.
-    pub flops: f64,
+    /// f32 operations a second, a multiply-add counting two; `None` where they are not measured.
+    pub flops: Option<f64>,
 }
 
 /// Which ceiling is the nearer.
@@ -54,13 +61,36 @@ impl Ceilings {
     pub fn measure(pool: &Pool, data: &[u8]) -> Ceilings {
         Ceilings {
             read: read(pool, data),
-            flops: product(pool, Product::F32).expect("every processor multiplies f32"),
+            flops: product(pool, Product::F32),
         }
+    }
+
+    /// Of the first GPU how fast it reads, by a kernel compiled for `target`, or kept in the cache.
+    ///
+    /// # Errors
+    /// No NVRTC, or a GPU that fails.
+    pub fn of_gpu(target: &Target, cache: Option<&Cache>) -> Result<Ceilings, crate::Error> {
+        let arch = target.to_string();
+        let cubin = nvrtc::find(cache)?.cubin(&reading::text(), &arch);
+        let cubin = cubin.map_err(|error| EmitError::Target {
+            backend: "cuda",
+            why: error.to_string(),
+        });
+        let reader = Reader {
+            cubin: &cubin.map_err(CompileError::from)?,
+            threads: reading::THREADS,
+            turn: reading::TURN,
+        };
+        Ok(Ceilings {
+            read: cuda::read_speed(reader)?,
+            flops: None,
+        })
     }
 
     /// Least seconds that `work` can take, and what holds it back.
     pub fn least(&self, work: &Work) -> (f64, Bound) {
-        let (read, compute) = (work.bytes / self.read, work.flops / self.flops);
+        let read = work.bytes / self.read;
+        let compute = self.flops.map_or(0.0, |flops| work.flops / flops);
         if read > compute {
             (read, Bound::Memory)
         } else {
@@ -143,7 +173,11 @@ mod tests {
     fn the_slower_of_both_binds() {
         let ceilings = Ceilings {
             read: 10.0,
-            flops: 100.0,
+            flops: Some(100.0),
+        };
+        let unknown = Ceilings {
+            flops: None,
+            ..ceilings
         };
         let check = |bytes, flops, expected| {
             assert_eq!(
@@ -154,5 +188,10 @@ mod tests {
         };
         check(20.0, 100.0, (2.0, Bound::Memory));
         check(20.0, 300.0, (3.0, Bound::Compute));
+        let work = Work {
+            bytes: 20.0,
+            flops: 300.0,
+        };
+        assert_eq!(unknown.least(&work), (2.0, Bound::Memory));
     }
 }

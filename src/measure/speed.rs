@@ -259,6 +259,23 @@ impl Encoding {
 }
 
 impl Speed {
+    /// The median seconds of that step by the device's own clock, where it has one.
+    pub fn on_device(&self) -> Option<f64> {
+        let latency = match self {
+            Speed::Generation {
+                step: Some(_),
+                device: [_, on_step],
+                ..
+            } => on_step,
+            Speed::Generation {
+                device: [on_prefill, _],
+                ..
+            } => on_prefill,
+            Speed::Encoding { device, .. } => device,
+        };
+        latency.as_ref().map(Latency::median)
+    }
+
     /// The step that is held against the machine's ceilings, and its median time in seconds. Of a decoder that
     /// generates, a step of one token a sequence.
     pub fn step(&self) -> (Step, f64) {

@@ -167,6 +167,49 @@ fn a_kernel_that_goes_astray_is_told_with_the_step() {
     ]);
 }
 
+/// Every time on the clock of the driver that pretends.
+const TICK: f64 = 1e-3;
+
+#[test]
+fn steps_are_held_against_how_fast_the_gpu_reads() {
+    let cache = tempfile::tempdir().unwrap();
+    let args = [
+        "bench",
+        fixture(),
+        "--device",
+        "cuda",
+        "--prompt",
+        "8",
+        "--gen",
+        "4",
+    ];
+    let bench = |gpu: &str, more: &[&str]| {
+        let quick = ["--seconds", "0.01"];
+        let run = Run::satura(gpu, &[&args[..], &quick, more].concat());
+        run.env("SATURA_CACHE", cache.path())
+    };
+    let memory = 200_000_000;
+    let said = bench(&format!("memory={memory}"), &["--json"]).succeeds();
+    let found: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let found = |key: &str| found["roofline"][key].as_f64().unwrap();
+    // Nearly half of the memory at each tick.
+    let read = found("read_gb_per_s") * 1e9;
+    let most = f64::from(memory) / 2.0 / TICK;
+    assert!((0.9 * most..=most).contains(&read), "{said}");
+    let fraction = found("bytes_per_step") / TICK / read;
+    assert!((found("fraction") / fraction - 1.0).abs() < 1e-9, "{said}");
+
+    let said = bench("", &[]).succeeds();
+    assert!(said.contains(" % of what binds (read): "), "{said}");
+    // A model in the cache runs without NVRTC, and that is all.
+    let run = bench("", &[]).env("SATURA_NVRTC", cache.path().join("none"));
+    let said = run.succeeds();
+    assert!(
+        said.contains("not measured: compiling for GPUs needs NVRTC"),
+        "{said}"
+    );
+}
+
 /// Runs what is marked as of a child, in a process of its own.
 fn child(gpu: &str) -> Run {
     let mut run = Run::new(env::current_exe().unwrap(), gpu).env("FAULTS_CHILD", "yes");

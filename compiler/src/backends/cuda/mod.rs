@@ -8,6 +8,7 @@ mod expression;
 mod gemm;
 mod map;
 mod nvrtc;
+pub mod reading;
 mod rows;
 mod source;
 mod text;

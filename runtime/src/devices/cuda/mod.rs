@@ -6,6 +6,9 @@ mod engine;
 mod fault;
 mod launch;
 mod library;
+mod reading;
+
+pub use reading::{Reader, read_speed};
 
 use super::{Loaded, Room};
 use crate::Error;
