@@ -189,7 +189,8 @@ fn steps_are_held_against_how_fast_the_gpu_reads() {
         run.env("SATURA_CACHE", cache.path())
     };
     let memory = 200_000_000;
-    let said = bench(&format!("memory={memory}"), &["--json"]).succeeds();
+    let gpu = format!("memory={memory}");
+    let said = bench(&gpu, &["--json"]).succeeds();
     let found: serde_json::Value = serde_json::from_str(&said).unwrap();
     let found = |key: &str| found["roofline"][key].as_f64().unwrap();
     // Nearly half of the memory at each tick.
@@ -199,10 +200,10 @@ fn steps_are_held_against_how_fast_the_gpu_reads() {
     let fraction = found("bytes_per_step") / TICK / read;
     assert!((found("fraction") / fraction - 1.0).abs() < 1e-9, "{said}");
 
-    let said = bench("", &[]).succeeds();
+    let said = bench(&gpu, &[]).succeeds();
     assert!(said.contains(" % of what binds (read): "), "{said}");
     // A model in the cache runs without NVRTC, and that is all.
-    let run = bench("", &[]).env("SATURA_NVRTC", cache.path().join("none"));
+    let run = bench(&gpu, &[]).env("SATURA_NVRTC", cache.path().join("none"));
     let said = run.succeeds();
     assert!(
         said.contains("not measured: compiling for GPUs needs NVRTC"),
