@@ -8,7 +8,7 @@ use compiler::{
     checkpoint::Checkpoint,
     compress::{ActivationType, CacheType, Rounding},
 };
-use ir::Element;
+use ir::{DType, Element};
 use runtime::{Chunk, EncoderInput, Model, Select, Session, devices::cpu};
 use satura::{
     compiler, ir,
@@ -177,6 +177,28 @@ fn few_bits_give_nearly_the_same() {
             error <= most,
             "{element}, activations {activations:?}: relative error {error}"
         );
+    }
+}
+
+/// Weights of f32 as floats of 16 bits take half the bytes, and change outputs by about what a weight is rounded by.
+#[test]
+fn weights_of_16_bits_give_nearly_the_same() {
+    let dir = case("bert_model");
+    let reference = Reference::open(&dir.join("expected.safetensors")).unwrap();
+    let exact = outputs(&model(&dir, Weights::Stored), &reference, 2);
+    let size = exact.iter().map(|x| x * x).sum::<f32>().sqrt();
+    let bytes = |weights| compile(&dir, weights).len() as f64;
+    for (dtype, least, most) in [(DType::F16, 1e-5, 2e-3), (DType::BF16, 1e-4, 2e-2)] {
+        let weights = Weights::Float(dtype);
+        let model = Model::from_bytes(compile(&dir, weights)).unwrap();
+        let found = outputs(&model, &reference, 2);
+        let error = found.iter().zip(&exact).map(|(a, b)| (a - b).powi(2));
+        let error = error.sum::<f32>().sqrt() / size;
+        assert!(
+            (least..most).contains(&error),
+            "{dtype}: relative error {error}"
+        );
+        assert!(bytes(weights) < 0.9 * bytes(Weights::Stored), "{dtype}");
     }
 }
 

@@ -3,10 +3,10 @@
 
 use crate::{
     CompileError,
-    compress::{ActivationType, CacheType, Rounding},
+    compress::{self, ActivationType, CacheType, Rounding},
     models::ModelError,
 };
-use ir::Program;
+use ir::{DType, Program};
 
 /// How weights are stored in the artifact.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub enum Weights {
     Stored,
     /// Widened to f32: larger, but nothing is widened while running.
     F32,
+    /// Those of products rounded to floats of another type.
+    Float(DType),
     /// Those of products rounded to few bits.
     Rounded(Rounding),
 }
@@ -34,7 +36,7 @@ pub struct Precision {
 impl Precision {
     /// Whether anything is rounded, so that the model computes other numbers than its files say.
     pub fn rounds(&self) -> bool {
-        matches!(self.weights, Weights::Rounded(_))
+        matches!(self.weights, Weights::Float(_) | Weights::Rounded(_))
             || self.activations != ActivationType::F32
             || self.cache != CacheType::F32
     }
@@ -44,8 +46,10 @@ impl Precision {
     /// # Errors
     /// A program in which something cannot be said, e.g. a narrow cache of keys that hold positions.
     pub fn apply(&self, program: &mut Program, vocabulary: usize) -> Result<(), CompileError> {
-        if let Weights::Rounded(rounding) = self.weights {
-            rounding.apply(program, vocabulary)?;
+        match self.weights {
+            Weights::Rounded(rounding) => rounding.apply(program, vocabulary)?,
+            Weights::Float(to) => compress::round_weights(program, to).map_err(ModelError::from)?,
+            Weights::Stored | Weights::F32 => {}
         }
         let rounded = self.activations.apply(program);
         rounded.map_err(ModelError::from)?;

@@ -48,7 +48,7 @@ impl ActivationType {
 }
 
 /// A value rounded to a type, in front of views of it: there the kernel that computes it can do so.
-fn round(g: &mut Graph, x: Value, to: DType) -> Result<Value, TypeError> {
+pub(super) fn round(g: &mut Graph, x: Value, to: DType) -> Result<Value, TypeError> {
     if g.ty(x).dtype != DType::F32 {
         return Ok(x);
     }

@@ -29,7 +29,7 @@ pub use encoded::{Encoded, Grouped};
 pub use form::Form;
 pub use matrix::Matrix;
 pub use problem::{Moments, Problem};
-pub use rounding::Rounding;
+pub use rounding::{Rounding, round_weights};
 pub use sites::{Site, sites};
 
 use serde::{Deserialize, Serialize};

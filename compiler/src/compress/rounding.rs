@@ -1,6 +1,7 @@
 //! One rounding for all weights and activations of a program, decided without looking at them. What kernels store
 //! follows from the ops that say it ([`ir::ops::FakeQuantize`]).
 
+use super::activations::round;
 use crate::{models::ModelError, schedule::weights_only};
 use ir::{DType, Element, Graph, Op, Operand, Program, TypeError, Value, ops};
 
@@ -72,6 +73,20 @@ impl Rounding {
         }
         Ok(())
     }
+}
+
+/// The program with every product's weight rounded to floats of another type, as which it is stored.
+///
+/// # Errors
+/// An op that does not type-check.
+pub fn round_weights(program: &mut Program, to: DType) -> Result<(), TypeError> {
+    for graph in program.graphs.values_mut() {
+        *graph = products(graph, |g, args| {
+            args[1] = round(g, args[1], to)?;
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 /// The graph with what each product of a weight multiplies, `[x, w]`, replaced.
