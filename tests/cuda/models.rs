@@ -211,12 +211,13 @@ fn what_is_rounded_gives_what_the_program_says() {
             let checkpoint = Checkpoint::open(&dir).unwrap();
             let (mut program, description) =
                 models::build(checkpoint.config(), &checkpoint).unwrap();
-            if let Weights::Rounded(rounding) = weights {
-                let vocabulary = description.vocabulary;
-                rounding.apply(&mut program, vocabulary).unwrap();
-            }
-            activations.apply(&mut program).unwrap();
-            cache.apply(&mut program).unwrap();
+            let precision = compiler::Precision {
+                weights,
+                activations,
+                cache,
+            };
+            let vocabulary = description.vocabulary;
+            precision.apply(&mut program, vocabulary).unwrap();
             let weight = |name: &Name| {
                 let view = checkpoint.tensor(name).ok()?;
                 let data = view.to_f32()?.into_iter().map(f64::from).collect();
