@@ -68,8 +68,8 @@ def bert_base():
     return write("bert-base-random", BERT_BASE, shapes, lambda name: None if name in gains else 0.02, "float32")
 
 
-def llama_1b():
-    """A Llama of 1.01 billion parameters, bf16, with random weights."""
+def llama_1b(rank=None):
+    """A Llama of 1.01 billion parameters, bf16, with random weights; those of layers of a rank, where one is given."""
     hidden, inner = LLAMA_1B["hidden_size"], LLAMA_1B["intermediate_size"]
     shared = LLAMA_1B["num_key_value_heads"] * LLAMA_1B["head_dim"]
     shapes = {"model.embed_tokens.weight": (LLAMA_1B["vocab_size"], hidden)}
@@ -93,11 +93,14 @@ def llama_1b():
             return 1.0
         return 0.02 / (2 * LLAMA_1B["num_hidden_layers"]) ** 0.5 if "o_proj" in name or "down" in name else 0.02
 
+    if rank:
+        return write(f"llama-1b-rank-{rank}", LLAMA_1B, shapes, deviation, "bfloat16", lambda name: rank if "_proj" in name else None)
     return write("llama-1b-random", LLAMA_1B, shapes, deviation, "bfloat16")
 
 
-def write(name, config, shapes, deviation, dtype):
-    """A checkpoint of random weights: normal with a deviation by their names, or, without one, ones."""
+def write(name, config, shapes, deviation, dtype, rank=lambda name: None):
+    """A checkpoint of random weights: normal with a deviation by their names, or, without one, ones. Those of a rank are
+    products of two such factors and noise of a thousandth."""
     import ml_dtypes
     import numpy as np
     from safetensors.numpy import save_file
@@ -112,6 +115,9 @@ def write(name, config, shapes, deviation, dtype):
         for tensor, shape in shapes.items():
             of = deviation(tensor)
             values = rng.standard_normal(shape, np.float32) * np.float32(of) if of else np.ones(shape, np.float32)
+            if few := rank(tensor):
+                left, right = (rng.standard_normal(size, np.float32) for size in ((shape[0], few), (few, shape[1])))
+                values = left @ right * np.float32(of / few**0.5) + values * np.float32(1e-3)
             tensors[tensor] = values.astype(dtype)
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
         (folder / "config.json").write_text(json.dumps(config, indent=1))

@@ -163,7 +163,7 @@ fn to_e4m3(x: f32) -> u8 {
 /// The nearest integer, ties to even, of a number up to 2^16, to which others are cut: beyond all codes. In two additions, which
 /// vectors have on every processor.
 #[inline]
-fn nearest(x: f32) -> f32 {
+pub fn nearest_integer(x: f32) -> f32 {
     const ROUNDER: f32 = 1.5 * (1 << 23) as f32;
     const BEYOND: f32 = (1 << 16) as f32;
     x.clamp(-BEYOND, BEYOND) + ROUNDER - ROUNDER
@@ -240,7 +240,7 @@ impl Grid {
         match self.element {
             Element::E4M3 => i32::from(to_e4m3(x / self.scale) as i8),
             Element::Int { .. } => {
-                let code = nearest(x / self.scale) + self.zero as f32;
+                let code = nearest_integer(x / self.scale) + self.zero as f32;
                 code.clamp(least as f32, most as f32) as i32
             }
         }

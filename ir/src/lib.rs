@@ -22,7 +22,7 @@ mod verify;
 pub use attr::{Attr, Float};
 pub use description::{Chat, Classes, Description, Filter, Generation, Image, Positions, Task};
 pub use dim::{Dim, Name, Sym};
-pub use element::{Element, Grid, UnknownElement};
+pub use element::{Element, Grid, UnknownElement, nearest_integer};
 pub use eval::EvalError;
 pub use graph::{Graph, Node, Role, Value};
 pub use ops::{Class, Op, OpDef, OpKind, OpName};

@@ -27,7 +27,7 @@ pub use latency::Latency;
 pub use offers::{Offer, STORED, Subject};
 pub use page::page;
 pub use quality::{Estimate, Quality, SEED, compare};
-pub use search::search;
+pub use search::{Found, search};
 pub use survey::{Kind, Point, Survey};
 pub use target::{Budget, NoBudget};
 pub use trial::Trial;

@@ -2,16 +2,20 @@
 //! kept beside the statistics, so that another budget asks none.
 
 use super::Error;
-use crate::calibrate::{Calibration, Progress};
+use crate::calibrate::{Calibration, Opened, Progress, Sensitivity};
 use compiler::{
     checkpoint::Checkpoint,
-    compress::{self, Alternative, Encoded, Form, METHODS, Matrix, Moments, Problem, Site},
+    compress::{
+        self, Alternative, Encoded, Form, METHODS, Matrix, Moments, Problem, Sample, Site,
+        nearest::Nearest,
+    },
     fold::Array,
     plan::PROBE,
 };
 use ir::{DType, Operand, Program};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// An alternative of a weight, and what choosing it is predicted to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -49,6 +53,15 @@ impl Subject<'_> {
     /// # Errors
     /// The checkpoint is at fault.
     pub fn matrix(&self, site: &Site) -> Result<Matrix, Error> {
+        let all: Vec<usize> = (0..site.shape[0]).collect();
+        self.rows(site, &all)
+    }
+
+    /// Those of some rows.
+    ///
+    /// # Errors
+    /// The checkpoint is at fault.
+    fn rows(&self, site: &Site, rows: &[usize]) -> Result<Matrix, Error> {
         let call = &self.program.calls[site.call];
         let mut arrays = vec![];
         for arg in &call.args {
@@ -61,7 +74,7 @@ impl Subject<'_> {
                 _ => Array::new(DType::F32, &[0], &[][..]),
             });
         }
-        Ok(site.matrix(self.program, &|i| arrays[i].clone())?)
+        Ok(site.rows(self.program, &|i| arrays[i].clone(), rows)?)
     }
 
     /// Which one it is, for people: the tensor it is computed from.
@@ -86,15 +99,22 @@ impl Subject<'_> {
             return Ok(known);
         }
         let mut offers: BTreeMap<usize, Vec<Offer>> = BTreeMap::new();
-        let calls: Vec<usize> = (0..self.program.calls.len()).collect();
+        let calls = (0..self.program.calls.len()).filter(|c| self.sites.iter().any(|s| s.call == *c));
         for call in calls {
-            if !self.sites.iter().any(|s| s.call == call) {
-                continue;
-            }
-            for (s, moments) in calibration.of_call(self.sites, call)? {
-                progress("alternatives", s, self.sites.len());
-                let found = self.of_site(s, &moments, calibration)?;
-                offers.insert(s, found);
+            let (opened, sites) = calibration.of_call(self.sites, call)?;
+            for (i, sites) in sites.into_iter().enumerate() {
+                let inputs = Inputs {
+                    all: &opened,
+                    number: i,
+                    sample: Arc::new(opened.inputs(i)?),
+                };
+                progress("alternatives", offers.len(), self.sites.len());
+                inputs.sample.prepare();
+                let found = sites.par_iter().map(|s| {
+                    let sensitivity = calibration.sensitivities[*s];
+                    Ok((*s, self.of_site(*s, &inputs, sensitivity)?))
+                });
+                offers.extend(found.collect::<Result<Vec<_>, Error>>()?);
             }
         }
         let offers: Vec<Vec<Offer>> = offers.into_values().collect();
@@ -105,22 +125,18 @@ impl Subject<'_> {
     fn of_site(
         &self,
         s: usize,
-        moments: &Moments,
-        calibration: &Calibration,
+        inputs: &Inputs,
+        sensitivity: Option<Sensitivity>,
     ) -> Result<Vec<Offer>, Error> {
         let site = &self.sites[s];
-        let weight = self.matrix(site)?;
-        let problem = Problem {
-            weight: &weight,
-            stored: site.stored,
-            moments,
-            fisher: None,
-        };
         let of = |source| Error::Compress {
             weight: self.name(s),
             source,
         };
-        problem.check().map_err(of)?;
+        let tall = self.rows(site, &Sample::rows(site.shape[0]))?;
+        let sample = Arc::clone(&inputs.sample);
+        let sample = Sample::new(site.shape, site.stored, sample, &tall).map_err(of)?;
+        sample.check().map_err(of)?;
         let mut offers = vec![Offer {
             alternative: Alternative {
                 method: STORED.into(),
@@ -130,26 +146,40 @@ impl Subject<'_> {
             },
             kl: 0.0,
         }];
-        let Some(sensitivity) = calibration.sensitivities[s] else {
+        let Some(sensitivity) = sensitivity else {
             return Ok(offers);
         };
         let probe = Form::grouped(PROBE.0, PROBE.1);
-        let probed = compress::nearest::encode(&weight, &probe).map_err(of)?;
-        let probed = problem.error_of(&probed);
+        let probed = sample.error(&Nearest, &probe).map_err(of)?;
         // A weight whose rounding changes nothing, such as a constant one, costs nothing.
         let per_error = if probed > 0.0 {
             sensitivity.kl / probed
         } else {
             0.0
         };
-        for method in METHODS {
-            for alternative in method.alternatives(&problem).map_err(of)? {
-                let kl = alternative.error * per_error;
-                if kl.is_finite() && alternative.form != Form::Stored {
-                    offers.push(Offer { alternative, kl });
+        let mut add = |sample: &Sample| {
+            for method in METHODS {
+                for alternative in method.alternatives(sample).map_err(of)? {
+                    let kl = alternative.error * per_error;
+                    if kl.is_finite() && alternative.form != Form::Stored {
+                        offers.push(Offer { alternative, kl });
+                    }
                 }
             }
+            Ok::<(), Error>(())
+        };
+        if !sample.wants_whole() {
+            add(&sample)?;
+            return Ok(offers);
         }
+        let weight = self.matrix(site)?;
+        let moments = match inputs.sample.whole() {
+            Some(moments) => Arc::clone(moments),
+            None => Arc::new(inputs.all.moments(inputs.number)?),
+        };
+        let problem = problem(site, &weight, &moments);
+        problem.check().map_err(of)?;
+        add(&sample.with(problem))?;
         Ok(offers)
     }
 
@@ -168,19 +198,33 @@ impl Subject<'_> {
         }
         let site = &self.sites[s];
         let weight = self.matrix(site)?;
-        let problem = Problem {
-            weight: &weight,
-            stored: site.stored,
-            moments,
-            fisher: None,
+        let problem = problem(site, &weight, moments);
+        let of = |source| Error::Compress {
+            weight: self.name(s),
+            source,
         };
+        problem.check().map_err(of)?;
         let method = compress::method(&offer.method).ok_or_else(|| Error::Method {
             method: offer.method.clone(),
         })?;
-        let encoded = method.encode(&problem, &offer.form);
-        encoded.map_err(|source| Error::Compress {
-            weight: self.name(s),
-            source,
-        })
+        method.encode(&problem, &offer.form).map_err(of)
+    }
+}
+
+/// What the weights that multiply the same inputs share.
+struct Inputs<'a> {
+    all: &'a Opened,
+    /// Of the moments.
+    number: usize,
+    sample: Arc<compress::Inputs>,
+}
+
+/// What methods are given of a site.
+fn problem<'a>(site: &Site, weight: &'a Matrix, moments: &'a Moments) -> Problem<'a> {
+    Problem {
+        weight,
+        stored: site.stored,
+        moments,
+        fisher: None,
     }
 }

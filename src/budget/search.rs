@@ -5,6 +5,7 @@ use super::{Budget, Error, Plan, Quality, Trial, Workshop, trial::Trials, worksh
 use crate::calibrate::Progress;
 use compiler::plan::knapsack::{Side, solve};
 use ir::Task;
+use std::time::{Duration, Instant};
 
 /// Times that the limit is moved.
 const ROUNDS: usize = 4;
@@ -12,7 +13,20 @@ const ROUNDS: usize = 4;
 /// Below this much of the budget a plan has room for another one.
 const CLOSE: f64 = 0.9;
 
-/// The plan that keeps the budget, with all that were measured on the way, the best first. What earlier searches measured
+/// What a search found, and what its time was spent on.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The best first: that keeps the budget.
+    pub trials: Vec<Trial>,
+    /// Plans that were compiled and compared; others were known from searches before.
+    pub measured: usize,
+    /// Time spent on them.
+    pub measuring: Duration,
+    /// All other time: choosing.
+    pub solving: Duration,
+}
+
+/// The plan that keeps the budget, with all that were compared on the way, the best first. What earlier searches measured
 /// is not measured again, and where one of their plans uses most of the budget, nothing is; but for a budget of time, of
 /// which yesterday's measurements say little.
 ///
@@ -21,6 +35,55 @@ const CLOSE: f64 = 0.9;
 pub fn search(
     workshop: &Workshop,
     budget: Budget,
+    progress: Progress<'_>,
+) -> Result<Found, Error> {
+    let start = Instant::now();
+    let mut scales = Scales {
+        known: Trials::open(workshop)?,
+        workshop,
+        anew: matches!(budget, Budget::Latency(_)),
+        measured: 0,
+        time: Duration::ZERO,
+    };
+    let trials = compare(workshop, budget, &mut scales, progress)?;
+    Ok(Found {
+        trials,
+        measured: scales.measured,
+        measuring: scales.time,
+        solving: start.elapsed().saturating_sub(scales.time),
+    })
+}
+
+/// What plans are measured by.
+struct Scales<'a> {
+    workshop: &'a Workshop,
+    known: Trials<'a>,
+    /// Whether what is known does not count.
+    anew: bool,
+    measured: usize,
+    time: Duration,
+}
+
+impl Scales<'_> {
+    fn of(&mut self, plans: &[Plan], progress: Progress<'_>) -> Result<Vec<Trial>, Error> {
+        let (start, before) = (Instant::now(), self.known.known().len());
+        let found = match self.anew {
+            true => self.workshop.measure(plans, progress),
+            false => self.known.of(plans, progress),
+        };
+        self.measured += match self.anew {
+            true => plans.len(),
+            false => self.known.known().len() - before,
+        };
+        self.time += start.elapsed();
+        found
+    }
+}
+
+fn compare(
+    workshop: &Workshop,
+    budget: Budget,
+    scales: &mut Scales,
     progress: Progress<'_>,
 ) -> Result<Vec<Trial>, Error> {
     meaningful(workshop, budget)?;
@@ -39,15 +102,13 @@ pub fn search(
         Side::Error => start,
     };
     let (mut low, mut high) = (0.0, f64::INFINITY);
-    let mut measured = Trials::open(workshop)?;
     let mut trials: Vec<Trial> = vec![];
     let close = |trials: &[Trial]| {
         let used = trials.iter().map(|t| used(budget, t));
         used.filter(|u| *u <= 1.0).fold(0.0, f64::max) > CLOSE
     };
-    let timed = matches!(budget, Budget::Latency(_));
-    let known = measured.known();
-    if !timed && close(&known) {
+    let known = scales.known.known();
+    if !scales.anew && close(&known) {
         return rank(budget, known, workshop);
     }
     for round in 0..ROUNDS {
@@ -70,10 +131,7 @@ pub fn search(
             break;
         }
         let proposed: Vec<Plan> = plans.iter().map(|p| p.1.clone()).collect();
-        let found = match timed {
-            true => workshop.measure(&proposed, progress)?,
-            false => measured.of(&proposed, progress)?,
-        };
+        let found = scales.of(&proposed, progress)?;
         for ((limit, _), trial) in plans.iter().zip(&found) {
             match used(budget, trial) <= 1.0 {
                 true => low = f64::max(low, *limit),
@@ -96,7 +154,7 @@ pub fn search(
         };
     }
     if !trials.iter().any(|t| used(budget, t) <= 1.0) {
-        let reverted = revert(workshop, budget, &trials, &mut measured, progress)?;
+        let reverted = revert(workshop, budget, &trials, scales, progress)?;
         trials.extend(reverted);
     }
     rank(budget, trials, workshop)
@@ -149,7 +207,7 @@ fn revert(
     workshop: &Workshop,
     budget: Budget,
     trials: &[Trial],
-    measured: &mut Trials<'_>,
+    scales: &mut Scales,
     progress: Progress<'_>,
 ) -> Result<Vec<Trial>, Error> {
     if matches!(budget, Budget::Latency(_) | Budget::Bytes(_)) {
@@ -175,7 +233,7 @@ fn revert(
             left -= kl(s, &plan);
             plan[s] = 0;
         }
-        let found = measured.of(std::slice::from_ref(&plan), progress)?;
+        let found = scales.of(std::slice::from_ref(&plan), progress)?;
         let done = found.iter().any(|t| used(budget, t) <= 1.0);
         out.extend(found);
         if done {

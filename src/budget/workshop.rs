@@ -226,14 +226,19 @@ impl Workshop {
             if !(0..self.sites.len()).any(|s| wanted(&s)) {
                 continue;
             }
-            for (s, moments) in self.calibration.of_call(&self.sites, call)? {
-                if !wanted(&s) {
+            let (opened, sites) = self.calibration.of_call(&self.sites, call)?;
+            for (i, sites) in sites.into_iter().enumerate() {
+                let sites: Vec<usize> = sites.into_iter().filter(wanted).collect();
+                if sites.is_empty() {
                     continue;
                 }
-                progress("encoding", s, self.sites.len());
-                let offer = &self.offers[s][plan[s]].alternative;
-                let encoded = self.subject().encode(s, &moments, offer)?;
-                choices.push((self.sites[s].clone(), encoded));
+                let moments = opened.moments(i)?;
+                for s in sites {
+                    progress("encoding", s, self.sites.len());
+                    let offer = &self.offers[s][plan[s]].alternative;
+                    let encoded = self.subject().encode(s, &moments, offer)?;
+                    choices.push((self.sites[s].clone(), encoded));
+                }
             }
         }
         Ok(apply(&self.program, &choices)?)

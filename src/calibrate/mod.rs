@@ -13,7 +13,7 @@ mod text;
 mod walk;
 
 pub use error::Error;
-pub use store::{Sensitivity, Store};
+pub use store::{Opened, Sensitivity, Store};
 pub use text::Text;
 
 use crate::{measure::kl_of_rows, staged};
@@ -47,7 +47,7 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// Moments of the sites of a call, each with the site's index.
+    /// Moments of a call, each with the indices of the sites that multiply such inputs.
     ///
     /// # Errors
     /// The file is gone or damaged.
@@ -55,18 +55,17 @@ impl Calibration {
         &self,
         sites: &[Site],
         call: usize,
-    ) -> Result<Vec<(usize, Arc<Moments>)>, Error> {
-        let all = self.store.read(call)?.into_iter().map(Arc::new);
-        let all: Vec<Arc<Moments>> = all.collect();
-        let own = (0..sites.len()).filter(|s| sites[*s].call == call);
-        own.map(|s| match all.get(self.moments[s]) {
-            Some(moments) => Ok((s, Arc::clone(moments))),
-            None => Err(Error::Damaged {
+    ) -> Result<(Opened, Vec<Vec<usize>>), Error> {
+        let opened = self.store.open(call)?;
+        let mut all = vec![vec![]; opened.count()];
+        for s in (0..sites.len()).filter(|s| sites[*s].call == call) {
+            let own = all.get_mut(self.moments[s]).ok_or_else(|| Error::Damaged {
                 path: self.store.folder().into(),
                 why: format!("call {call} lacks moments {}", self.moments[s]),
-            }),
-        })
-        .collect()
+            })?;
+            own.push(s);
+        }
+        Ok((opened, all))
     }
 }
 

@@ -3,7 +3,8 @@
 
 use super::Error;
 use crate::staged;
-use compiler::compress::{Matrix, Moments};
+use compiler::compress::{Inputs, Matrix, Moments};
+use runtime::devices::Bytes;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -11,6 +12,7 @@ use std::{
     fs,
     io::Write,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// Where a file of moments says of how many rows each is.
@@ -62,21 +64,22 @@ impl Store {
     /// The disk.
     pub fn write(&self, call: usize, moments: &[Moments]) -> Result<(), Error> {
         let path = self.moments_of(call);
+        let broken = |e: &dyn std::fmt::Display| Error::Damaged {
+            path: path.clone(),
+            why: e.to_string(),
+        };
         let bytes = |x: &[f32]| -> Vec<u8> { x.iter().flat_map(|x| x.to_le_bytes()).collect() };
         let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = vec![];
         for (i, m) in moments.iter().enumerate() {
             let k = m.mean().len();
-            tensors.push((format!("second.{i}"), vec![k, k], bytes(&m.second().data)));
+            let second = m.second().map_err(|e| broken(&e))?;
+            tensors.push((format!("second.{i}"), vec![k, k], bytes(&second.data)));
             tensors.push((format!("mean.{i}"), vec![k], bytes(m.mean())));
             tensors.push((format!("max.{i}"), vec![k], bytes(m.max())));
         }
         // One entry: the order of several would differ from run to run.
         let rows: Vec<String> = moments.iter().map(|m| m.rows().to_string()).collect();
         let about = HashMap::from([(ROWS.to_string(), rows.join(","))]);
-        let broken = |e: &dyn std::fmt::Display| Error::Damaged {
-            path: path.clone(),
-            why: e.to_string(),
-        };
         let views = tensors.iter().map(|(name, shape, data)| {
             TensorView::new(Dtype::F32, shape.clone(), data).map(|view| (name.clone(), view))
         });
@@ -87,41 +90,24 @@ impl Store {
         self.put(&path, &data)
     }
 
-    /// The moments of a call, in the order in which they were written.
+    /// The moments of a call, opened: what is asked for of them is read.
     ///
     /// # Errors
     /// The file is missing or damaged.
-    pub fn read(&self, call: usize) -> Result<Vec<Moments>, Error> {
+    pub fn open(&self, call: usize) -> Result<Opened, Error> {
         let path = self.moments_of(call);
-        let data = fs::read(&path).map_err(|source| io(&path, source))?;
+        let data = Bytes::map(&path)?;
         let broken = |why: String| Error::Damaged {
             path: path.clone(),
             why,
         };
         let (_, header) = SafeTensors::read_metadata(&data).map_err(|e| broken(e.to_string()))?;
-        let tensors = SafeTensors::deserialize(&data).map_err(|e| broken(e.to_string()))?;
-        let floats = |name: String| {
-            let tensor = tensors.tensor(&name).map_err(|e| broken(e.to_string()))?;
-            let data = tensor.data().chunks_exact(4);
-            let data = data.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-            Ok::<Vec<f32>, Error>(data.collect())
-        };
         let about = header.metadata().as_ref();
         let rows = about.and_then(|a| a.get(ROWS)).map_or("", String::as_str);
-        let mut moments = vec![];
-        for (i, rows) in rows.split(',').filter(|r| !r.is_empty()).enumerate() {
-            let (second, mean) = (floats(format!("second.{i}"))?, floats(format!("mean.{i}"))?);
-            let (max, k) = (floats(format!("max.{i}"))?, mean.len());
-            if second.len() != k * k || max.len() != k {
-                return Err(broken(format!(
-                    "sizes of the moments {i} do not fit together"
-                )));
-            }
-            let rows = rows.parse();
-            let rows = rows.map_err(|_| broken("a count of rows is none".into()))?;
-            moments.push(Moments::new(rows, Matrix::new(k, k, second), mean, max));
-        }
-        Ok(moments)
+        let rows = rows.split(',').filter(|r| !r.is_empty());
+        let rows: Result<Vec<u64>, _> = rows.map(str::parse).collect();
+        let rows = rows.map_err(|_| broken("a count of rows is none".into()))?;
+        Ok(Opened { path, data, rows })
     }
 
     /// Sensitivities measured so far, by site.
@@ -175,6 +161,83 @@ impl Store {
         let done = written.and_then(|()| staged.commit(path));
         done.map_err(|source| io(path, source))
     }
+}
+
+/// A call's moments, in the order in which they were written.
+pub struct Opened {
+    path: PathBuf,
+    data: Bytes,
+    /// Tokens of each.
+    rows: Vec<u64>,
+}
+
+impl Opened {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn broken(&self, why: &dyn std::fmt::Display) -> Error {
+        Error::Damaged {
+            path: self.path.clone(),
+            why: why.to_string(),
+        }
+    }
+
+    /// Bytes of the second moments, which are `k` by `k`, the means and the largest values.
+    fn parts(&self, i: usize) -> Result<[&[[u8; 4]]; 3], Error> {
+        let tensors = SafeTensors::deserialize(&self.data).map_err(|e| self.broken(&e))?;
+        let mut parts = [&[][..]; 3];
+        for (part, name) in parts.iter_mut().zip(["second", "mean", "max"]) {
+            let tensor = tensors.tensor(&format!("{name}.{i}"));
+            *part = tensor.map_err(|e| self.broken(&e))?.data().as_chunks().0;
+        }
+        let k = parts[1].len();
+        match parts.map(<[_]>::len) == [k * k, k, k] {
+            true => Ok(parts),
+            false => Err(self.broken(&format!("sizes of the moments {i} do not fit together"))),
+        }
+    }
+
+    /// The moments of that number.
+    ///
+    /// # Errors
+    /// The file is damaged.
+    pub fn moments(&self, i: usize) -> Result<Moments, Error> {
+        let [second, mean, max] = self.parts(i)?.map(floats);
+        let second = Matrix::new(mean.len(), mean.len(), second);
+        Ok(Moments::new(self.rows[i], second, mean, max))
+    }
+
+    /// What errors are told from, of the moments of that number: of many inputs the smaller part of the file.
+    ///
+    /// # Errors
+    /// The file is damaged.
+    pub fn inputs(&self, i: usize) -> Result<Inputs, Error> {
+        let [second, mean, max] = self.parts(i)?;
+        let (k, rows) = (mean.len(), self.rows[i]);
+        let squares: Vec<[u8; 4]> = second.iter().step_by(k + 1).copied().collect();
+        let alone = Moments::alone(rows, floats(&squares), floats(mean), floats(max));
+        let mut parts = vec![];
+        for columns in Inputs::parts(k) {
+            if columns.len() == k {
+                parts.push(Arc::new(self.moments(i)?));
+                continue;
+            }
+            let of = |xs: &[[u8; 4]]| columns.iter().map(|c| f32::from_le_bytes(xs[*c])).collect();
+            let each = columns.iter().flat_map(|row| {
+                let row = &second[row * k..][..k];
+                columns.iter().map(move |c| f32::from_le_bytes(row[*c]))
+            });
+            let second = Matrix::new(columns.len(), columns.len(), each.collect());
+            parts.push(Arc::new(Moments::new(rows, second, of(mean), of(max))));
+        }
+        Ok(Inputs::new(alone, parts))
+    }
+}
+
+fn floats(bytes: &[[u8; 4]]) -> Vec<f32> {
+    bytes.iter().map(|b| f32::from_le_bytes(*b)).collect()
 }
 
 fn io(path: &Path, source: std::io::Error) -> Error {

@@ -3,7 +3,7 @@
 use super::{Progress, note, time};
 use satura::{
     Cache, Source,
-    budget::{Budget, Trial, Workshop},
+    budget::{Budget, Found, Workshop},
 };
 use std::{
     io::{IsTerminal, stderr},
@@ -51,18 +51,14 @@ impl Calibration {
     }
 }
 
-/// The trials of a budget, the chosen one first.
-pub fn search(workshop: &Workshop, budget: Budget) -> anyhow::Result<Vec<Trial>> {
-    let (bar, start) = (Progress::new(), Instant::now());
-    let trials =
-        satura::budget::search(workshop, budget, &|what, done, of| bar.step(what, done, of))?;
-    drop(bar);
-    watched(&format!(
-        "{budget}: {} plans compared in {}",
-        trials.len(),
-        time(start.elapsed())
-    ));
-    Ok(trials)
+/// The plans of a budget, the chosen one first.
+pub fn search(workshop: &Workshop, budget: Budget) -> anyhow::Result<Found> {
+    let bar = Progress::new();
+    Ok(satura::budget::search(
+        workshop,
+        budget,
+        &|what, done, of| bar.step(what, done, of),
+    )?)
 }
 
 /// A line for those who watch; where nobody does, there is none.

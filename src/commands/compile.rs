@@ -6,7 +6,7 @@ use super::{
 use crate::signals;
 use satura::{
     Cache, Output, Source,
-    budget::{Budget, Certificate},
+    budget::{Budget, Certificate, Found},
     compiler::{Options, optimize::ablation::Ablation},
     ir::Target,
     nvrtc,
@@ -106,8 +106,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             (output.compile(&checkpoint, &options, &progress)?, None)
         }
         Some(budget) => {
-            let (size, certificate, solved) = planned(&args, &source, budget, &options, output)?;
-            (size, Some((certificate, solved)))
+            let (size, planned) = planned(&args, &source, budget, &options, output)?;
+            (size, Some(planned))
         }
     };
     let took = start.elapsed();
@@ -122,8 +122,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             "parameters": description.parameters,
             "target": options.target.to_string(),
             "costs": options.costs.as_ref().map(|table| table.about()),
-            "search_ms": planned.as_ref().map(|(_, solved)| ms(*solved)),
-            "certificate": planned.map(|(certificate, _)| certificate),
+            "open_ms": planned.as_ref().map(|p| ms(p.opening)),
+            "solve_ms": planned.as_ref().map(|p| ms(p.found.solving)),
+            "measure_ms": planned.as_ref().map(|p| ms(p.found.measuring)),
+            "measured": planned.as_ref().map(|p| p.found.measured),
+            "certificate": planned.map(|p| p.certificate),
         }))?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -137,42 +140,66 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         options.target,
         time(took)
     )?;
-    if let Some((certificate, solved)) = planned {
-        let text = certificate.text();
+    if let Some(planned) = planned {
+        let text = planned.certificate.text();
         let head: Vec<&str> = text
             .lines()
             .take_while(|l| !l.starts_with("weight "))
             .collect();
-        let (budget, solved) = (&certificate.budget, time(solved));
+        let Found {
+            measured,
+            measuring,
+            solving,
+            ..
+        } = planned.found;
+        let plans = match measured {
+            0 => "no plan measured".into(),
+            _ => format!("{measured} plans compiled and measured in {}", time(measuring)),
+        };
         writeln!(
             io::stdout(),
-            "{budget}, solved in {solved}: {}",
+            "{}, solved in {}, {plans}: {}",
+            planned.certificate.budget,
+            time(solving),
             head.join("\n")
         )?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Chooses a plan, and writes it; also tells how long choosing took, once the model was known.
+/// A plan that was written.
+struct Planned {
+    certificate: Certificate,
+    found: Found,
+    /// Time until the model was known: statistics, alternatives, the original's times.
+    opening: Duration,
+}
+
+/// Chooses a plan, and writes it.
 fn planned(
     args: &Args,
     source: &Source,
     budget: Budget,
     options: &Options,
     output: Output,
-) -> anyhow::Result<(u64, Certificate, Duration)> {
+) -> anyhow::Result<(u64, Planned)> {
     anyhow::ensure!(
         args.precision == PrecisionArgs::default(),
         "--budget chooses how weights are stored: leave out --weights, --activations, --group and --cache-type"
     );
-    let workshop = args.calibration.open(source, false)?;
     let start = Instant::now();
-    let trials = budget::search(&workshop, budget)?;
-    let solved = start.elapsed();
-    let certificate = Certificate::new(&workshop, Some(budget), &trials[0]);
+    let workshop = args.calibration.open(source, false)?;
+    let opening = start.elapsed();
+    let found = budget::search(&workshop, budget)?;
+    let certificate = Certificate::new(&workshop, Some(budget), &found.trials[0]);
     let bar = Progress::new();
     let progress = |what, done, of| bar.step(what, done, of);
-    let plan = &trials[0].plan;
+    let plan = &found.trials[0].plan;
     let size = output.fill(|file| workshop.write(plan, &certificate, options, file, &progress))?;
-    Ok((size, certificate, solved))
+    let planned = Planned {
+        certificate,
+        found,
+        opening,
+    };
+    Ok((size, planned))
 }

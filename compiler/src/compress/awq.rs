@@ -3,7 +3,8 @@
 //! in front, where there is one, by the rules of the optimizer. Scales follow from the inputs alone, so that weights which
 //! multiply the same inputs share the division.
 
-use super::{Alternative, CompressError, Encoded, Form, Matrix, Method, Problem, clip, nearest};
+use super::{CompressError, Encoded, Form, Matrix, Method, Problem, clip, nearest};
+use ir::DType;
 
 /// See the module's text.
 pub struct Awq;
@@ -14,7 +15,7 @@ const POWERS: [u8; 2] = [25, 50];
 /// Root mean squares of the inputs to a power, their geometric middle at one. Inputs that were (nearly) always zero are
 /// treated as a ten thousandth of the largest.
 fn scales(problem: &Problem, power: u8) -> Vec<f32> {
-    let squares: Vec<f32> = problem.moments.second().diagonal().collect();
+    let squares = problem.moments.squares();
     let most = squares.iter().fold(0.0f32, |most, x| most.max(*x));
     let least = most * 1e-8;
     let power = f32::from(power) / 200.0;
@@ -35,7 +36,7 @@ fn encode(problem: &Problem, power: u8, form: &Form) -> Result<Encoded, Compress
     let scale = scales(problem, power);
     let [n, k] = problem.shape();
     let scaled = Matrix::from_fn(n, k, |i, j| problem.weight.row(i)[j] * scale[j]);
-    let squares = problem.moments.second().diagonal().zip(&scale);
+    let squares = problem.moments.squares().iter().zip(&scale);
     let importance: Vec<f32> = squares.map(|(h, s)| h / (s * s)).collect();
     let codes = clip::round(&scaled, &importance, element, group);
     Ok(Encoded::Scaled {
@@ -50,10 +51,13 @@ impl Method for Awq {
         "awq"
     }
 
-    fn alternatives(&self, problem: &Problem) -> Result<Vec<Alternative>, CompressError> {
-        let forms = nearest::grouped(problem.weight.columns).filter(clip::few);
-        let each = forms.flat_map(|form| POWERS.map(|power| encode(problem, power, &form)));
-        let each = each.map(|e| Ok(Alternative::of(self.name(), problem, &e?)));
+    fn forms(&self, [_, k]: [usize; 2], _: DType) -> Vec<Form> {
+        let forms = nearest::grouped(k).filter(clip::few);
+        let scaled = |power, form: &Form| Form::Scaled {
+            power,
+            weight: Box::new(form.clone()),
+        };
+        let each = forms.flat_map(|form| POWERS.map(|power| scaled(power, &form)));
         each.collect()
     }
 

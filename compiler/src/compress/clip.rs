@@ -2,9 +2,9 @@
 //! its own larger (the clip search of AWQ, Lin et al. 2023, arXiv 2306.00978; GPTQ's `--mse`). Errors are weighted by the
 //! inputs' mean squares.
 
-use super::{Alternative, CompressError, Encoded, Form, Grouped, Matrix, Method, Problem, nearest};
+use super::{CompressError, Encoded, Form, Grouped, Matrix, Method, Problem, nearest};
 use half::f16;
-use ir::{DType, Element, Grid};
+use ir::{DType, Element, Grid, nearest_integer};
 use rayon::prelude::*;
 
 /// Rounding to nearest with clipped scales.
@@ -17,7 +17,15 @@ const STEP: f32 = 0.025;
 
 /// A matrix `[N, K]` in codes with the scales of least error, `importance` weighing each column's.
 pub fn round(weight: &Matrix, importance: &[f32], element: Element, group: usize) -> Grouped {
-    let mut out = nearest::round(weight, element, group);
+    let groups = weight.data.len() / group.max(1);
+    let mut out = Grouped {
+        element,
+        group,
+        shape: [weight.rows, weight.columns],
+        codes: vec![0; weight.data.len()],
+        scales: vec![f16::ZERO; groups],
+        zeros: vec![0; groups],
+    };
     let per_row = (weight.columns / group.max(1)).max(1);
     let groups = weight
         .data
@@ -29,13 +37,7 @@ pub fn round(weight: &Matrix, importance: &[f32], element: Element, group: usize
         .enumerate()
         .for_each(|(i, ((weight, codes), (scale, zero)))| {
             let importance = &importance[i % per_row * group..][..group];
-            let error = |grid: Grid| -> f32 {
-                let each = weight.iter().zip(importance).map(|(w, h)| {
-                    let error = w - grid.value(grid.code(*w));
-                    h * error * error
-                });
-                each.sum()
-            };
+            let error = |grid: Grid| error(weight, importance, grid);
             let ends = weight.iter().fold((0.0f32, 0.0f32), |(low, high), w| {
                 (low.min(*w), high.max(*w))
             });
@@ -56,6 +58,30 @@ pub fn round(weight: &Matrix, importance: &[f32], element: Element, group: usize
     out
 }
 
+/// Squares of what a grid loses of a group, weighted: sums of eight at a time, so that processors add them side by side. Integers
+/// are told by a reciprocal, and may differ from the code beside a tie; scales are compared by it, and codes are not made of it.
+fn error(weight: &[f32], importance: &[f32], grid: Grid) -> f32 {
+    const WIDE: usize = 8;
+    let inverse = match grid.scale > 0.0 {
+        true => 1.0 / grid.scale,
+        false => 0.0,
+    };
+    let (least, most) = grid.element.codes();
+    let (least, most) = ((least - grid.zero) as f32, (most - grid.zero) as f32);
+    let near = |w: f32| match grid.element {
+        Element::Int { .. } => nearest_integer((w * inverse).clamp(least, most)) * grid.scale,
+        Element::E4M3 => grid.value(grid.code(w)),
+    };
+    let mut sums = [0.0; WIDE];
+    for (weight, importance) in weight.chunks(WIDE).zip(importance.chunks(WIDE)) {
+        for ((sum, w), h) in sums.iter_mut().zip(weight).zip(importance) {
+            let lost = w - near(*w);
+            *sum += h * lost * lost;
+        }
+    }
+    sums.iter().sum()
+}
+
 /// The problem's weight in codes with clipped scales.
 ///
 /// # Errors
@@ -66,7 +92,7 @@ pub fn grouped(
     form: &Form,
 ) -> Result<Grouped, CompressError> {
     let (element, group) = nearest::codes(method, form, problem.weight.columns)?;
-    let squares: Vec<f32> = problem.moments.second().diagonal().collect();
+    let squares = problem.moments.squares();
     // Inputs that this text never uses are not worth nothing.
     let floor = squares.iter().sum::<f32>() / squares.len() as f32 * 0.01;
     let importance: Vec<f32> = squares.iter().map(|x| x + floor).collect();
@@ -78,12 +104,9 @@ impl Method for Clip {
         "clip"
     }
 
-    fn alternatives(&self, problem: &Problem) -> Result<Vec<Alternative>, CompressError> {
+    fn forms(&self, [_, k]: [usize; 2], _: DType) -> Vec<Form> {
         // With 8 bits there is nothing to be gained.
-        let forms = nearest::grouped(problem.weight.columns).filter(few);
-        let each = forms.map(|form| self.encode(problem, &form));
-        let each = each.map(|e| Ok(Alternative::of(self.name(), problem, &e?)));
-        each.collect()
+        nearest::grouped(k).filter(few).collect()
     }
 
     fn encode(&self, problem: &Problem, form: &Form) -> Result<Encoded, CompressError> {

@@ -2,7 +2,12 @@
 //! weight's groups, so that products sum integers (dynamic quantization; per-token activations as in SmoothQuant's W8A8,
 //! Xiao et al. 2022, arXiv 2211.10438). The weight is GPTQ's. Pays where kernels are limited by arithmetic.
 
-use super::{Alternative, CompressError, Encoded, Form, Method, Problem, nearest};
+use super::{
+    Alternative, CompressError, Encoded, Form, Method, Problem, Sample,
+    gptq::{self, Gptq},
+    nearest,
+};
+use ir::DType;
 
 /// See the module's text.
 pub struct Dynamic;
@@ -12,20 +17,27 @@ impl Method for Dynamic {
         "dynamic"
     }
 
-    fn alternatives(&self, problem: &Problem) -> Result<Vec<Alternative>, CompressError> {
-        let feedback = problem.moments.feedback()?;
-        let each = nearest::grouped(problem.weight.columns).map(|form| {
-            let encoded = Encoded::Dynamic(feedback.grouped(problem, &form)?);
-            Ok(Alternative::of(self.name(), problem, &encoded))
-        });
+    fn forms(&self, [_, k]: [usize; 2], _: DType) -> Vec<Form> {
+        let each = nearest::grouped(k).map(|form| Form::Dynamic(Box::new(form)));
         each.collect()
+    }
+
+    fn alternatives(&self, sample: &Sample) -> Result<Vec<Alternative>, CompressError> {
+        let mut out = vec![];
+        for form in self.forms(sample.shape, sample.stored) {
+            // The weight is GPTQ's, whose error is known.
+            if let Form::Dynamic(integers) = &form {
+                let error = sample.error(&Gptq, integers)? + sample.error_of_inputs(integers)?;
+                out.push(sample.alternative(self.name(), form, error));
+            }
+        }
+        Ok(out)
     }
 
     fn encode(&self, problem: &Problem, form: &Form) -> Result<Encoded, CompressError> {
         match form {
             Form::Dynamic(form) => {
-                let feedback = problem.moments.feedback()?;
-                Ok(Encoded::Dynamic(feedback.grouped(problem, form)?))
+                Ok(Encoded::Dynamic(gptq::grouped(problem, form)?))
             }
             _ => Err(CompressError::Form {
                 method: self.name(),

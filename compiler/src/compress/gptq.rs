@@ -2,10 +2,9 @@
 //! its activation order and static groups. Columns are rounded one after another, those of large inputs first, and what
 //! each lost is taken over by the columns that are still to come.
 
-use super::{
-    Alternative, CompressError, Encoded, Form, Grouped, Matrix, Method, Problem, clip, nearest,
-};
+use super::{CompressError, Encoded, Form, Grouped, Matrix, Method, Problem, clip, nearest};
 use faer::{Accum, Mat, Par, linalg::matmul::matmul};
+use ir::DType;
 use rayon::prelude::*;
 
 /// See the module's text.
@@ -21,20 +20,29 @@ impl Method for Gptq {
         "gptq"
     }
 
-    fn alternatives(&self, problem: &Problem) -> Result<Vec<Alternative>, CompressError> {
-        let feedback = problem.moments.feedback()?;
-        let forms = nearest::grouped(problem.weight.columns);
-        let each = forms.map(|form| {
-            let encoded = Encoded::Grouped(feedback.grouped(problem, &form)?);
-            Ok(Alternative::of(self.name(), problem, &encoded))
-        });
-        each.collect()
+    fn forms(&self, [_, k]: [usize; 2], _: DType) -> Vec<Form> {
+        nearest::grouped(k).collect()
     }
 
     fn encode(&self, problem: &Problem, form: &Form) -> Result<Encoded, CompressError> {
-        let feedback = problem.moments.feedback()?;
-        Ok(Encoded::Grouped(feedback.grouped(problem, form)?))
+        Ok(Encoded::Grouped(grouped(problem, form)?))
     }
+
+    fn together(&self) -> bool {
+        true
+    }
+}
+
+/// The problem's weight in codes, with clipped scales.
+///
+/// # Errors
+/// A form that is no codes; as [`Feedback::of`].
+pub(super) fn grouped(problem: &Problem, form: &Form) -> Result<Grouped, CompressError> {
+    let clipped = clip::grouped("gptq", problem, form)?;
+    Ok(match problem.moments.feedback()? {
+        Some(feedback) => feedback.round(problem.weight, clipped),
+        None => clipped,
+    })
 }
 
 /// How an error in one input's weight is best made up for by the others': depends on the inputs alone.
@@ -95,15 +103,6 @@ impl Feedback {
             false => 0.0,
         });
         Ok(Feedback { order, factor })
-    }
-
-    /// The problem's weight in codes, with clipped scales.
-    ///
-    /// # Errors
-    /// A form that is no codes.
-    pub(super) fn grouped(&self, problem: &Problem, form: &Form) -> Result<Grouped, CompressError> {
-        let clipped = clip::grouped("gptq", problem, form)?;
-        Ok(self.round(problem.weight, clipped))
     }
 
     /// Chooses the codes anew, for the scales that are there.

@@ -5,7 +5,9 @@
 //!
 //! Outputs that matter more weigh more: `U` is computed for `F^1/2 W`, with `F` the Fisher weights.
 
-use super::{Alternative, CompressError, Encoded, Form, Matrix, Method, Problem, nearest};
+use super::{
+    Alternative, CompressError, Encoded, Form, Matrix, Method, Problem, Sample, nearest, spectrum,
+};
 use faer::{Mat, MatRef};
 use ir::DType;
 
@@ -14,23 +16,8 @@ pub struct Svd;
 
 /// Ranks are multiples of this: what tiles and groups of integers want.
 pub const STEP: usize = 32;
-/// Most ranks that are offered of a weight, spread evenly in their logarithm.
-const RANKS: usize = 8;
-
-/// Ranks worth offering for a weight `[n, k]`: multiples of [`STEP`] at which two factors are smaller than the whole.
-pub fn ranks([n, k]: [usize; 2]) -> Vec<usize> {
-    let break_even = (n * k).saturating_sub(1) / (n + k).max(1);
-    let all: Vec<usize> = (1..=break_even / STEP).map(|i| i * STEP).collect();
-    if all.len() <= RANKS {
-        return all;
-    }
-    let ratio = (all.len() as f64).powf(1.0 / (RANKS - 1) as f64);
-    let mut out: Vec<usize> = (0..RANKS)
-        .map(|i| STEP * (ratio.powi(i as i32).round() as usize).clamp(i + 1, all.len()))
-        .collect();
-    out.dedup();
-    out
-}
+/// Of the smaller side of weights whose eigenvalues are all computed.
+const MOST: usize = 1024;
 
 /// The error of the best product of each rank, from 0 to the least of the weight's sizes; see [`Problem::error`].
 ///
@@ -92,7 +79,7 @@ impl Basis {
         let [n, k] = [weight.rows, weight.columns];
         let roots = roots(problem);
         let scaled = Mat::from_fn(n, k, |i, j| roots[i] * f64::from(weight.data[i * k + j]));
-        let second = wide(problem.moments.second());
+        let second = wide(problem.moments.second()?);
         if n <= k {
             let gram = &scaled * &second * scaled.transpose();
             let (values, vectors) = eigen(&gram)?;
@@ -128,6 +115,52 @@ impl Basis {
         let right = u.transpose() * &scaled;
         let left = Matrix::from_fn(n, u.ncols(), |i, j| (u[(i, j)] / self.roots[i]) as f32);
         (left, narrow(right.as_ref()))
+    }
+
+    /// For each of [`factors`] the error of the product of each rank up to `most`, where its factors are said so: what the first
+    /// columns leave, and what rounding adds to the rows and columns that are there, each error independent of all others.
+    ///
+    /// # Errors
+    /// Moments of inputs alone.
+    fn errors(&self, problem: &Problem, most: usize) -> Result<[Vec<f64>; 2], CompressError> {
+        let (left, right) = self.factors(problem.weight, most);
+        let (n, k, most) = (left.rows, right.columns, right.rows);
+        let dot = |a: &[f32], b: &[f32]| -> f64 {
+            let products = a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b));
+            products.sum()
+        };
+        // Mean squares of the outputs along each column of the basis.
+        let spread = right.times(problem.moments.second()?);
+        let along: Vec<f64> = (0..most)
+            .map(|j| dot(right.row(j), spread.row(j)).max(0.0))
+            .collect();
+        let beyond = problem.error(&left.times(&right));
+        let squares = problem.moments.squares();
+        let mut out = factors().map(|_| vec![0.0; most + 1]);
+        for (out, form) in out.iter_mut().zip(factors()) {
+            let lost = |m: &Matrix| Ok(m.minus(&nearest::encode(m, &form)?.decode(m)));
+            let (left, right) = (lost(&left)?, lost(&right)?);
+            let of_left = |j: usize| {
+                let rows = (0..n).map(|i| self.roots[i] * f64::from(left.data[i * most + j]));
+                rows.map(|x| x * x).sum::<f64>() * along[j]
+            };
+            let of_right = |j: usize| {
+                let row = &right.data[j * k..][..k];
+                let each = row.iter().zip(squares);
+                each.map(|(d, h)| f64::from(*d).powi(2) * f64::from(*h))
+                    .sum::<f64>()
+            };
+            out[most] = beyond;
+            for j in (0..most).rev() {
+                out[j] = out[j + 1] + along[j];
+            }
+            let mut rounding = 0.0;
+            for j in 0..most {
+                rounding += of_left(j) + of_right(j);
+                out[j + 1] += rounding;
+            }
+        }
+        Ok(out)
     }
 
     /// The product of rank `rank`, its factors said in the forms.
@@ -184,21 +217,46 @@ fn tails(values: &[f64]) -> Vec<f64> {
     left
 }
 
-/// Products of the given basis at the ranks.
-pub(super) fn products(
-    name: &str,
-    problem: &Problem,
-    basis: &Basis,
-    ranks: &[usize],
+/// Forms of products of the possible ranks.
+pub(super) fn forms(shape: [usize; 2], most: usize) -> Vec<Form> {
+    let ranks = spectrum::possible(shape).into_iter();
+    let ranks = ranks.filter(|rank| *rank <= most);
+    let each = ranks.flat_map(|rank| factors().map(|f| Form::product(rank as u32, f)));
+    each.collect()
+}
+
+/// Products of a basis at the ranks that may pay, with their errors.
+pub(super) fn alternatives(
+    method: &dyn Method,
+    sample: &Sample,
+    basis: impl FnOnce(&Problem, usize) -> Result<Basis, CompressError>,
 ) -> Result<Vec<Alternative>, CompressError> {
-    let mut out = vec![];
-    for rank in ranks.iter().copied() {
-        for factors in factors() {
-            let encoded = basis.product(problem.weight, rank, [&factors, &factors])?;
-            out.push(Alternative::of(name, problem, &encoded));
-        }
-    }
-    Ok(out)
+    let forms = method.forms(sample.shape, sample.stored);
+    let rank = |form: &Form| match form {
+        Form::Product { rank, .. } => *rank as usize,
+        _ => 0,
+    };
+    let forms = forms.into_iter();
+    let forms: Vec<Form> = forms
+        .filter(|form| sample.ranks().contains(&rank(form)))
+        .collect();
+    let (Some(problem), Some(most)) = (sample.whole(), forms.iter().map(rank).max()) else {
+        return Ok(vec![]);
+    };
+    let errors = basis(problem, most)?.errors(problem, most)?;
+    let each = forms.into_iter().map(|form| {
+        let (_, of) = factors()
+            .into_iter()
+            .zip(&errors)
+            .find(|(f, _)| matches!(&form, Form::Product { left, .. } if **left == *f))
+            .ok_or_else(|| CompressError::Form {
+                method: method.name(),
+                form: form.clone(),
+            })?;
+        let error = of[rank(&form)];
+        Ok(sample.alternative(method.name(), form, error))
+    });
+    each.collect()
 }
 
 /// A product of the given basis in one form.
@@ -224,13 +282,17 @@ impl Method for Svd {
         "svd"
     }
 
-    fn alternatives(&self, problem: &Problem) -> Result<Vec<Alternative>, CompressError> {
-        let ranks = ranks(problem.shape());
-        if ranks.is_empty() {
-            return Ok(vec![]);
+    fn forms(&self, shape: [usize; 2], _: DType) -> Vec<Form> {
+        match shape[0].min(shape[1]) <= MOST {
+            true => forms(shape, MOST),
+            false => vec![],
         }
-        let (basis, _) = Basis::of(problem, problem.weight)?;
-        products(self.name(), problem, &basis, &ranks)
+    }
+
+    fn alternatives(&self, sample: &Sample) -> Result<Vec<Alternative>, CompressError> {
+        alternatives(self, sample, |problem, _| {
+            Ok(Basis::of(problem, problem.weight)?.0)
+        })
     }
 
     fn encode(&self, problem: &Problem, form: &Form) -> Result<Encoded, CompressError> {

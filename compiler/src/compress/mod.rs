@@ -20,7 +20,9 @@ mod problem;
 pub mod qr;
 pub mod residual;
 mod rounding;
+mod sample;
 mod sites;
+mod spectrum;
 
 pub use activations::ActivationType;
 pub use apply::{Overlay, apply};
@@ -30,8 +32,10 @@ pub use form::Form;
 pub use matrix::Matrix;
 pub use problem::{Moments, Problem};
 pub use rounding::{Rounding, round_weights};
+pub use sample::{Inputs, Sample};
 pub use sites::{Site, sites};
 
+use ir::DType;
 use serde::{Deserialize, Serialize};
 
 /// Every method, the cheapest first.
@@ -56,30 +60,32 @@ pub trait Method: Sync {
     /// Unique; as in plans and reports.
     fn name(&self) -> &'static str;
 
-    /// Other ways to say the weight. Empty where the method has nothing to offer: a weight whose inputs no group divides
-    /// is not rounded to groups.
-    ///
-    /// # Errors
-    /// See [`Problem::check`], which the caller has asked.
-    fn alternatives(&self, problem: &Problem) -> Result<Vec<Alternative>, CompressError>;
+    /// How it says weights `[N, K]` that are stored so. Empty where the method has nothing to offer: a weight whose inputs no group
+    /// divides is not rounded to groups.
+    fn forms(&self, shape: [usize; 2], stored: DType) -> Vec<Form>;
 
-    /// The weight in one of the forms that were offered: the same numbers every time.
+    /// The weight in one of the forms: the same numbers every time.
     ///
     /// # Errors
-    /// A form that the method does not offer.
+    /// A form that the method does not offer. See [`Problem::check`], which the caller has asked.
     fn encode(&self, problem: &Problem, form: &Form) -> Result<Encoded, CompressError>;
-}
 
-impl Alternative {
-    /// The alternative that an encoded weight is.
-    fn of(method: &str, problem: &Problem, encoded: &Encoded) -> Alternative {
-        let form = encoded.form();
-        Alternative {
-            method: method.into(),
-            bytes: form.bytes(problem.shape(), problem.stored),
-            error: problem.error_of(encoded),
-            form,
-        }
+    /// Whether its numbers follow from how inputs go together, and not only from how large they are.
+    fn together(&self) -> bool {
+        false
+    }
+
+    /// Other ways to say the weight, with errors told from a sample of it. Of methods that say each row by itself.
+    ///
+    /// # Errors
+    /// As [`Method::encode`].
+    fn alternatives(&self, sample: &Sample) -> Result<Vec<Alternative>, CompressError> {
+        let forms = self.forms(sample.shape, sample.stored).into_iter();
+        let each = forms.map(|form| {
+            let error = sample.error(self, &form)?;
+            Ok(sample.alternative(self.name(), form, error))
+        });
+        each.collect()
     }
 }
 
@@ -92,7 +98,7 @@ pub struct Alternative {
     pub form: Form,
     /// What that takes.
     pub bytes: u64,
-    /// What it costs: see [`Problem::error`].
+    /// What it costs: [`Problem::error_of`], from a sample of large weights.
     pub error: f64,
 }
 
@@ -125,6 +131,9 @@ pub enum CompressError {
         "the inputs' second moments have a negative eigenvalue: they are those of no inputs; calibrate again"
     )]
     Indefinite,
+    /// A method asks how inputs go together, where that is not known.
+    #[error("of the inputs only mean squares are known, not how they go together: a bug in what estimates errors")]
+    Alone,
     /// An iteration that does not end.
     #[error("eigenvalues of the outputs' second moments do not converge")]
     NoConvergence,

@@ -1,6 +1,6 @@
 //! Rounding to nearest: the yardstick of all other methods. Looks at no inputs.
 
-use super::{Alternative, CompressError, Encoded, Form, Grouped, Matrix, Method, Problem};
+use super::{CompressError, Encoded, Form, Grouped, Matrix, Method, Problem};
 use crate::fold;
 use ir::{DType, Element};
 
@@ -87,15 +87,11 @@ impl Method for Nearest {
         "nearest"
     }
 
-    fn alternatives(&self, problem: &Problem) -> Result<Vec<Alternative>, CompressError> {
-        let k = problem.weight.columns;
+    fn forms(&self, [_, k]: [usize; 2], stored: DType) -> Vec<Form> {
         let floats = [DType::BF16, DType::F16].map(Form::Float).into_iter();
         let wide = floats.chain(fitting(WIDE, k));
-        let wide = wide.filter(|_| problem.stored == DType::F32);
-        let forms = wide.chain(grouped(k));
-        let each = forms.map(|form| encode(problem.weight, &form));
-        let each = each.map(|e| Ok(Alternative::of(self.name(), problem, &e?)));
-        each.collect()
+        let wide = wide.filter(|_| stored == DType::F32);
+        wide.chain(grouped(k)).collect()
     }
 
     fn encode(&self, problem: &Problem, form: &Form) -> Result<Encoded, CompressError> {

@@ -10,7 +10,8 @@ use std::sync::OnceLock;
 #[derive(Clone, Debug)]
 pub struct Moments {
     rows: u64,
-    second: Matrix,
+    squares: Vec<f32>,
+    second: Option<Matrix>,
     mean: Vec<f32>,
     max: Vec<f32>,
     feedback: OnceLock<Result<Feedback, CompressError>>,
@@ -21,11 +22,31 @@ impl Moments {
     pub fn new(rows: u64, second: Matrix, mean: Vec<f32>, max: Vec<f32>) -> Moments {
         Moments {
             rows,
-            second,
+            squares: second.diagonal().collect(),
+            second: Some(second),
             mean,
             max,
             feedback: OnceLock::new(),
         }
+    }
+
+    /// Of inputs of which only the mean squares are known, `[K]`: as if no two went together.
+    pub fn alone(rows: u64, squares: Vec<f32>, mean: Vec<f32>, max: Vec<f32>) -> Moments {
+        Moments {
+            rows,
+            squares,
+            second: None,
+            mean,
+            max,
+            feedback: OnceLock::new(),
+        }
+    }
+
+    /// The same, with nothing known of how inputs go together.
+    #[must_use]
+    pub fn apart(&self) -> Moments {
+        let [squares, mean, max] = [&self.squares, &self.mean, &self.max].map(Clone::clone);
+        Moments::alone(self.rows, squares, mean, max)
     }
 
     /// Tokens seen.
@@ -33,9 +54,17 @@ impl Moments {
         self.rows
     }
 
+    /// `[K]`: mean of `x^2`.
+    pub fn squares(&self) -> &[f32] {
+        &self.squares
+    }
+
     /// `[K, K]`: mean of `x x^T`.
-    pub fn second(&self) -> &Matrix {
-        &self.second
+    ///
+    /// # Errors
+    /// Only the squares are known.
+    pub fn second(&self) -> Result<&Matrix, CompressError> {
+        self.second.as_ref().ok_or(CompressError::Alone)
     }
 
     /// `[K]`: mean of `x`.
@@ -48,13 +77,16 @@ impl Moments {
         &self.max
     }
 
-    /// See [`Feedback`]; computed once.
+    /// See [`Feedback`]; computed once. `None` of inputs that do not go together: there is nothing to feed back.
     ///
     /// # Errors
     /// As [`Feedback::of`].
-    pub fn feedback(&self) -> Result<&Feedback, CompressError> {
-        let feedback = self.feedback.get_or_init(|| Feedback::of(&self.second));
-        feedback.as_ref().map_err(Clone::clone)
+    pub fn feedback(&self) -> Result<Option<&Feedback>, CompressError> {
+        let Some(second) = &self.second else {
+            return Ok(None);
+        };
+        let feedback = self.feedback.get_or_init(|| Feedback::of(second));
+        feedback.as_ref().map(Some).map_err(Clone::clone)
     }
 
     /// Of inputs that are all there, one a row.
@@ -105,7 +137,8 @@ impl Problem<'_> {
     pub fn check(&self) -> Result<(), CompressError> {
         let [n, k] = self.shape();
         let m = self.moments;
-        let sizes = [m.second.rows, m.second.columns, m.mean.len(), m.max.len()];
+        let [rows, columns] = m.second.as_ref().map_or([k; 2], |s| [s.rows, s.columns]);
+        let sizes = [m.squares.len(), rows, columns, m.mean.len(), m.max.len()];
         if sizes.iter().any(|size| *size != k) {
             return Err(CompressError::Sizes {
                 what: "moments",
@@ -128,7 +161,10 @@ impl Problem<'_> {
         let negative = fisher.iter().any(|f| *f < 0.0);
         let named = [
             ("the weight", bad(&self.weight.data)),
-            ("the inputs' second moments", bad(&m.second.data)),
+            (
+                "the inputs' second moments",
+                bad(&m.squares) || m.second.as_ref().is_some_and(|s| bad(&s.data)),
+            ),
             ("the inputs' means", bad(&m.mean)),
             ("the inputs' largest values", bad(&m.max)),
             ("the Fisher weights", bad(fisher) || negative),
@@ -152,8 +188,8 @@ impl Problem<'_> {
     /// What rounding the inputs to 8 bits adds: uniform errors of a step `max |x| / 127` of the group. The mean square of
     /// the largest of a group is taken to be the norm of the group's mean squares: right for one large input, and within
     /// a seventh for 32 or 64 of one size (normal ones).
-    fn error_of_inputs(&self, weight: &Matrix, group: usize) -> f64 {
-        let squares: Vec<f32> = self.moments.second.diagonal().collect();
+    pub(super) fn error_of_inputs(&self, weight: &Matrix, group: usize) -> f64 {
+        let squares = &self.moments.squares;
         let steps = squares.chunks(group).map(|group| {
             let norm = group.iter().map(|h| f64::from(*h).powi(2)).sum::<f64>();
             norm.sqrt() / (127.0 * 127.0 * 12.0)
@@ -177,6 +213,14 @@ impl Problem<'_> {
         let difference = self.weight.minus(other);
         let [n, k] = self.shape();
         let fisher = |i: usize| self.fisher.map_or(1.0, |f| f64::from(f[i]));
+        let own = |i: usize| {
+            let squares = difference.row(i).iter().zip(&self.moments.squares);
+            let squares = squares.map(|(d, h)| f64::from(*d) * f64::from(*d) * f64::from(*h));
+            fisher(i) * squares.sum::<f64>()
+        };
+        let Some(second) = &self.moments.second else {
+            return (0..n).map(own).sum();
+        };
         let step = match n.saturating_mul(k).saturating_mul(k) > EXACT {
             true => n.div_ceil(SAMPLE),
             false => 1,
@@ -184,7 +228,7 @@ impl Problem<'_> {
         let sampled: Vec<usize> = (0..n).step_by(step).collect();
         let rows = sampled.iter().flat_map(|i| difference.row(*i)).copied();
         let rows = Matrix::new(sampled.len(), k, rows.collect());
-        let spread = rows.times(&self.moments.second);
+        let spread = rows.times(second);
         let dot = |a: &[f32], b: &[f32]| -> f64 {
             let products = a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b));
             products.sum()
@@ -194,12 +238,6 @@ impl Problem<'_> {
         if step == 1 {
             return exact;
         }
-        let diagonal: Vec<f32> = self.moments.second.diagonal().collect();
-        let own = |i: usize| {
-            let squares = difference.row(i).iter().zip(&diagonal);
-            let squares = squares.map(|(d, h)| f64::from(*d) * f64::from(*d) * f64::from(*h));
-            fisher(i) * squares.sum::<f64>()
-        };
         let whole: f64 = (0..n).map(own).sum();
         match sampled.iter().map(|i| own(*i)).sum::<f64>() {
             0.0 => exact * step as f64,

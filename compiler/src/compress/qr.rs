@@ -4,10 +4,12 @@
 //! cheap alternative to [`Svd`](super::low_rank::Svd), nearly as good where the spectrum falls.
 
 use super::{
-    Alternative, CompressError, Encoded, Form, Matrix, Method, Problem,
-    low_rank::{self, Basis, ranks},
+    Alternative, CompressError, Encoded, Form, Matrix, Method, Problem, Sample,
+    low_rank::{self, Basis},
+    sample::random,
 };
 use faer::Mat;
+use ir::DType;
 
 /// See the module's text.
 pub struct Qr;
@@ -15,34 +17,36 @@ pub struct Qr;
 /// Largest rank that is offered.
 const MOST: usize = 512;
 /// Columns of the sketch beyond the rank.
-const BEYOND: usize = 16;
+const BEYOND: usize = 32;
 
-/// A sign for each place, the same every time (SplitMix64).
+/// A sign for each place.
 fn sign(i: usize, j: usize) -> f32 {
-    let mut z = (i as u64) << 32 | j as u64;
-    z = z.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    if (z ^ (z >> 31)) & 1 == 0 { 1.0 } else { -1.0 }
+    if random((i as u64) << 32 | j as u64) & 1 == 0 {
+        1.0
+    } else {
+        -1.0
+    }
 }
 
-fn offered(problem: &Problem) -> Vec<usize> {
-    let ranks = ranks(problem.shape());
-    ranks.into_iter().filter(|r| *r <= MOST).collect()
-}
-
-/// The leading directions of the outputs, as far as rank `most`.
-fn basis(problem: &Problem, most: usize) -> Basis {
-    let [n, k] = problem.shape();
+/// The leading directions of the outputs of `weight`, which stands in the problem's place, as far as rank `most`.
+///
+/// # Errors
+/// Moments of inputs alone.
+pub(super) fn basis(
+    problem: &Problem,
+    weight: &Matrix,
+    most: usize,
+) -> Result<Basis, CompressError> {
+    let [n, k] = [weight.rows, weight.columns];
     let roots = low_rank::roots(problem);
-    let scaled = Matrix::from_fn(n, k, |i, j| roots[i] as f32 * problem.weight.row(i)[j]);
+    let scaled = Matrix::from_fn(n, k, |i, j| roots[i] as f32 * weight.row(i)[j]);
     let width = (most + BEYOND).min(n);
     let random = Matrix::from_fn(n, width, sign);
-    let second = problem.moments.second();
+    let second = problem.moments.second()?;
     let sketch = scaled.times(&second.times(&scaled.transposed().times(&random)));
     let wide = Mat::from_fn(n, width, |i, j| f64::from(sketch.row(i)[j]));
     let columns = wide.col_piv_qr().compute_thin_Q();
-    Basis::new(roots, columns)
+    Ok(Basis::new(roots, columns))
 }
 
 impl Method for Qr {
@@ -50,16 +54,21 @@ impl Method for Qr {
         "qr"
     }
 
-    fn alternatives(&self, problem: &Problem) -> Result<Vec<Alternative>, CompressError> {
-        let ranks = offered(problem);
-        let Some(most) = ranks.last() else {
-            return Ok(vec![]);
-        };
-        low_rank::products(self.name(), problem, &basis(problem, *most), &ranks)
+    fn forms(&self, shape: [usize; 2], _: DType) -> Vec<Form> {
+        low_rank::forms(shape, MOST)
+    }
+
+    fn alternatives(&self, sample: &Sample) -> Result<Vec<Alternative>, CompressError> {
+        let basis = |problem: &Problem, most| basis(problem, problem.weight, most);
+        low_rank::alternatives(self, sample, basis)
     }
 
     fn encode(&self, problem: &Problem, form: &Form) -> Result<Encoded, CompressError> {
-        let most = offered(problem).last().copied().unwrap_or(low_rank::STEP);
-        low_rank::encode(self.name(), problem, &basis(problem, most), form)
+        let rank = match form {
+            Form::Product { rank, .. } => *rank as usize,
+            _ => low_rank::STEP,
+        };
+        let basis = basis(problem, problem.weight, rank)?;
+        low_rank::encode(self.name(), problem, &basis, form)
     }
 }

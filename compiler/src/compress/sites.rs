@@ -94,18 +94,27 @@ impl Site {
         program: &Program,
         input: &dyn Fn(usize) -> Array<'a>,
     ) -> Result<super::Matrix, FoldError> {
+        let all: Vec<usize> = (0..self.shape[0]).collect();
+        self.rows(program, input, &all)
+    }
+
+    /// Some rows of the weight. A weight that is a part of a tensor is read where those lie.
+    ///
+    /// # Errors
+    /// See [`FoldError`].
+    pub fn rows<'a>(
+        &self,
+        program: &Program,
+        input: &dyn Fn(usize) -> Array<'a>,
+        rows: &[usize],
+    ) -> Result<super::Matrix, FoldError> {
         let graph = &program.graphs[&program.calls[self.call].graph];
         let term = WeightTerm {
             value: self.weight,
             codec: Codec::Plain(DType::F32),
             packing: Packing::Rows,
         };
-        let bytes = Fold::new(graph, &[term])?.term(0, input)?;
-        let floats = bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b));
-        Ok(super::Matrix::new(
-            self.shape[0],
-            self.shape[1],
-            floats.collect(),
-        ))
+        let data = Fold::new(graph, &[term])?.rows(0, input, rows)?;
+        Ok(super::Matrix::new(rows.len(), self.shape[1], data))
     }
 }

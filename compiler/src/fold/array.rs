@@ -109,6 +109,15 @@ impl<'a> Array<'a> {
         }
     }
 
+    /// Some rows of the last axis, one after another.
+    pub(super) fn rows(&self, rows: &[usize]) -> Vec<f32> {
+        let columns = self.shape.last().copied().unwrap_or(1);
+        let mut out = vec![0.0; rows.len() * columns];
+        let each = out.par_chunks_mut(columns.max(1)).zip(rows);
+        each.for_each(|(to, row)| self.widen(*row, to));
+        out
+    }
+
     /// The bytes of the elements after one another along an axis, from one of them.
     pub(super) fn along<const N: usize>(
         &self,

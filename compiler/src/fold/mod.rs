@@ -99,6 +99,36 @@ impl Fold {
         term: usize,
         input: &dyn Fn(usize) -> Array<'a>,
     ) -> Result<Vec<u8>, FoldError> {
+        let WeightTerm { codec, packing, .. } = self.terms[term];
+        match (codec, self.held(term, input)?) {
+            (Codec::Plain(dtype), value) => Ok(value.plain().pack(dtype, packing)),
+            (Codec::Grouped { .. }, Held::Groups(groups)) => groups.pack(codec, packing),
+            (Codec::Grouped { .. }, Held::Plain(array)) => Err(FoldError::Groups {
+                found: format!("elements of {}", array.dtype),
+                wanted: codec,
+            }),
+        }
+    }
+
+    /// Some rows of what a term `[N, K]` means, row-major. Of a term that layout ops alone make of an input, no others are read.
+    ///
+    /// # Errors
+    /// See [`FoldError`].
+    pub fn rows<'a>(
+        &self,
+        term: usize,
+        input: &dyn Fn(usize) -> Array<'a>,
+        rows: &[usize],
+    ) -> Result<Vec<f32>, FoldError> {
+        Ok(self.held(term, input)?.plain().rows(rows))
+    }
+
+    /// What a term evaluates to, before it is laid out.
+    fn held<'a>(
+        &self,
+        term: usize,
+        input: &dyn Fn(usize) -> Array<'a>,
+    ) -> Result<Held<'a>, FoldError> {
         let root = self.graph.outputs[term];
         let mut held: HashMap<Value, Held<'a>> = HashMap::new();
         for v in self.graph.cone(&[root]) {
@@ -114,15 +144,7 @@ impl Fold {
             };
             held.insert(v, value);
         }
-        let WeightTerm { codec, packing, .. } = self.terms[term];
-        match (codec, &held[&root]) {
-            (Codec::Plain(dtype), value) => Ok(value.clone().plain().pack(dtype, packing)),
-            (Codec::Grouped { .. }, Held::Groups(groups)) => groups.pack(codec, packing),
-            (Codec::Grouped { .. }, Held::Plain(array)) => Err(FoldError::Groups {
-                found: format!("elements of {}", array.dtype),
-                wanted: codec,
-            }),
-        }
+        Ok(held.remove(&root).expect("a term is in its own cone"))
     }
 
     fn evaluate<'a>(&self, v: Value, op: &Op, args: Vec<Held<'a>>) -> Result<Held<'a>, FoldError> {

@@ -2,28 +2,37 @@
 
 use super::{moments, problem, random};
 use compiler::compress::{
-    CompressError, Encoded, Form, METHODS, Matrix, Method, Moments, Problem, clip::Clip,
+    CompressError, Encoded, Form, METHODS, Matrix, Method, Moments, Problem, Sample, clip::Clip,
     gptq::Gptq, nearest::Nearest,
 };
 
-/// Every alternative of every method: finite, repeatable, and as the form says.
+/// Every form of every method: finite, and as the form says. What is offered of them has the error that it says.
 fn check(what: &str, problem: &Problem) {
     problem.check().unwrap_or_else(|e| panic!("{what}: {e}"));
+    let sample = Sample::of(problem).unwrap();
+    sample.check().unwrap();
     for method in METHODS {
-        let offered = method.alternatives(problem);
+        let offered = method.alternatives(&sample);
         let offered = offered.unwrap_or_else(|e| panic!("{what}, {}: {e}", method.name()));
-        for a in offered {
-            let what = format!("{what}, {} {}", a.method, a.form);
+        let forms = method.forms(problem.shape(), problem.stored);
+        for a in &offered {
             assert_eq!(a.method, method.name(), "{what}");
-            let encoded = method.encode(problem, &a.form).unwrap();
-            assert_eq!(encoded.form(), a.form, "{what}");
+            assert!(forms.contains(&a.form), "{what}: {}", a.form);
+            let bytes = a.form.bytes(problem.shape(), problem.stored);
+            assert_eq!(bytes, a.bytes, "{what}");
+        }
+        for form in forms {
+            let what = format!("{what}, {} {form}", method.name());
+            let encoded = method.encode(problem, &form).unwrap();
+            assert_eq!(encoded.form(), form, "{what}");
             let decoded = encoded.decode(problem.weight);
             assert!(decoded.data.iter().all(|x| x.is_finite()), "{what}");
             let error = problem.error_of(&encoded);
-            assert_eq!(error, a.error, "{what}: encoded again");
             assert!(error >= 0.0 && error.is_finite(), "{what}: {error}");
-            let bytes = a.form.bytes(problem.shape(), problem.stored);
-            assert_eq!(bytes, a.bytes, "{what}");
+            if let Some(a) = offered.iter().find(|a| a.form == form) {
+                let near = (a.error - error).abs() <= 0.02 * error + 1e-12;
+                assert!(near, "{what}: {error}, offered as {}", a.error);
+            }
         }
     }
 }
@@ -82,7 +91,7 @@ fn inputs_that_no_group_divides_are_not_grouped() {
     let moments = moments(40, 200, 2);
     let problem = problem(&weight, &moments);
     check("40 inputs", &problem);
-    assert!(Gptq.alternatives(&problem).unwrap().is_empty());
+    assert!(Gptq.forms(problem.shape(), problem.stored).is_empty());
     let refused = Nearest
         .encode(&problem, &Form::integers(8, 32))
         .unwrap_err();
@@ -101,7 +110,7 @@ fn what_is_no_number_is_refused_by_name() {
     let refused = what(problem(&broken, &moments).check().unwrap_err());
     assert!(refused.starts_with("the weight hold"), "{refused}");
     let with = |rows: u64, change: &dyn Fn(&mut Matrix)| {
-        let mut second = moments.second().clone();
+        let mut second = moments.second().unwrap().clone();
         change(&mut second);
         Moments::new(
             rows,

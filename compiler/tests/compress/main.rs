@@ -4,9 +4,10 @@
 
 mod applied;
 mod edges;
+mod sampled;
 
 use compiler::compress::{
-    Alternative, Form, Matrix, Method, Moments, Problem,
+    Alternative, Form, Matrix, Method, Moments, Problem, Sample,
     clip::Clip,
     gptq::{Feedback, Gptq},
     low_rank::{self, Svd},
@@ -110,14 +111,15 @@ fn rounding_and_feedback_equal_the_reference() {
     let fixture = Fixture::open();
     let (weight, moments) = (fixture.matrix("weight"), fixture.moments());
     let problem = problem(&weight, &moments);
+    let sample = Sample::of(&problem).unwrap();
     for (bits, element) in [(8, Element::Q8), (4, Element::Q4)] {
         let form = Form::grouped(element, 32);
-        let nearest = Nearest.alternatives(&problem).unwrap();
+        let nearest = Nearest.alternatives(&sample).unwrap();
         let wanted = fixture.f64(&format!("nearest.error.{bits}"))[0];
         close("nearest", error_of(&nearest, &form), wanted, 1e-4);
 
         let grid = nearest::round(&weight, element, 32);
-        let found = Feedback::of(moments.second()).unwrap().round(&weight, grid);
+        let found = Feedback::of(moments.second().unwrap()).unwrap().round(&weight, grid);
         let scales = fixture.bytes(&format!("gptq.{bits}.scales")).1;
         let own: Vec<u8> = found.scales.iter().flat_map(|s| s.to_le_bytes()).collect();
         assert_eq!(own, scales, "scales of {form}");
@@ -132,10 +134,10 @@ fn rounding_and_feedback_equal_the_reference() {
         );
         let wanted = fixture.f64(&format!("gptq.error.{bits}"))[0];
         close("gptq", problem.error(&found.decode()), wanted, 0.01);
-        let gptq = Gptq.alternatives(&problem).unwrap();
+        let gptq = Gptq.alternatives(&sample).unwrap();
         assert!(error_of(&gptq, &form) < 0.5 * error_of(&nearest, &form));
         if bits == 4 {
-            let clip = Clip.alternatives(&problem).unwrap();
+            let clip = Clip.alternatives(&sample).unwrap();
             assert!(error_of(&clip, &form) < error_of(&nearest, &form));
             assert!(error_of(&gptq, &form) < wanted, "clipped scales help");
         }
@@ -182,13 +184,14 @@ fn planted_ranks_are_found() {
         }
         let moments = moments(k, 2 * k, 6);
         let problem = problem(&weight, &moments);
+        let sample = Sample::of(&problem).unwrap();
         let curve = low_rank::curve(&problem).unwrap();
         let what = format!("rank {rank} in {n} x {k}");
         assert!(curve[rank] < 1e-5 * curve[0], "{what}: {}", curve[rank]);
         assert!(curve[rank - 1] > 2.0 * curve[rank], "{what}");
-        let offered = Svd.alternatives(&problem).unwrap();
+        let offered = Svd.alternatives(&sample).unwrap();
         let form = Form::product(rank as u32, Form::integers(8, 32));
-        let whole = Nearest.alternatives(&problem).unwrap();
+        let whole = Nearest.alternatives(&sample).unwrap();
         let dense = whole
             .iter()
             .find(|a| a.form == Form::integers(4, 32))
