@@ -94,7 +94,8 @@ fn picture(browser: &str, file: &Path, [width, height]: [u32; 2]) -> RgbImage {
         .unwrap();
     let told = String::from_utf8_lossy(&run.stderr);
     assert!(run.status.success(), "{browser}: {told}");
-    let bytes = fs::read(&shot).unwrap_or_else(|e| panic!("{browser} took no picture: {e}: {told}"));
+    let bytes =
+        fs::read(&shot).unwrap_or_else(|e| panic!("{browser} took no picture: {e}: {told}"));
     let picture = image::load_from_memory(&bytes).unwrap().to_rgb8();
     assert_eq!([picture.width(), picture.height()], [width, height]);
     picture
@@ -138,7 +139,10 @@ fn has(picture: &RgbImage, [x, y]: [f64; 2], color: [u8; 3]) -> bool {
 #[test]
 fn the_page_shows_its_marks_where_they_are() {
     let Some(browser) = browser() else {
-        eprintln!("no browser on the path ({}); not tested", BROWSERS.join(", "));
+        eprintln!(
+            "no browser on the path ({}); not tested",
+            BROWSERS.join(", ")
+        );
         return;
     };
     let dir = TempDir::new().unwrap();
@@ -159,7 +163,9 @@ fn the_page_shows_its_marks_where_they_are() {
                     has(&picture, [left + x * scale, top + y * scale], color(class))
                 })
             };
-            let from = (0..window[1]).map(f64::from).find(|y| *y >= top && fits(*y));
+            let from = (0..window[1])
+                .map(f64::from)
+                .find(|y| *y >= top && fits(*y));
             top = from.unwrap_or_else(|| {
                 panic!("in a window of {window:?} no place shows the marks of plot {i} below {top}")
             });

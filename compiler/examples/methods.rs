@@ -1,7 +1,7 @@
-//! What each compression method takes and gives for a random weight: `cargo run --release --example methods -- N K`.
+//! What each compression method offers for a random weight, and how long that takes: `cargo run --release --example methods -- N K`.
 //! Inputs are correlated, and some are large.
 
-use compiler::compress::{METHODS, Matrix, Moments, Problem};
+use compiler::compress::{METHODS, Matrix, Moments, Problem, Sample};
 use ir::DType;
 use std::time::Instant;
 
@@ -40,9 +40,18 @@ fn main() {
         fisher: None,
     };
     let nothing = problem.error(&Matrix::zeros(n, k));
+    let start = Instant::now();
+    let sample = match Sample::of(&problem) {
+        Ok(sample) => sample,
+        Err(e) => {
+            eprintln!("{e}");
+            std::process::exit(1);
+        }
+    };
+    println!("a sample: {:.2?}", start.elapsed());
     for method in METHODS {
         let start = Instant::now();
-        let offered = method.alternatives(&problem);
+        let offered = method.alternatives(&sample);
         println!("{}: {:.2?}", method.name(), start.elapsed());
         match offered {
             Err(e) => println!("  {e}"),

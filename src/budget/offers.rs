@@ -99,7 +99,8 @@ impl Subject<'_> {
             return Ok(known);
         }
         let mut offers: BTreeMap<usize, Vec<Offer>> = BTreeMap::new();
-        let calls = (0..self.program.calls.len()).filter(|c| self.sites.iter().any(|s| s.call == *c));
+        let calls =
+            (0..self.program.calls.len()).filter(|c| self.sites.iter().any(|s| s.call == *c));
         for call in calls {
             let (opened, sites) = calibration.of_call(self.sites, call)?;
             for (i, sites) in sites.into_iter().enumerate() {

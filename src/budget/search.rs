@@ -32,11 +32,7 @@ pub struct Found {
 ///
 /// # Errors
 /// No plan keeps it (says what is reachable), or it means nothing for this model.
-pub fn search(
-    workshop: &Workshop,
-    budget: Budget,
-    progress: Progress<'_>,
-) -> Result<Found, Error> {
+pub fn search(workshop: &Workshop, budget: Budget, progress: Progress<'_>) -> Result<Found, Error> {
     let start = Instant::now();
     let mut scales = Scales {
         known: Trials::open(workshop)?,

@@ -51,11 +51,7 @@ impl Calibration {
     ///
     /// # Errors
     /// The file is gone or damaged.
-    pub fn of_call(
-        &self,
-        sites: &[Site],
-        call: usize,
-    ) -> Result<(Opened, Vec<Vec<usize>>), Error> {
+    pub fn of_call(&self, sites: &[Site], call: usize) -> Result<(Opened, Vec<Vec<usize>>), Error> {
         let opened = self.store.open(call)?;
         let mut all = vec![vec![]; opened.count()];
         for s in (0..sites.len()).filter(|s| sites[*s].call == call) {

@@ -154,7 +154,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         } = planned.found;
         let plans = match measured {
             0 => "no plan measured".into(),
-            _ => format!("{measured} plans compiled and measured in {}", time(measuring)),
+            _ => format!(
+                "{measured} plans compiled and measured in {}",
+                time(measuring)
+            ),
         };
         writeln!(
             io::stdout(),

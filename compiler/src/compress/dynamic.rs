@@ -36,9 +36,7 @@ impl Method for Dynamic {
 
     fn encode(&self, problem: &Problem, form: &Form) -> Result<Encoded, CompressError> {
         match form {
-            Form::Dynamic(form) => {
-                Ok(Encoded::Dynamic(gptq::grouped(problem, form)?))
-            }
+            Form::Dynamic(form) => Ok(Encoded::Dynamic(gptq::grouped(problem, form)?)),
             _ => Err(CompressError::Form {
                 method: self.name(),
                 form: form.clone(),

@@ -132,7 +132,9 @@ pub enum CompressError {
     )]
     Indefinite,
     /// A method asks how inputs go together, where that is not known.
-    #[error("of the inputs only mean squares are known, not how they go together: a bug in what estimates errors")]
+    #[error(
+        "of the inputs only mean squares are known, not how they go together: a bug in what estimates errors"
+    )]
     Alone,
     /// An iteration that does not end.
     #[error("eigenvalues of the outputs' second moments do not converge")]

@@ -52,7 +52,10 @@ pub(super) fn ranks(
     let ratio = (*last as f64 / *first as f64).powf(1.0 / (RANKS - 1) as f64);
     let even = (0..RANKS).map(|i| *first as f64 * ratio.powi(i as i32));
     let mut out: Vec<usize> = even
-        .filter_map(|wanted| all.iter().find(|r| **r as f64 >= wanted - 0.5 * STEP as f64))
+        .filter_map(|wanted| {
+            all.iter()
+                .find(|r| **r as f64 >= wanted - 0.5 * STEP as f64)
+        })
         .copied()
         .collect();
     out.dedup();

@@ -79,10 +79,16 @@ mod tests {
         let m = sums.moments();
         let third = |x: f32| x / 3.0;
         assert_eq!(m.rows(), 3);
-        assert_eq!(m.second().expect("known").data, [10.0, -10.0, -10.0, 20.0].map(third));
+        assert_eq!(
+            m.second().expect("known").data,
+            [10.0, -10.0, -10.0, 20.0].map(third)
+        );
         assert_eq!(m.mean(), [4.0, -2.0].map(third));
         assert_eq!(m.max(), [3.0, 4.0]);
         let none = Sums::new(2).moments();
-        assert_eq!((none.rows(), &none.second().expect("known").data), (0, &vec![0.0; 4]));
+        assert_eq!(
+            (none.rows(), &none.second().expect("known").data),
+            (0, &vec![0.0; 4])
+        );
     }
 }

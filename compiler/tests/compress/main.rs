@@ -119,7 +119,9 @@ fn rounding_and_feedback_equal_the_reference() {
         close("nearest", error_of(&nearest, &form), wanted, 1e-4);
 
         let grid = nearest::round(&weight, element, 32);
-        let found = Feedback::of(moments.second().unwrap()).unwrap().round(&weight, grid);
+        let found = Feedback::of(moments.second().unwrap())
+            .unwrap()
+            .round(&weight, grid);
         let scales = fixture.bytes(&format!("gptq.{bits}.scales")).1;
         let own: Vec<u8> = found.scales.iter().flat_map(|s| s.to_le_bytes()).collect();
         assert_eq!(own, scales, "scales of {form}");
