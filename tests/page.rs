@@ -151,8 +151,8 @@ fn the_page_shows_its_marks_where_they_are() {
     fs::write(&file, &html).unwrap();
     let plots = marks(&html);
     assert_eq!(plots.iter().map(Vec::len).collect::<Vec<_>>(), [5, 5, 6, 6]);
-    // As wide as the page gets, and a telephone: margins of a rem, and plots that take the rest.
-    for (window, width) in [([1000, 2600], 704.0), ([400, 2600], 368.0)] {
+    // As wide as the page gets, and a telephone, where plots take all but margins of a rem.
+    for (window, width) in [([1000, 2600], 736.0), ([400, 2600], 368.0)] {
         let picture = picture(browser, &file, window);
         let (left, scale) = ((f64::from(window[0]) - width) / 2.0, width / 640.0);
         // The first line at which all marks of a plot have their colors is where it begins.

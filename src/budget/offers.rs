@@ -33,7 +33,8 @@ pub const STORED: &str = "stored";
 /// What tells offers apart that mean different things by the same number.
 pub(super) fn vocabulary() -> String {
     let names: Vec<&str> = METHODS.iter().map(|m| m.name()).collect();
-    format!("{}-{}", env!("CARGO_PKG_VERSION"), names.join("-"))
+    // Errors are told from samples since the first number.
+    format!("{}-1-{}", env!("CARGO_PKG_VERSION"), names.join("-"))
 }
 
 /// A model whose weights are to be chosen.
