@@ -329,9 +329,9 @@ mod tests {
         let numbers = (-70_000..70_000).map(|i| i as f32 * 0.25);
         for x in numbers.chain([0.49999997, 8_388_609.0, f32::INFINITY, -f32::INFINITY]) {
             let wanted = x.round_ties_even().clamp(-65_536.0, 65_536.0);
-            assert_eq!(nearest(x), wanted, "{x}");
+            assert_eq!(nearest_integer(x), wanted, "{x}");
         }
-        assert!(nearest(f32::NAN).is_nan());
+        assert!(nearest_integer(f32::NAN).is_nan());
     }
 
     #[test]
