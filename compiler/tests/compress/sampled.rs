@@ -64,15 +64,15 @@ fn errors_of_many_rows_are_told_from_some() {
 #[test]
 fn errors_of_many_inputs_are_told_from_parts_of_them() {
     let (weight, moments) = (weight(160, 3072), inputs(3072, 4096));
-    check(&problem(&weight, &moments), 0.08);
+    check(&problem(&weight, &moments), 0.15);
 }
 
 /// A weight with few directions is looked at whole, one without is not.
 #[test]
 fn low_rank_is_looked_for_where_it_may_be() {
     let moments = inputs(1024, 2048);
-    let full = random(1024, 1024, 3);
-    let sample = Sample::of(&problem(&full, &moments)).unwrap();
+    let (full, even) = (random(1024, 1024, 3), Moments::of(&random(4096, 1024, 15)));
+    let sample = Sample::of(&problem(&full, &even)).unwrap();
     assert_eq!(sample.ranks(), [0; 0]);
     for rank in [96, 256] {
         let few = random(1024, rank, 4).times(&random(rank, 1024, 5));
