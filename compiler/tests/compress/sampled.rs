@@ -67,13 +67,18 @@ fn errors_of_many_inputs_are_told_from_parts_of_them() {
     check(&problem(&weight, &moments), 0.15);
 }
 
-/// A weight with few directions is looked at whole, one without is not.
+/// A weight with few directions is looked at whole, one without is not, but at ranks that save little.
 #[test]
 fn low_rank_is_looked_for_where_it_may_be() {
     let moments = inputs(1024, 2048);
     let (full, even) = (random(1024, 1024, 3), Moments::of(&random(4096, 1024, 15)));
     let sample = Sample::of(&problem(&full, &even)).unwrap();
-    assert_eq!(sample.ranks(), [0; 0]);
+    // Not at ranks at which factors of 8 bits would be smaller than the whole in 4.
+    assert!(
+        sample.ranks().iter().all(|r| *r > 256),
+        "{:?}",
+        sample.ranks()
+    );
     for rank in [96, 256] {
         let few = random(1024, rank, 4).times(&random(rank, 1024, 5));
         let sample = Sample::of(&problem(&few, &moments)).unwrap();
