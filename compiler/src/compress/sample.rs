@@ -247,7 +247,7 @@ impl<'a> Sample<'a> {
         Ok(error)
     }
 
-    /// What rounding the inputs adds to integers of that form; see [`Problem::error_of_inputs`].
+    /// What rounding the inputs adds to integers of that form: see what [`Problem::error_of`] adds of it.
     ///
     /// # Errors
     /// As [`Method::encode`].
