@@ -14,6 +14,7 @@ use ir::{
     ops::{Cast, Gather, Linear},
 };
 use runtime::devices::cpu;
+use serde::{Serialize, de::DeserializeOwned};
 use std::{path::Path, time::Duration};
 
 /// Runs of which the median counts.
@@ -50,12 +51,7 @@ impl Costs {
     /// # Errors
     /// The file is there and cannot be read.
     pub fn open(folder: Option<&Path>) -> Result<Costs, Error> {
-        let machine = blake3::hash(machine().as_bytes()).to_hex();
-        let file = folder.map(|f| f.join(format!("costs-{}.jsonl", &machine[..16])));
-        let known = Ledger::open(file.clone()).map_err(|source| Error::File {
-            path: file.unwrap_or_default(),
-            source,
-        })?;
+        let known = of_machine(folder, "costs")?;
         Ok(Costs { known })
     }
 
@@ -85,6 +81,22 @@ fn key(p: &Product) -> String {
     // Sets of about the same size cost the same.
     let set = (p.working_set.clamp(1 << 20, LARGE) >> 20).next_power_of_two();
     format!("{n}x{k} {form} T={} of {set} MB", p.tokens)
+}
+
+/// What was measured on this machine, by strings that say of what.
+///
+/// # Errors
+/// The file is there and cannot be read.
+pub(super) fn of_machine<V: Serialize + DeserializeOwned>(
+    folder: Option<&Path>,
+    what: &str,
+) -> Result<Ledger<String, V>, Error> {
+    let machine = blake3::hash(machine().as_bytes()).to_hex();
+    let file = folder.map(|f| f.join(format!("{what}-{}.jsonl", &machine[..16])));
+    Ledger::open(file.clone()).map_err(|source| Error::File {
+        path: file.unwrap_or_default(),
+        source,
+    })
 }
 
 /// What tells machines apart that run at different speeds.

@@ -285,7 +285,7 @@ fn reachable(budget: Budget, trials: &[Trial], workshop: &Workshop) -> String {
     });
     match budget {
         Budget::Latency(_) => {
-            let seconds = workshop.step(least, workshop.original_latency);
+            let seconds = workshop.step(least, workshop.pace.seconds);
             format!("about latency={:.3}ms{measured}", seconds * 1e3)
         }
         Budget::Bytes(_) => {

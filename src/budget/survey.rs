@@ -117,12 +117,14 @@ impl Survey {
             );
         }
         let mut points: Vec<Point> = vec![];
+        let mut first = None;
         for (i, batch) in wanted.chunks(BATCH).enumerate() {
             progress("plans", i * BATCH, wanted.len());
             let plans: Vec<Plan> = batch.iter().map(|w| w.2.clone()).collect();
             let trials = workshop.measure(&plans, &|_, _, _| {})?;
             for ((name, kind, _), trial) in batch.iter().zip(trials) {
-                points.push(point(workshop, name.clone(), *kind, &trial));
+                let original = *first.get_or_insert(trial.original);
+                points.push(point(workshop, name.clone(), *kind, &trial, original));
             }
         }
         points.sort_by(|a, b| a.latency.total_cmp(&b.latency));
@@ -194,10 +196,10 @@ fn uniform(workshop: &Workshop) -> Vec<(String, Plan)> {
     out
 }
 
-fn point(workshop: &Workshop, name: String, kind: Kind, trial: &Trial) -> Point {
+/// Plans are measured minutes apart, each in turns with the original: that tells how fast the machine was, beside the seconds
+/// that the original took at first.
+fn point(workshop: &Workshop, name: String, kind: Kind, trial: &Trial, original: f64) -> Point {
     let certificate = Certificate::new(workshop, None, trial);
-    // Plans are measured minutes apart, each in turns with the original: that tells how fast the machine was.
-    let original = workshop.original_latency;
     Point {
         name,
         kind,

@@ -4,11 +4,11 @@
 use super::{
     Costs, Error, Group, Latency, Offer, Subject, Trial, certificate::Certificate, compare,
     groups::groups,
+    step::{self, Pace},
 };
 use crate::{
     Cache,
     calibrate::{self, Calibration, Progress, Store, Text},
-    measure::speed::{Encoding, Generation, Workload},
     staged,
 };
 use compiler::{
@@ -20,20 +20,14 @@ use compiler::{
 };
 use ir::{Description, Program, Task, artifact::HEADER_BYTES};
 use runtime::{
-    Model, Session,
+    Model,
     devices::{Bytes, cpu},
     tokenizer::Tokenizer,
 };
-use std::{fs::File, os::unix::fs::FileExt, path::Path, sync::Arc, time::Duration};
+use std::{fs::File, os::unix::fs::FileExt, path::Path, sync::Arc};
 
 /// Tokens that plans are compared on.
 const HELD_BACK: usize = 16_384;
-
-/// Turns that models take while their latencies are measured; an odd number.
-const TURNS: usize = 5;
-
-/// Time of a turn.
-const TURN: Duration = Duration::from_millis(200);
 
 /// For each site the number of its offer.
 pub type Plan = Vec<usize>;
@@ -71,10 +65,8 @@ pub struct Workshop {
     pub groups: Vec<Group>,
     /// The model as it is.
     pub original: Build,
-    /// Its seconds of a step.
-    pub original_latency: f64,
-    /// The share of them that is not in products with weights.
-    rest: f64,
+    /// How long a step of it takes.
+    pub pace: Pace,
     tokenizer: Tokenizer,
 }
 
@@ -131,8 +123,7 @@ impl Workshop {
         let timing = |done, of| progress("timing kernels", done, of);
         let latency = Latency::of(&sites, &forms, step, &mut costs, &timing)?;
         let groups = groups(&sites, &offers, &latency);
-        let [original_latency] = time([&original.model])?;
-        let rest = rest(&original.model)?;
+        let pace = Pace::of(&original, cache.map(Cache::folder))?;
         Ok(Workshop {
             checkpoint,
             program,
@@ -144,8 +135,7 @@ impl Workshop {
             latency,
             groups,
             original,
-            original_latency,
-            rest,
+            pace,
             tokenizer,
         })
     }
@@ -202,13 +192,14 @@ impl Workshop {
     /// original's.
     pub fn step(&self, products: f64, original: f64) -> f64 {
         let unchanged = unchanged(self).time.max(f64::MIN_POSITIVE);
-        original * (self.rest + (1.0 - self.rest) * products / unchanged)
+        let rest = self.pace.rest;
+        original * (rest + (1.0 - rest) * products / unchanged)
     }
 
     /// The inverse of [`Workshop::step`] at the original's latency: seconds of products, of which a step takes so long.
     pub fn products(&self, step: f64) -> f64 {
-        let share = step / self.original_latency - self.rest;
-        share / (1.0 - self.rest) * unchanged(self).time
+        let Pace { seconds, rest } = self.pace;
+        (step / seconds - rest) / (1.0 - rest) * unchanged(self).time
     }
 
     /// The program of a plan, and the numbers that it needs.
@@ -268,7 +259,7 @@ impl Workshop {
         )?;
         let mut trials = vec![];
         for ((plan, build), quality) in plans.iter().zip(&builds).zip(qualities) {
-            let [original, latency] = time([&self.original.model, &build.model])?;
+            let [original, latency] = step::time([&self.original.model, &build.model])?;
             trials.push(Trial {
                 plan: plan.clone(),
                 predicted: self.predict(plan),
@@ -300,53 +291,6 @@ impl Workshop {
         compiler::compile_program(&self.checkpoint, of, &overlay, report, options, file, &told)?;
         Ok(())
     }
-}
-
-/// What a step is: a token of a decoder that continues a prompt, 128 tokens of an encoder.
-fn workload(description: &Description) -> Workload {
-    let half = description.context / 2;
-    match description.task {
-        Task::CausalLm => Workload::Generation(Generation {
-            depth: 0,
-            prompt: 32.min(half).max(1),
-            generate: 64.min(half).max(1),
-            sequences: 1,
-        }),
-        _ => Workload::Encoding(Encoding {
-            lengths: vec![128.min(description.context)],
-        }),
-    }
-}
-
-/// Seconds of a step of each model, in turns, so that what else happens on the machine happens to all: medians.
-fn time<const N: usize>(models: [&Arc<Model>; N]) -> Result<[f64; N], Error> {
-    let work = workload(models[0].description());
-    let sessions = models.iter().map(|m| work.session(m, None));
-    let mut sessions: Vec<Session> = sessions.collect::<Result<_, _>>()?;
-    let mut times = vec![vec![]; N];
-    for _ in 0..TURNS {
-        for (session, times) in sessions.iter_mut().zip(&mut times) {
-            times.push(work.measure(session, TURN)?.step().1);
-        }
-    }
-    Ok(std::array::from_fn(|i| {
-        times[i].sort_by(f64::total_cmp);
-        times[i][TURNS / 2]
-    }))
-}
-
-/// The share of a step's time that is not in products with weights.
-fn rest(model: &Arc<Model>) -> Result<f64, Error> {
-    let work = workload(model.description());
-    let steps = work.launches(&mut work.session(model, None)?)?;
-    let launches = steps.last().map_or(&[][..], |(_, launches)| launches);
-    let seconds = |products: bool| -> f64 {
-        let of = launches.iter();
-        let of = of.filter(|(name, _)| name.contains("gemm") == products);
-        of.map(|(_, time)| time.as_secs_f64()).sum()
-    };
-    let (products, rest) = (seconds(true), seconds(false));
-    Ok(rest / (products + rest).max(f64::MIN_POSITIVE))
 }
 
 fn build(

@@ -27,9 +27,11 @@ pub fn curve(problem: &Problem) -> Result<Vec<f64>, CompressError> {
     Ok(Basis::of(problem, problem.weight)?.1)
 }
 
-/// How factors are said.
-fn factors() -> [Form; 2] {
-    [Form::Float(DType::BF16), Form::integers(8, 32)]
+/// How factors of weights of `k` inputs are said.
+fn factors(k: usize) -> Vec<Form> {
+    let all = [Form::Float(DType::BF16), Form::integers(8, STEP as u32)];
+    let fits = |form: &Form| matches!(form, Form::Float(_)) || k.is_multiple_of(STEP);
+    all.into_iter().filter(fits).collect()
 }
 
 /// Orthonormal columns `[N, R]`, the most important first, in the space of outputs times the roots of their weights.
@@ -122,7 +124,7 @@ impl Basis {
     ///
     /// # Errors
     /// Moments of inputs alone.
-    fn errors(&self, problem: &Problem, most: usize) -> Result<[Vec<f64>; 2], CompressError> {
+    fn errors(&self, problem: &Problem, most: usize) -> Result<Vec<Vec<f64>>, CompressError> {
         let (left, right) = self.factors(problem.weight, most);
         let (n, k, most) = (left.rows, right.columns, right.rows);
         let dot = |a: &[f32], b: &[f32]| -> f64 {
@@ -136,8 +138,9 @@ impl Basis {
             .collect();
         let beyond = problem.error(&left.times(&right));
         let squares = problem.moments.squares();
-        let mut out = factors().map(|_| vec![0.0; most + 1]);
-        for (out, form) in out.iter_mut().zip(factors()) {
+        let factors = factors(k);
+        let mut out = vec![vec![0.0; most + 1]; factors.len()];
+        for (out, form) in out.iter_mut().zip(factors) {
             let lost = |m: &Matrix| Ok(m.minus(&nearest::encode(m, &form)?.decode(m)));
             let (left, right) = (lost(&left)?, lost(&right)?);
             let of_left = |j: usize| {
@@ -182,7 +185,7 @@ impl Basis {
 }
 
 /// Eigenvalues, the largest first, none negative; and their vectors.
-fn eigen(symmetric: &Mat<f64>) -> Result<(Vec<f64>, Mat<f64>), CompressError> {
+pub(super) fn eigen(symmetric: &Mat<f64>) -> Result<(Vec<f64>, Mat<f64>), CompressError> {
     let found = symmetric.self_adjoint_eigen(faer::Side::Lower);
     let found = found.map_err(|_| CompressError::NoConvergence)?;
     let n = symmetric.nrows();
@@ -221,7 +224,9 @@ fn tails(values: &[f64]) -> Vec<f64> {
 pub(super) fn forms(shape: [usize; 2], most: usize) -> Vec<Form> {
     let ranks = spectrum::possible(shape).into_iter();
     let ranks = ranks.filter(|rank| *rank <= most);
-    let each = ranks.flat_map(|rank| factors().map(|f| Form::product(rank as u32, f)));
+    let factors = factors(shape[1]);
+    let product = |rank: usize, f: &Form| Form::product(rank as u32, f.clone());
+    let each = ranks.flat_map(|rank| factors.iter().map(move |f| product(rank, f)));
     each.collect()
 }
 
@@ -245,7 +250,7 @@ pub(super) fn alternatives(
     };
     let errors = basis(problem, most)?.errors(problem, most)?;
     let each = forms.into_iter().map(|form| {
-        let (_, of) = factors()
+        let (_, of) = factors(sample.shape[1])
             .into_iter()
             .zip(&errors)
             .find(|(f, _)| matches!(&form, Form::Product { left, .. } if **left == *f))

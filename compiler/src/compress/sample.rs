@@ -180,12 +180,18 @@ impl<'a> Sample<'a> {
 
     /// Whether some method may have something to offer that tells it from the whole weight.
     pub fn wants_whole(&self) -> bool {
-        !self.ranks.is_empty() || residual::fits(self.shape)
+        !self.ranks.is_empty() || residual::whole(self.shape)
     }
 
     /// The whole weight, where it was [given](Sample::with).
     pub fn whole(&self) -> Option<&Problem<'a>> {
         self.whole.as_ref()
+    }
+
+    /// The rows, with the inputs of a part, and its moments.
+    pub(super) fn part(&self) -> (Matrix, &Moments) {
+        let (columns, moments) = &self.inputs.parts[0];
+        (columns_of(&self.rows, columns), moments)
     }
 
     /// Ranks at which a product of two factors may pay.

@@ -1,16 +1,20 @@
 //! Whether a weight has few directions, told from a part of it before anything large is decomposed: what is left of the
 //! outputs' second moments when some outputs, drawn at random, explain the others (Nystrom's approximation, by one
-//! Cholesky decomposition; Drineas & Mahoney 2005). That is never less than the best product of the rank leaves, and little
-//! more where the spectrum falls: a weight that leaves much at all ranks needs no look at its singular values.
+//! Cholesky decomposition; Drineas & Mahoney 2005). That is about what the best product of the rank leaves where the spectrum
+//! falls: a weight of which integers of as many bits leave less at all ranks needs no look at its
+//! singular values.
 
-use super::{CompressError, Matrix, Moments, low_rank::STEP, sample::random};
+use super::{CompressError, Form, Matrix, Moments, low_rank::STEP, nearest, sample::random};
 use faer::Mat;
+use ir::DType;
 
 /// Most ranks that are offered of a weight, spread evenly in their logarithm.
 const RANKS: usize = 8;
-/// Share of the outputs' mean square that a product may leave. Beyond, few bits leave less in no more bytes, and what an error
-/// of that size does to a model is not its share of a small one's.
+/// Share of the outputs' mean square that a product may leave. What a larger error does to a model is not its share of a small
+/// one's.
 const WORTH: f64 = 0.25;
+/// Outputs beyond the rank that explain the others.
+const BEYOND: usize = 8;
 /// Added to the diagonal, relative to its mean: what is below it is rounding. More where moments are singular.
 const DAMPING: [f64; 4] = [1e-6, 1e-5, 1e-4, 1e-3];
 
@@ -34,14 +38,21 @@ pub(super) fn ranks(
         return Ok(vec![]);
     }
     let left = left(rows, moments)?;
-    // The mean over outputs that are not among those that explain; of the last few it is noise.
+    let integers = Integers::of(rows, moments, left[0])?;
+    // The mean over outputs that are not among those that explain; of the last few it is noise. A few more than the rank explain
+    // about as much as the best directions do (oversampling, Halko, Martinsson & Tropp 2011).
     let (n, taken) = (shape[0] as f64, rows.rows);
     let share = |rank: usize| {
         let mean = |from: usize| left[from] / (taken - from) as f64;
-        (1.0 - rank as f64 / n) * mean(rank) / mean(0)
+        (1.0 - rank as f64 / n) * mean(rank + BEYOND) / mean(0)
     };
-    let seen = |rank: &usize| rank + (taken / 8).max(1) <= taken;
-    let worth = |rank: &usize| seen(rank) && (left[0] <= 0.0 || share(*rank) <= WORTH);
+    let seen = |rank: &usize| rank + BEYOND + (taken / 8).max(1) <= taken;
+    let most = |rank: usize| {
+        let product = Form::product(rank as u32, Form::integers(8, STEP as u32));
+        let integers = integers.as_ref();
+        integers.map_or(WORTH, |i| i.share(bits_of(&product, shape)).min(WORTH))
+    };
+    let worth = |rank: &usize| seen(rank) && (left[0] <= 0.0 || share(*rank) <= most(*rank));
     let all: Vec<usize> = possible.into_iter().filter(worth).collect();
     let (Some(first), Some(last)) = (all.first(), all.last()) else {
         return Ok(vec![]);
@@ -60,6 +71,46 @@ pub(super) fn ranks(
         .collect();
     out.dedup();
     Ok(out)
+}
+
+/// What rounding leaves, as a share of the outputs' mean square, by bits an element: each takes away the same factor.
+struct Integers {
+    /// Bits and share of integers of 3 and of 4 bits, in the least groups.
+    known: [(f64, f64); 2],
+}
+
+impl Integers {
+    /// Of outputs whose mean squares add up to `whole`; rounding errors do not go together. `None` where groups do not divide the
+    /// inputs, or nothing is lost.
+    ///
+    /// # Errors
+    /// As [`nearest::encode`].
+    fn of(rows: &Matrix, moments: &Moments, whole: f64) -> Result<Option<Integers>, CompressError> {
+        let (n, k) = (rows.rows, rows.columns);
+        if n * k == 0 || !k.is_multiple_of(STEP) {
+            return Ok(None);
+        }
+        let mut known = [(0.0, 0.0); 2];
+        for (known, bits) in known.iter_mut().zip([3, 4]) {
+            let form = Form::integers(bits, STEP as u32);
+            let lost = rows.minus(&nearest::encode(rows, &form)?.decode(rows));
+            let squares = lost.data.chunks(k).flat_map(|row| row.iter().zip(moments.squares()));
+            let squares = squares.map(|(d, h)| f64::from(*d).powi(2) * f64::from(*h));
+            *known = (bits_of(&form, [n, k]), squares.sum::<f64>() / whole);
+        }
+        let some = known.iter().all(|(_, share)| *share > 0.0 && share.is_finite());
+        Ok(some.then_some(Integers { known }))
+    }
+
+    fn share(&self, bits: f64) -> f64 {
+        let [(few, more), (many, less)] = self.known;
+        less * (more / less).powf((many - bits) / (many - few))
+    }
+}
+
+/// Bits an element of a form that leaves nothing as it is stored.
+fn bits_of(form: &Form, [n, k]: [usize; 2]) -> f64 {
+    8.0 * form.bytes([n, k], DType::F32) as f64 / (n * k) as f64
 }
 
 /// What the first so many rows, in an order drawn at random, leave of the outputs' mean squares: from none of them to all.

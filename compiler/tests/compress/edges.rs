@@ -3,7 +3,7 @@
 use super::{moments, problem, random};
 use compiler::compress::{
     CompressError, Encoded, Form, METHODS, Matrix, Method, Moments, Problem, Sample, clip::Clip,
-    gptq::Gptq, nearest::Nearest,
+    gptq::Gptq, low_rank::Svd, nearest::Nearest,
 };
 
 /// Every form of every method: finite, and as the form says. What is offered of them has the error that it says.
@@ -104,6 +104,12 @@ fn inputs_that_no_group_divides_are_not_grouped() {
         refused.to_string(),
         "groups of size 32 do not fit a weight that has 40"
     );
+    // Thin factors are, where they are no integers.
+    let weight = random(400, 32, 3).times(&random(32, 200, 4));
+    let moments = super::moments(200, 400, 5);
+    let problem = super::problem(&weight, &moments);
+    check("200 inputs, 32 directions", &problem);
+    assert!(!Svd.alternatives(&Sample::of(&problem).unwrap()).unwrap().is_empty());
 }
 
 #[test]

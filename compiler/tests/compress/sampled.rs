@@ -3,6 +3,7 @@
 use super::{problem, random};
 use compiler::compress::{
     Form, Matrix, Method, Moments, Problem, Sample, clip::Clip, gptq::Gptq, nearest::Nearest,
+    residual::Residual,
 };
 use ir::Element;
 
@@ -50,6 +51,7 @@ fn check(problem: &Problem, most: f64) {
     {
         let error = sample.error(*method, form).unwrap() / told;
         let off = error / whole(*method, form) - 1.0;
+        eprintln!("{} {form}: {off}", method.name());
         assert!(off.abs() <= most, "{} {form}: off by {off}", method.name());
         assert!(off != 0.0, "{form}: not told from a sample");
     }
@@ -65,6 +67,27 @@ fn errors_of_many_rows_are_told_from_some() {
 fn errors_of_many_inputs_are_told_from_parts_of_them() {
     let (weight, moments) = (weight(160, 3072), inputs(3072, 4096));
     check(&problem(&weight, &moments), 0.15);
+}
+
+/// A correction of a large weight promises no more than it gives, beside what is the base's, and not much less.
+#[test]
+fn what_corrections_give_back_is_told_from_a_sample() {
+    let (weight, moments) = (weight(1408, 3072), inputs(3072, 4096));
+    let problem = problem(&weight, &moments);
+    let sample = Sample::of(&problem).unwrap();
+    let offered = Residual.alternatives(&sample).unwrap();
+    assert_eq!(offered.len(), 3);
+    let whole = |method: &dyn Method, form: &Form| {
+        let base = Form::integers(4, 128);
+        let error = |m: &dyn Method, f: &Form| problem.error_of(&m.encode(&problem, f).unwrap());
+        error(method, form) / error(&Gptq, &base)
+    };
+    let base = sample.error(&Gptq, &Form::integers(4, 128)).unwrap();
+    for a in offered.iter().step_by(2) {
+        let (told, left) = (a.error / base, whole(&Residual, &a.form));
+        eprintln!("{}: {told}, is {left}", a.form);
+        assert!((left..1.25 * left).contains(&told), "{}: {told}, is {left}", a.form);
+    }
 }
 
 /// A weight with few directions is looked at whole, one without is not, but at ranks that save little.
