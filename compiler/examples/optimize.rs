@@ -38,9 +38,12 @@ fn inputs(k: usize, seed: u64) -> Inputs {
         let large = if j % 97 == 0 { 8.0 } else { 1.0 };
         (own.row(i)[j] + 0.3 * thin.row(i)[j]) * large
     };
-    let columns = |columns: &[usize]| Matrix::from_fn(TOKENS, columns.len(), |i, j| at(i, columns[j]));
+    let columns =
+        |columns: &[usize]| Matrix::from_fn(TOKENS, columns.len(), |i, j| at(i, columns[j]));
     let parts = Inputs::parts(k);
-    let moments = parts.iter().map(|part| Arc::new(Moments::of(&columns(part))));
+    let moments = parts
+        .iter()
+        .map(|part| Arc::new(Moments::of(&columns(part))));
     let (mut squares, mut mean, mut max) = (vec![0.0; k], vec![0.0; k], vec![0.0f32; k]);
     for i in 0..TOKENS {
         for j in 0..k {
@@ -50,13 +53,23 @@ fn inputs(k: usize, seed: u64) -> Inputs {
             max[j] = max[j].max(x.abs());
         }
     }
-    Inputs::new(Moments::alone(TOKENS as u64, squares, mean, max), moments.collect())
+    Inputs::new(
+        Moments::alone(TOKENS as u64, squares, mean, max),
+        moments.collect(),
+    )
 }
 
 /// What all methods offer of a weight.
-fn offers(shape: [usize; 2], inputs: &Arc<Inputs>, tall: &Matrix) -> Result<Vec<Alternative>, CompressError> {
+fn offers(
+    shape: [usize; 2],
+    inputs: &Arc<Inputs>,
+    tall: &Matrix,
+) -> Result<Vec<Alternative>, CompressError> {
     let sample = Sample::new(shape, DType::BF16, Arc::clone(inputs), tall)?;
-    assert!(!sample.wants_whole(), "a random weight has no few directions");
+    assert!(
+        !sample.wants_whole(),
+        "a random weight has no few directions"
+    );
     sample.check()?;
     let mut out = vec![sample.alternative("stored", Form::Stored, 0.0)];
     for method in METHODS {
@@ -124,7 +137,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         "{offered} alternatives of {} weights, the knapsack in {:.2?} ({}): {choosing:.2?}",
         costs.len(),
         start.elapsed(),
-        if found.is_some() { "solved" } else { "no choice" },
+        if found.is_some() {
+            "solved"
+        } else {
+            "no choice"
+        },
     );
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let peak = status.lines().find(|l| l.starts_with("VmHWM"));

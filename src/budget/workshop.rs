@@ -2,7 +2,9 @@
 //! artifact, its quality, its latency. Chooses nothing.
 
 use super::{
-    Costs, Error, Group, Latency, Offer, Subject, Trial, certificate::Certificate, compare,
+    Costs, Error, Group, Latency, Offer, Subject, Trial,
+    certificate::Certificate,
+    compare,
     groups::groups,
     step::{self, Pace},
 };

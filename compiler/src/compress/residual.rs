@@ -126,9 +126,8 @@ impl Method for Residual {
             let error = sample.error(&Gptq, base)?;
             let given = given_back(sample, base, ranks(sample.shape))?.into_iter();
             let each = forms.iter().cloned().zip(given);
-            let each = each.map(|(form, share)| {
-                sample.alternative(self.name(), form, error * (1.0 - share))
-            });
+            let each = each
+                .map(|(form, share)| sample.alternative(self.name(), form, error * (1.0 - share)));
             return Ok(each.collect());
         };
         let (base, basis) = Residual::parts(problem, base)?;

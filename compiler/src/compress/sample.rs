@@ -211,7 +211,7 @@ impl<'a> Sample<'a> {
 
     /// The error of what a method that says each row by itself makes of the weight: that of all inputs as if each came alone,
     /// times what it changes, in parts of them, that they come together. What feedback gains by more inputs than a part has
-    /// continues as it grew from part to part.
+    /// continues as it grew from part to part, apart from what it gains of tokens that are few.
     ///
     /// # Errors
     /// As [`Method::encode`].
@@ -239,10 +239,13 @@ impl<'a> Sample<'a> {
                 let few = ratio(0)?;
                 let all = match method.together() && few > 0.0 {
                     true => {
-                        let many = ratio(1)?;
+                        let by_chance = |inputs: usize| by_chance(inputs, parts[0].1.rows());
+                        let few = few / by_chance(parts[0].0.len());
+                        let many = ratio(1)? / by_chance(parts[1].0.len());
                         let sizes = [0, 1].map(|i| (parts[i].0.len() as f64).ln());
                         let more = (self.shape[1] as f64).ln() - sizes[1];
-                        many * (many / few).min(1.0).powf(more / (sizes[1] - sizes[0]))
+                        let all = many * (many / few).min(1.0).powf(more / (sizes[1] - sizes[0]));
+                        all * by_chance(self.shape[1])
                     }
                     false => few,
                 };
@@ -289,6 +292,16 @@ fn columns_of(m: &Matrix, columns: &[usize]) -> Matrix {
         return m.clone();
     }
     Matrix::from_fn(m.rows, columns.len(), |i, j| m.row(i)[columns[j]])
+}
+
+/// What feedback leaves of errors in so many inputs that do not go together, as some of `tokens` tokens do by chance: of the
+/// variance of an input, given `i` others, a fit leaves `1 - i / tokens`.
+fn by_chance(inputs: usize, tokens: u64) -> f64 {
+    let (inputs, tokens) = (inputs.max(1) as f64, tokens.max(1) as f64);
+    match inputs <= tokens {
+        true => 1.0 - inputs / tokens / 2.0,
+        false => tokens / inputs / 2.0,
+    }
 }
 
 /// `count` of `0..n`, rising: one of each of as many stretches, which one is drawn, so that what repeats (heads, halves of

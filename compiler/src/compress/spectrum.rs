@@ -94,11 +94,16 @@ impl Integers {
         for (known, bits) in known.iter_mut().zip([3, 4]) {
             let form = Form::integers(bits, STEP as u32);
             let lost = rows.minus(&nearest::encode(rows, &form)?.decode(rows));
-            let squares = lost.data.chunks(k).flat_map(|row| row.iter().zip(moments.squares()));
+            let squares = lost
+                .data
+                .chunks(k)
+                .flat_map(|row| row.iter().zip(moments.squares()));
             let squares = squares.map(|(d, h)| f64::from(*d).powi(2) * f64::from(*h));
             *known = (bits_of(&form, [n, k]), squares.sum::<f64>() / whole);
         }
-        let some = known.iter().all(|(_, share)| *share > 0.0 && share.is_finite());
+        let some = known
+            .iter()
+            .all(|(_, share)| *share > 0.0 && share.is_finite());
         Ok(some.then_some(Integers { known }))
     }
 

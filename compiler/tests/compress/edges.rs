@@ -109,7 +109,11 @@ fn inputs_that_no_group_divides_are_not_grouped() {
     let moments = super::moments(200, 400, 5);
     let problem = super::problem(&weight, &moments);
     check("200 inputs, 32 directions", &problem);
-    assert!(!Svd.alternatives(&Sample::of(&problem).unwrap()).unwrap().is_empty());
+    assert!(
+        !Svd.alternatives(&Sample::of(&problem).unwrap())
+            .unwrap()
+            .is_empty()
+    );
 }
 
 #[test]

@@ -51,7 +51,6 @@ fn check(problem: &Problem, most: f64) {
     {
         let error = sample.error(*method, form).unwrap() / told;
         let off = error / whole(*method, form) - 1.0;
-        eprintln!("{} {form}: {off}", method.name());
         assert!(off.abs() <= most, "{} {form}: off by {off}", method.name());
         assert!(off != 0.0, "{form}: not told from a sample");
     }
@@ -66,7 +65,8 @@ fn errors_of_many_rows_are_told_from_some() {
 #[test]
 fn errors_of_many_inputs_are_told_from_parts_of_them() {
     let (weight, moments) = (weight(160, 3072), inputs(3072, 4096));
-    check(&problem(&weight, &moments), 0.15);
+    // Of 128 rows whose sizes differ so, sums have a standard error of 5 %; part of it is in the unit, too.
+    check(&problem(&weight, &moments), 0.08);
 }
 
 /// A correction of a large weight promises no more than it gives, beside what is the base's, and not much less.
@@ -85,8 +85,11 @@ fn what_corrections_give_back_is_told_from_a_sample() {
     let base = sample.error(&Gptq, &Form::integers(4, 128)).unwrap();
     for a in offered.iter().step_by(2) {
         let (told, left) = (a.error / base, whole(&Residual, &a.form));
-        eprintln!("{}: {told}, is {left}", a.form);
-        assert!((left..1.25 * left).contains(&told), "{}: {told}, is {left}", a.form);
+        assert!(
+            (left..1.3 * left).contains(&told),
+            "{}: {told}, is {left}",
+            a.form
+        );
     }
 }
 
