@@ -35,7 +35,7 @@ fn inputs(k: usize, seed: u64) -> Inputs {
     let thin = random(TOKENS, 64, seed + 1).times(&random(64, k, seed + 2));
     let own = random(TOKENS, k, seed);
     let at = |i: usize, j: usize| {
-        let large = if j % 97 == 0 { 8.0 } else { 1.0 };
+        let large = if j.is_multiple_of(97) { 8.0 } else { 1.0 };
         (own.row(i)[j] + 0.3 * thin.row(i)[j]) * large
     };
     let columns =

@@ -26,7 +26,7 @@ use runtime::{
     devices::{Bytes, cpu},
     tokenizer::Tokenizer,
 };
-use std::{fs::File, os::unix::fs::FileExt, path::Path, sync::Arc};
+use std::{fs::File, io::BufWriter, os::unix::fs::FileExt, path::Path, sync::Arc};
 
 /// Tokens that plans are compared on.
 const HELD_BACK: usize = 16_384;
@@ -87,13 +87,13 @@ impl Workshop {
         let (program, description) = models::build(checkpoint.config(), &checkpoint)?;
         let sites = sites(&program);
         let options = Options::new(cpu::host());
-        let original = build(
-            &checkpoint,
-            (program.clone(), description.clone()),
-            &Overlay::default(),
-            &options,
-            progress,
-        )?;
+        let told = |_, done: u64, of: u64| progress("compiling", done as usize, of as usize);
+        let original = build(|file| {
+            let out = BufWriter::with_capacity(1 << 20, file);
+            let out = compiler::compile(&checkpoint, &options, out, &told)?;
+            drop(out);
+            Ok(())
+        })?;
         let tokenizer = crate::tokenizer(&original.model)?;
         let text = Text::read(text, &tokenizer, &description, tokens, HELD_BACK)?;
         let mut key = blake3::Hasher::new_derive_key("satura calibration 1");
@@ -248,7 +248,20 @@ impl Workshop {
             let (program, overlay) = self.program(plan, progress)?;
             let description = self.description.clone();
             let of = (program, description);
-            builds.push(build(&self.checkpoint, of, &overlay, &options, progress)?);
+            let told = |_, done: u64, of: u64| progress("compiling", done as usize, of as usize);
+            builds.push(build(|file| {
+                let none = vec![];
+                compiler::compile_program(
+                    &self.checkpoint,
+                    of,
+                    &overlay,
+                    none,
+                    &options,
+                    file,
+                    &told,
+                )?;
+                Ok(())
+            })?);
         }
         let models: Vec<Arc<Model>> = builds.iter().map(|b| Arc::clone(&b.model)).collect();
         let told = |done, of| progress("comparing plans", done, of);
@@ -295,20 +308,14 @@ impl Workshop {
     }
 }
 
-fn build(
-    checkpoint: &Checkpoint,
-    of: (Program, Description),
-    overlay: &Overlay,
-    options: &Options,
-    progress: Progress<'_>,
-) -> Result<Build, Error> {
+/// What is written as an artifact, as a model in memory.
+fn build(write: impl FnOnce(&File) -> Result<(), Error>) -> Result<Build, Error> {
     let failed = |source| Error::File {
         path: std::env::temp_dir(),
         source,
     };
     let file = staged::in_memory().map_err(failed)?;
-    let told = |_, done: u64, of: u64| progress("compiling", done as usize, of as usize);
-    compiler::compile_program(checkpoint, of, overlay, vec![], options, &file, &told)?;
+    write(&file)?;
     let bytes = file.metadata().map_err(failed)?.len();
     let mut header = [0; HEADER_BYTES];
     file.read_exact_at(&mut header, 0).map_err(failed)?;

@@ -10,8 +10,7 @@ use ir::DType;
 
 /// Most ranks that are offered of a weight, spread evenly in their logarithm.
 const RANKS: usize = 8;
-/// Share of the outputs' mean square that a product may leave. What a larger error does to a model is not its share of a small
-/// one's.
+/// Share of the outputs' mean square that a product may leave, where there are no integers to compare with.
 const WORTH: f64 = 0.25;
 /// Outputs beyond the rank that explain the others.
 const BEYOND: usize = 8;
@@ -50,7 +49,7 @@ pub(super) fn ranks(
     let most = |rank: usize| {
         let product = Form::product(rank as u32, Form::integers(8, STEP as u32));
         let integers = integers.as_ref();
-        integers.map_or(WORTH, |i| i.share(bits_of(&product, shape)).min(WORTH))
+        integers.map_or(WORTH, |i| i.most(bits_of(&product, shape)))
     };
     let worth = |rank: &usize| seen(rank) && (left[0] <= 0.0 || share(*rank) <= most(*rank));
     let all: Vec<usize> = possible.into_iter().filter(worth).collect();
@@ -107,9 +106,10 @@ impl Integers {
         Ok(some.then_some(Integers { known }))
     }
 
-    fn share(&self, bits: f64) -> f64 {
+    /// What a product of so many bits may leave: what integers of as many do, but never more than those of 3 bits.
+    fn most(&self, bits: f64) -> f64 {
         let [(few, more), (many, less)] = self.known;
-        less * (more / less).powf((many - bits) / (many - few))
+        (less * (more / less).powf((many - bits) / (many - few))).min(more)
     }
 }
 
