@@ -280,6 +280,11 @@ pub type FakeQuantizeFn =
 pub type QuantizeHeadFn =
     unsafe extern "C" fn(n: usize, x: *const f32, to: *mut u8, step: usize, scale: *mut f32);
 
+/// Replaces each `block` of the `n` elements at `x` by its product with the orthonormal Hadamard matrix
+/// ([`crate::ops::Hadamard`]): sums and differences of elements 1, 2, 4, .. apart, then products with `1 / sqrt(block)`, all in
+/// f32, with the same bits in every implementation. `block` is a power of two, at least 2, that divides `n`.
+pub type HadamardFn = unsafe extern "C" fn(n: usize, block: usize, x: *mut f32);
+
 /// Arguments of one attention call: `tokens` rows of queries, all `group` query heads of one key/value head.
 ///
 /// For row `t` and head `h` of the group: `out[t, h] = softmax_j(softcap(scale * q[t, h] . k[j])) v[j]` over
@@ -387,6 +392,8 @@ pub struct KernelTable {
     /// Gemm of rows of bf16 over bf16 panels. Chains are over `k = 1, 0, 3, 2, ...`, as instructions for pairs take them, and
     /// elements, products and sums below `2^-126` may count as zero.
     pub gemm_bf16_rows: GemmFn,
+    /// Rotation of blocks of a row.
+    pub hadamard: HadamardFn,
 }
 
 /// What generated GPU code and the runtime that launches it must agree on.

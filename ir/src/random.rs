@@ -318,7 +318,11 @@ impl Builder {
         );
         let w = self.weight(&[deep.into(), a.width.into()]);
         let wide = self.add(ops::Linear, &[a.v, w]);
-        let wide = self.add(ops::Tanh, &[wide]);
+        let mut wide = self.add(ops::Tanh, &[wide]);
+        if self.random.below(2) == 0 {
+            let block = self.random.pick(&[2i64, 8, 32]);
+            wide = self.add(ops::Hadamard { block }, &[wide]);
+        }
         let w = self.weight(&[width.into(), deep.into()]);
         let few = ops::FakeQuantize {
             element: self.random.pick(&Element::ALL),
@@ -327,7 +331,7 @@ impl Builder {
         };
         let w = self.add(few, &[w]);
         let v = self.add(ops::Linear, &[wide, w]);
-        self.keep(v, a.rows, width, deep as f64 + 1.0)
+        self.keep(v, a.rows, width, 6.0 * deep as f64 + 1.0)
     }
 
     fn view(&mut self, a: Row) -> Row {

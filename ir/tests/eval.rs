@@ -84,6 +84,8 @@ const CASES: &[Case] = &[
     Case { inputs: &[("f32", &[32], &padded(&[-1.75, 0.3, 0.4]))], term: "fake_quantize(x) {element=q4, group=32, scale=f16}", shape: &[32], expected: &padded(&[-1.75, 0.25, 0.5]) },
     Case { inputs: &[("f32", &[32], &[0.0; 32])], term: "fake_quantize(x) {element=q4, group=32, scale=f32}", shape: &[32], expected: &[0.0; 32] },
     Case { inputs: &[("i8", &[64], &[-7.0; 64]), ("f16", &[2], &[0.5, 2.0])], term: "slice(dequantize(x, y) {element=q4, group=32}) {axis=0, start=31, end=33}", shape: &[2], expected: &[-3.5, -14.0] },
+    Case { inputs: &[("f32", &[2, 2], &[3.0, 1.0, 0.0, -2.0])], term: "mul(hadamard(x) {block=2}, rsqrt(0.5))", shape: &[2, 2], expected: &[4.0, 2.0, -2.0, 2.0] },
+    Case { inputs: &[("f32", &[4], &[1.0, 2.0, 3.0, 4.0])], term: "hadamard(x) {block=4}", shape: &[4], expected: &[5.0, -1.0, -2.0, 0.0] },
     Case { inputs: &[X], term: "sum(x)", shape: &[2, 1], expected: &[-0.5, 3.0] },
     Case { inputs: &[X], term: "amax(x)", shape: &[2, 1], expected: &[1.0, 4.0] },
     Case { inputs: &[("f32", &[2, 0], &[])], term: "sum(x)", shape: &[2, 1], expected: &[0.0, 0.0] },
@@ -402,6 +404,14 @@ fn ops_refuse_types_that_mean_nothing() {
     );
     check("x: f32[]", "sum(x)", "sum: wants rank 1 or more");
     check(
+        "x: f32[2,12]",
+        "hadamard(x) {block=8}",
+        "a block that is a power of two and divides the last axis, not 8",
+    );
+    check("x: f32[2,12]", "hadamard(x) {block=6}", "power of two");
+    check("x: f32[2,12]", "hadamard(x) {block=1}", "power of two");
+    check("x: bf16[2,12]", "hadamard(x) {block=4}", "wants f32");
+    check(
         "x: f32[2,T]",
         "rms_norm(x) {eps=0.1}",
         "last axis of known size",
@@ -459,6 +469,38 @@ fn ops_refuse_types_that_mean_nothing() {
         "gemm(x, w, x)",
         "wants a body of the product's shape",
     );
+}
+
+#[test]
+fn a_rotation_is_a_product_with_the_hadamard_matrix_of_each_block() {
+    for (block, width) in [(2, 6), (8, 8), (32, 96), (128, 128)] {
+        let x = noise(&[3, width], block as u64);
+        let rotate = format!("hadamard(x) {{block={block}}}");
+        let graph = format!(
+            "graph(x: f32[3,{width}]) {{ return {rotate}, hadamard({rotate}) {{block={block}}} }}"
+        );
+        let found = eval(&graph, std::slice::from_ref(&x)).unwrap();
+        // Sylvester's: H(2 n) = [H(n) H(n); H(n) -H(n)].
+        let mut h = vec![vec![1.0]];
+        while h.len() < block {
+            let sides = |sign: f64| {
+                let join = move |row: &Vec<f64>| {
+                    let right: Vec<f64> = row.iter().map(|x| sign * x).collect();
+                    [&row[..], &right].concat()
+                };
+                h.iter().map(join).collect::<Vec<_>>()
+            };
+            h = [sides(1.0), sides(-1.0)].concat();
+        }
+        let root = (block as f64).sqrt();
+        let dense = Tensor::from_fn(&[3, width], |at| {
+            let start = at[1] / block * block;
+            let product = |i: usize| h[at[1] - start][i] * x.data[at[0] * width + start + i];
+            (0..block).map(product).sum::<f64>() / root
+        });
+        assert_close(&rotate, &found[0], &dense);
+        assert_close("its own inverse", &found[1], &x);
+    }
 }
 
 #[test]

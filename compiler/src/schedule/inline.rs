@@ -6,7 +6,10 @@ use super::{
     Buffer, Schedule,
     kernel::{Inlined, Kernel, Round, Step, Template},
 };
-use ir::abi::{Codec, Layout};
+use ir::{
+    Op, Value,
+    abi::{Codec, Layout},
+};
 use std::collections::BTreeSet;
 
 /// Columns up to which a product computes its row again in every block.
@@ -135,13 +138,18 @@ impl Plan<'_> {
         };
         let kernel = self.kernel(map);
         let Template::Map {
+            body,
             scatter,
             round: Round::None,
-            ..
         } = &kernel.template
         else {
             return None;
         };
+        // Rotated rows want memory that readers do not have.
+        let rotates = |v: &Value| matches!(body.op(*v), Some(Op::Hadamard(_)));
+        if body.cone(&body.outputs).iter().any(rotates) {
+            return None;
+        }
         let view = kernel.views.last()?;
         let inner = view.shape.iter().skip(1).all(|d| d.known().is_some());
         let output = self.schedule.outputs.contains(&read.buffer);

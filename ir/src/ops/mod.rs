@@ -224,7 +224,7 @@ ops! {
     softmax::Softmax, rms_norm::RmsNorm, layer_norm::LayerNorm,
     linear::Linear, rope::Rope, attention::Attention, mean_rows::MeanRows,
     fake_quantize::FakeQuantize, max_rows::MaxRows, top_k_ids::TopKIds, top_k_values::TopKValues,
-    experts::Experts, dequantize::Dequantize,
+    experts::Experts, dequantize::Dequantize, hadamard::Hadamard,
     acc::Acc, map::Map, gemm::Gemm,
 }
 

@@ -13,6 +13,7 @@ mod dots;
 mod functions;
 mod gemm;
 mod grouped;
+mod hadamard;
 mod lanes;
 mod lines;
 mod packing;
@@ -56,6 +57,8 @@ trait Isa {
     unsafe fn attend<W: Weight>(args: &AttentionArgs);
     /// [`functions::apply`].
     unsafe fn apply<F: Function>(n: usize, x: *mut f32);
+    /// [`hadamard::transform`].
+    unsafe fn hadamard(n: usize, block: usize, x: *mut f32);
 }
 
 /// Implements [`Isa`]: `rows: panels` lists, for each number of rows, the tile widths to use, widest first, ending
@@ -107,6 +110,12 @@ macro_rules! isa {
                 unsafe fn apply<F: Function>(n: usize, x: *mut f32) {
                     // SAFETY: the caller's.
                     unsafe { functions::apply::<$lanes, F>(n, x) }
+                });
+
+            isa!(@feature $features
+                unsafe fn hadamard(n: usize, block: usize, x: *mut f32) {
+                    // SAFETY: the caller's.
+                    unsafe { hadamard::transform(n, block, x) }
                 });
         }
     };
@@ -251,6 +260,12 @@ unsafe extern "C" fn elements<I: Isa, F: Function>(n: usize, x: *mut f32) {
     unsafe { I::apply::<F>(n, x) }
 }
 
+/// [`ir::abi::HadamardFn`].
+unsafe extern "C" fn hadamard<I: Isa>(n: usize, block: usize, x: *mut f32) {
+    // SAFETY: the caller's; the features are the table's.
+    unsafe { I::hadamard(n, block, x) }
+}
+
 extern "C" fn cos(x: f32) -> f32 {
     // In f64, so that the f32 result is correctly rounded but for rare ties, and large angles keep their meaning.
     f64::from(x).cos() as f32
@@ -291,6 +306,7 @@ const fn table_of<I: Isa, G: GroupedIsa>() -> KernelTable {
         attention_q8: attention::attention::<I, i8>,
         quantize_head: quantize::quantize_head,
         gemm_bf16_rows: gemm::gemm::<I, Pair<bf16, true>, Pair<f32, true>>,
+        hadamard: hadamard::<I>,
     }
 }
 

@@ -287,6 +287,31 @@ fn narrow_weights_widen_exactly() {
 }
 
 #[test]
+fn rotations_have_the_same_bits_everywhere() {
+    let mut rng = ChaCha8Rng::seed_from_u64(9);
+    for (block, n) in [(2, 6), (4, 4), (16, 48), (128, 384), (1024, 1024)] {
+        let x = random(&mut rng, n);
+        let mut wanted = x.clone();
+        let mut apart = 1;
+        while apart < block {
+            for i in (0..n).filter(|i| i & apart == 0) {
+                let (a, b) = (wanted[i], wanted[i + apart]);
+                (wanted[i], wanted[i + apart]) = (a + b, a - b);
+            }
+            apart *= 2;
+        }
+        let scale = 1.0 / (block as f32).sqrt();
+        wanted.iter_mut().for_each(|x| *x *= scale);
+        for (name, table) in tables() {
+            let mut got = x.clone();
+            // SAFETY: `n` elements, blocks of which `block` divides.
+            unsafe { (table.hadamard)(n, block, got.as_mut_ptr()) };
+            assert_eq!(got, wanted, "{name}: {block} of {n}");
+        }
+    }
+}
+
+#[test]
 fn cosine_and_sine() {
     for (_, table) in tables() {
         for x in [0.0, 0.1, -1.0, 3.0, 1000.5, 131_072.0f32] {

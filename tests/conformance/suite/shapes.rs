@@ -89,6 +89,21 @@ const GRAPHS: &[&str] = &[
     "graph(x: f32[T,3,8], weight w: f32[9,12]) {
         return linear(reshape(slice(x) {axis=2, start=2, end=6}) {shape=[T,12]}, w)
     }",
+    // Rotations: in front of, behind and between other work on rows; of parts of them; before few bits and products.
+    "graph(x: f32[T,256]) { return hadamard(x) {block=128}, hadamard(x) {block=256} }",
+    "graph(x: f32[T,3,64], g: f32[64]) { return add(hadamard(mul(rms_norm(x) {eps=1e-5}, g)) {block=64}, x) }",
+    "graph(x: f32[T,24]) { return softmax(hadamard(tanh(hadamard(x) {block=8})) {block=4}) }",
+    "graph(x: f32[T,9], y: f32[T,7]) {
+        %r = hadamard(concat(x, y) {axis=1}) {block=16}
+        return slice(%r) {axis=1, start=3, end=14}, slice(%r) {axis=1, start=5, end=6}, amax(%r)
+    }",
+    "graph(x: f32[T,2048]) { return exp(hadamard(x) {block=64}) }",
+    "graph(x: f32[R,32], i: i32[T]) { return hadamard(gather(x, i)) {block=32} }",
+    "graph(x: f32[T,64], weight w: f32[40,64], weight b: f32[40]) {
+        return gelu(add(linear(hadamard(x) {block=32}, w), b))
+    }",
+    // Sums over more columns than the row has, of functions that are called.
+    "graph(x: f32[T,20], y: f32[T,40]) { return mul(exp(x), sum(exp(y))) }",
     // Rows by index.
     "graph(x: f32[R,5], i: i32[T]) { return tanh(gather(x, i)) }",
     "graph(x: f32[R,5], i: i32[T], j: i32[L]) { return gather(exp(gather(x, i)), j) }",

@@ -200,8 +200,7 @@ pub fn emit(
             let spare = Spare {
                 address: f.add(scratch, tiles_bytes),
                 bytes: SPARE_BYTES,
-                most: tile_stride,
-                columns: width,
+                part: Some((width, tile_stride)),
             };
             let mut row = RowBody::new(body, sources, false).with(spare);
             row.store(f, target, width)?;

@@ -173,8 +173,7 @@ impl Nest<'_> {
         let spare = Spare {
             address: f.add(scratch, half),
             bytes: half,
-            most: self.columns,
-            columns,
+            part: None,
         };
         let body = |rows| RowBody::new(self.body, rows, self.pointwise).with(spare);
         let (slot, codec) = match self.round {

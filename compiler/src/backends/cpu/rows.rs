@@ -158,6 +158,7 @@ impl<'a> RowBody<'a> {
                 Op::Slice(_) | Op::Concat(_) => {
                     let zero = f.int(0);
                     for a in args {
+                        self.call_functions(f, *a)?;
                         self.prepare(f, *a)?;
                     }
                     let mut memo = HashMap::new();

@@ -1,6 +1,7 @@
 //! The Map template: each row of the output is a team's, a [`RowBody`] in the middle.
 
 use super::{
+    rotate,
     rows::{Row, RowBody, TOGETHER, Team},
     source::Source,
     text::{self, Text},
@@ -43,7 +44,8 @@ pub fn emit(
     };
     let fours = (widest / TOGETHER).max(1) as u64;
     let mut ops = cone.iter().filter_map(|v| body.op(*v));
-    let alone = group.is_none() && !ops.any(|op| matches!(op, Op::Sum(_) | Op::Amax(_)));
+    let joint = |op: &Op| matches!(op, Op::Sum(_) | Op::Amax(_) | Op::Hadamard(_));
+    let alone = group.is_none() && !ops.any(joint);
     let (team, threads) = match widest {
         _ if pointwise => (Team::Element, BLOCK),
         0..=WIDE if alone => (
@@ -73,7 +75,7 @@ pub fn emit(
         "extern \"C\" __global__ void __launch_bounds__({threads}) kernel(const __grid_constant__ Args args)"
     );
     let per_block = threads / each;
-    t.block(head, |t| {
+    let shared = t.block(head, |t| {
         t.line(format_args!("const int lane = threadIdx.x % {each};"));
         t.line(format_args!(
             "const int row = blockIdx.x * {per_block} + threadIdx.x / {each};"
@@ -95,7 +97,8 @@ pub fn emit(
             let (dtype, address) = (out.dtype.name(), &to.address);
             t.line(format_args!("store_{dtype}({address}, {column}, {x});"));
         };
-        RowBody::new(body, sources, team).store(t, columns, &store)?;
+        let mut row = RowBody::new(body, sources, team).sharing(per_block);
+        row.store(t, columns, &store)?;
         if let Some((element, group)) = group {
             let bits = element.bits();
             let (address, groups) = (&to.address, columns / i64::from(group));
@@ -103,14 +106,19 @@ pub fn emit(
                 "round_to_codes<{bits}, {group}, {each}>((float*){address}, {groups}, lane);"
             ));
         }
-        Ok::<_, String>(())
+        Ok::<_, String>(row.shared())
     })?;
     let tasks = Tasks {
         rows,
         rows_per_task: per_block.into(),
         columns: 1,
     };
-    let source = Source::new("map", views.len(), t.finish(), tasks, threads);
+    let mut text = t.finish();
+    if shared > 0 {
+        text = [rotate::TEXT, &text].join("\n");
+    }
+    let mut source = Source::new("map", views.len(), text, tasks, threads);
+    source.shared = shared;
     if !elided {
         return Ok(vec![source]);
     }

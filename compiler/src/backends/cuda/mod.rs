@@ -9,6 +9,7 @@ mod gemm;
 mod map;
 mod nvrtc;
 pub mod reading;
+mod rotate;
 mod rows;
 mod source;
 mod text;

@@ -1,10 +1,12 @@
 //! A body over the columns of one row, or at one element: IR primitives to C++. Reductions come first, each in its own
-//! loop, then the loop that stores. The threads of a row take its columns in turn, [`TOGETHER`] neighbours each.
+//! loop, then the loop that stores. The threads of a row take its columns in turn, [`TOGETHER`] neighbours each. What is
+//! rotated goes through shared memory, since every element needs others.
 //!
 //! Columns are walked in segments within which every `concat` picks one argument, so that indices stay linear.
 
 use super::{
     expression::expression,
+    rotate::Shared,
     text::{Text, literal, register},
 };
 use crate::backends::rows;
@@ -39,12 +41,13 @@ pub enum Team {
 
 /// A body being applied to one row.
 pub struct RowBody<'a> {
-    graph: &'a Graph,
-    /// Rows of the inputs, and of gathers (whose row the index gives).
-    rows: HashMap<Term, Row>,
+    pub(super) graph: &'a Graph,
+    /// Rows of the inputs, of gathers (whose row the index gives), and of what was rotated.
+    pub(super) rows: HashMap<Term, Row>,
     /// Values that are the same in every column.
     scalars: HashMap<Term, String>,
     team: Team,
+    pub(super) shared: Option<Shared>,
 }
 
 /// Columns of values already computed, in the scope of a loop.
@@ -58,6 +61,7 @@ impl<'a> RowBody<'a> {
             rows,
             scalars: HashMap::new(),
             team,
+            shared: None,
         }
     }
 
@@ -90,11 +94,24 @@ impl<'a> RowBody<'a> {
             t.block("if (lane == 0)", |t| store(t, "0", &x));
             return Ok(());
         }
-        self.prepare(t, root)?;
-        for (start, len) in self.segments(root, columns)? {
-            self.walk(t, threads, root, (start, len), &|t, x| {
-                store(t, &shifted("i", start), x);
-            })?;
+        self.walk_row(t, threads, root, columns, &|t, start, x| {
+            store(t, &shifted("i", start), x);
+        })
+    }
+
+    /// [`Self::walk`] over all columns of a value, segment by segment; `each` also gets where the segment starts.
+    pub(super) fn walk_row(
+        &mut self,
+        t: &mut Text,
+        threads: u32,
+        v: Term,
+        columns: i64,
+        each: &dyn Fn(&mut Text, i64, &str),
+    ) -> Result<(), String> {
+        self.rotate(t, threads, v)?;
+        self.prepare(t, v)?;
+        for (start, len) in self.segments(v, columns)? {
+            self.walk(t, threads, v, (start, len), &|t, x| each(t, start, x))?;
         }
         Ok(())
     }
@@ -202,7 +219,7 @@ impl<'a> RowBody<'a> {
             }
             if self.is_scalar(v) {
                 self.scalar(t, v)?;
-            } else if self.graph.op(v).is_none_or(|o| o.kind() != OpKind::Gather) {
+            } else if !self.rows.contains_key(&v) {
                 stack.extend(self.graph.args(v));
             }
         }
@@ -221,6 +238,9 @@ impl<'a> RowBody<'a> {
                 Op::Sum(_) | Op::Amax(_) => self.reduce(t, op.kind() == OpKind::Amax, args[0])?,
                 Op::Slice(_) | Op::Concat(_) => {
                     for a in args {
+                        if let Team::Threads(threads) = self.team {
+                            self.rotate(t, threads, *a)?;
+                        }
                         self.prepare(t, *a)?;
                     }
                     self.pick(t, v, 0, "0", &mut Memo::new())?
@@ -289,7 +309,8 @@ impl<'a> RowBody<'a> {
         memo: &mut Memo,
     ) -> Result<String, String> {
         let op = match self.graph.op(v) {
-            None | Some(Op::Gather(_)) => return self.load(t, v, base, i),
+            _ if self.rows.contains_key(&v) => return self.load(t, v, base, i),
+            None => return Err(format!("value {} has no row", v.index())),
             Some(Op::Const(c)) => return Ok(literal(self.graph.ty(v).dtype, c.value.get())),
             Some(op) => op,
         };
@@ -347,6 +368,7 @@ impl<'a> RowBody<'a> {
         let Team::Threads(threads) = self.team else {
             return Err("a reduction over elements that are walked singly".into());
         };
+        self.rotate(t, threads, arg)?;
         self.prepare(t, arg)?;
         let dtype = self.graph.ty(arg).dtype;
         let first = match (dtype, max) {
@@ -357,11 +379,10 @@ impl<'a> RowBody<'a> {
         };
         let op = if max { "Max" } else { "Add" };
         let sum = t.variable(register(dtype), first);
-        for (base, len) in self.segments(arg, rows::width(self.graph, arg)?)? {
-            self.walk(t, threads, arg, (base, len), &|t, x| {
-                t.line(format_args!("{sum} = join<{op}>({sum}, {x});"));
-            })?;
-        }
+        let columns = rows::width(self.graph, arg)?;
+        self.walk_row(t, threads, arg, columns, &|t, _, x| {
+            t.line(format_args!("{sum} = join<{op}>({sum}, {x});"));
+        })?;
         let mut all = format!("over_row<{op}, {threads}>({sum})");
         if matches!(dtype, DType::BF16 | DType::F16) {
             all = format!("round_{}({all})", dtype.name());
@@ -375,7 +396,7 @@ impl<'a> RowBody<'a> {
     }
 }
 
-fn shifted(i: &str, by: i64) -> String {
+pub(super) fn shifted(i: &str, by: i64) -> String {
     match by {
         0 => i.into(),
         _ => format!("{i} + {by}"),

@@ -32,7 +32,7 @@ const ARGUMENTS: &[&[&str]] = &[
 ];
 
 /// Values of which every attribute of a fusable op accepts one.
-const ATTRIBUTES: &[&str] = &["0.1", "1", "bf16"];
+const ATTRIBUTES: &[&str] = &["0.1", "1", "bf16", "4"];
 
 /// Every elementwise and row-wise op, with arguments it accepts: one sample for each number of them.
 pub fn samples() -> Vec<Sample> {
