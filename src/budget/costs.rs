@@ -229,6 +229,10 @@ fn some(form: &Form, [n, k]: [usize; 2]) -> Encoded {
             scale: vec![1.0; k],
             weight: Box::new(some(weight, [n, k])),
         },
+        Form::Rotated { block, weight } => Encoded::Rotated {
+            block: *block,
+            weight: Box::new(some(weight, [n, k])),
+        },
         Form::Dynamic(form) => match some(form, [n, k]) {
             Encoded::Grouped(integers) => Encoded::Dynamic(integers),
             other => other,

@@ -1,7 +1,7 @@
 //! Weights that multiply the same rows are chosen together: in one form they become one kernel. A group's options are the
 //! combinations of its weights' offers that no other combination beats. Knows predictions; measures nothing.
 
-use super::{Latency, Offer};
+use super::{Latency, Offer, latency::wanted};
 use compiler::{
     compress::Site,
     plan::knapsack::{Cost, pareto},
@@ -62,6 +62,12 @@ pub fn groups(sites: &[Site], offers: &[Vec<Offer>], latency: &Latency) -> Vec<G
                     let mut before = option.iter().zip(&group.sites);
                     let seen = before.any(|(p, t)| form(*t, *p) == form(s, *o));
                     let mut cost = cost.and(own[*o]);
+                    // And one rotation, where an earlier one has the same inputs.
+                    let mut before = option.iter().zip(&group.sites);
+                    let rotated = wanted(form(s, *o));
+                    if rotated.is_some() && before.any(|(p, t)| wanted(form(*t, *p)) == rotated) {
+                        cost.time -= latency.rotation(form(s, *o), site.shape[1]);
+                    }
                     // One kernel less than it is one by one, where an earlier weight has the same form.
                     if seen {
                         cost.time -= BOUNDARY.min(own[*o].time);
@@ -83,4 +89,93 @@ pub fn groups(sites: &[Site], offers: &[Vec<Offer>], latency: &Latency) -> Vec<G
         (group.options, group.costs) = (options, costs);
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use compiler::{
+        compress::{Alternative, Form, sites},
+        plan::knapsack::{Side, solve},
+    };
+    use ir::{Call, DType, Element, Graph, Operand, Program, Role, Type, ops::Linear};
+
+    /// Weights `[n, k]` of the same inputs.
+    fn program(weights: usize, [n, k]: [usize; 2]) -> Program {
+        let mut g = Graph::new();
+        let x = g.input("x", Role::Data, Type::new(DType::F32, [1, k]));
+        let mut p = Program::default();
+        p.inputs.insert("x".into(), g.ty(x).clone());
+        let mut args = vec![Operand::Input("x".into())];
+        for i in 0..weights {
+            let name = format!("w{i}");
+            let w = g.input(&*name, Role::Weight, Type::new(DType::F32, [n, k]));
+            let y = g.add(Linear, &[x, w]).expect("types check");
+            g.outputs.push(y);
+            p.weights.insert(name.clone().into(), g.ty(w).clone());
+            args.push(Operand::Weight(name.into()));
+        }
+        p.graph("g", g);
+        p.calls.push(Call {
+            graph: "g".into(),
+            args,
+            updates: vec![],
+        });
+        p
+    }
+
+    fn offer(form: Form, kl: f64, shape: [usize; 2]) -> Offer {
+        let bytes = form.bytes(shape, DType::F32);
+        let alternative = Alternative {
+            method: "test".into(),
+            form,
+            bytes,
+            error: kl,
+        };
+        Offer { alternative, kl }
+    }
+
+    #[test]
+    fn rotations_are_chosen_where_they_gain_what_they_cost() {
+        let shape = [1024, 1024];
+        let sites = sites(&program(2, shape));
+        let latency = Latency::default();
+        let check = |plain: f64, rotated: f64, rotates: bool| {
+            let four = || Form::grouped(Element::Q4, 32);
+            let all = vec![
+                offer(Form::Stored, 0.0, shape),
+                offer(Form::grouped(Element::Q8, 32), 1e-4, shape),
+                offer(four(), plain, shape),
+                offer(four().rotated(128), rotated, shape),
+            ];
+            let offers = vec![all.clone(), all];
+            let groups = groups(&sites, &offers, &latency);
+            let costs: Vec<Vec<Cost>> = groups.iter().map(|g| g.costs.clone()).collect();
+            let chosen = solve(&costs, Side::Error, 0.021, Side::Time).expect("a plan");
+            let chosen = &groups[0].options[chosen[0]];
+            let found = chosen.iter().any(|o| *o == 3);
+            assert_eq!(found, rotates, "{plain} and {rotated}: {chosen:?}");
+        };
+        // Outliers: 4 bits are too few without a rotation.
+        check(0.1, 0.01, true);
+        // None: a rotation takes time and gains nothing.
+        check(0.01, 0.009, false);
+        check(0.01, 0.011, false);
+    }
+
+    #[test]
+    fn weights_of_the_same_inputs_share_a_rotation() {
+        let shape = [64, 1024];
+        let sites = sites(&program(2, shape));
+        let latency = Latency::default();
+        let form = Form::grouped(Element::Q4, 32).rotated(128);
+        let offers = vec![vec![offer(form.clone(), 0.1, shape)]; 2];
+        let both = groups(&sites, &offers, &latency)[0].costs[0].time;
+        let one = latency.seconds(&form, shape, DType::F32);
+        let rotation = latency.rotation(&form, shape[1]);
+        assert!(rotation > 0.0);
+        let kernel = BOUNDARY.min(one);
+        let wanted = 2.0 * one - rotation - kernel;
+        assert!((both - wanted).abs() < 1e-12, "{both}, not {wanted}");
+    }
 }

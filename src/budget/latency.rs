@@ -9,6 +9,9 @@ use compiler::{
 use ir::{DType, artifact::Work};
 use std::collections::BTreeMap;
 
+/// Operations an element where rows are rounded.
+const ROUNDING: u64 = 4;
+
 /// Seconds of products by form and shape.
 #[derive(Debug, Default)]
 pub struct Latency {
@@ -80,8 +83,32 @@ impl Latency {
             }
             Form::Sum(a, b) => of(a, [n, k]) + of(b, [n, k]),
             Form::Scaled { weight, .. } => of(weight, [n, k]),
+            Form::Rotated { weight, .. } => of(weight, [n, k]) + self.rotation(form, k),
             leaf => self.leaf(leaf, [n, k], stored),
         }
+    }
+
+    /// Seconds of the kernel that rotates `k` inputs, by the analytic model: as if a kernel of its own did so, but where rows are
+    /// rounded, which a kernel does anyway.
+    pub fn rotation(&self, form: &Form, k: usize) -> f64 {
+        let Form::Rotated { block, weight } = form else {
+            return 0.0;
+        };
+        let elements = (k * self.tokens) as u64;
+        let seconds = |sums: u64| {
+            let work = Work {
+                values: 2 * 4 * elements,
+                elements,
+                flops: elements * sums,
+                ..Work::default()
+            };
+            Roofline::default().kernel(&work) as f64 * 1e-12
+        };
+        let rounded = match **weight {
+            Form::Dynamic(_) => seconds(ROUNDING),
+            _ => 0.0,
+        };
+        seconds(u64::from(block.max(&1).ilog2()) + 1 + ROUNDING) - rounded
     }
 
     fn leaf(&self, form: &Form, shape: [usize; 2], stored: DType) -> f64 {
@@ -101,6 +128,22 @@ impl Latency {
         let points: Vec<(f64, f64)> = points.values().copied().collect();
         line(&points, bytes as f64)
     }
+}
+
+/// What a form wants of its inputs: the block in which they are rotated, and the group in which they are then rounded. Forms
+/// that want the same share the kernel that does it.
+pub fn wanted(form: &Form) -> Option<(u32, Option<u32>)> {
+    let Form::Rotated { block, weight } = form else {
+        return None;
+    };
+    let group = match &**weight {
+        Form::Dynamic(form) => match **form {
+            Form::Grouped { group, .. } => Some(group),
+            _ => None,
+        },
+        _ => None,
+    };
+    Some((*block, group))
 }
 
 /// Least squares through points, at `x`; through the origin's side never below a tenth of the nearest point's rate.
@@ -139,7 +182,7 @@ fn leaves(form: &Form, out: &mut Vec<Form>) {
             leaves(a, out);
             leaves(b, out);
         }
-        Form::Scaled { weight, .. } => leaves(weight, out),
+        Form::Scaled { weight, .. } | Form::Rotated { weight, .. } => leaves(weight, out),
         leaf if !out.contains(leaf) => out.push(leaf.clone()),
         _ => {}
     }

@@ -6,7 +6,7 @@ use crate::fold::{Array, stored};
 use indexmap::IndexMap;
 use ir::{
     DType, Element, Graph, Name, Node, Op, Operand, Program, Role, Type, TypeError, Value,
-    ops::{Add, Cast, Dequantize, FakeQuantize, Linear, Mul},
+    ops::{Add, Cast, Dequantize, FakeQuantize, Hadamard, Linear, Mul},
 };
 use std::collections::{BTreeMap, HashMap};
 
@@ -182,6 +182,10 @@ impl Said {
                 };
                 Term::Scaled(by, Box::new(self.declare(g, at, part, weight)?))
             }
+            Encoded::Rotated { block, weight } => {
+                let block = (*block).into();
+                Term::Rotated(block, Box::new(self.declare(g, at, part, weight)?))
+            }
         })
     }
 }
@@ -203,6 +207,7 @@ enum Term {
     Product(Box<Term>, Box<Term>),
     Sum(Box<Term>, Box<Term>),
     Scaled(Value, Box<Term>),
+    Rotated(i64, Box<Term>),
 }
 
 /// `x` times the transposed weight.
@@ -226,6 +231,10 @@ fn product(g: &mut Graph, x: Value, stored: Value, term: &Term) -> Result<Value,
         Term::Sum(a, b) => {
             let (a, b) = (product(g, x, stored, a)?, product(g, x, stored, b)?);
             g.add(Add, &[a, b])
+        }
+        Term::Rotated(block, term) => {
+            let x = g.add(Hadamard { block: *block }, &[x])?;
+            product(g, x, stored, term)
         }
         Term::Scaled(by, term) => {
             let x = g.add(Mul, &[x, *by])?;

@@ -32,6 +32,13 @@ pub enum Encoded {
         /// What multiplies the divided inputs.
         weight: Box<Encoded>,
     },
+    /// Of the rotated weight, which meets rotated inputs.
+    Rotated {
+        /// See [`Form::Rotated`].
+        block: u32,
+        /// What multiplies the rotated inputs.
+        weight: Box<Encoded>,
+    },
     /// Integers that meet rounded inputs.
     Dynamic(Grouped),
 }
@@ -115,6 +122,7 @@ impl Encoded {
                 weight: Box::new(weight.form()),
             },
             Encoded::Dynamic(i) => Form::Dynamic(Box::new(i.form())),
+            Encoded::Rotated { block, weight } => weight.form().rotated(*block as usize),
         }
     }
 
@@ -124,7 +132,7 @@ impl Encoded {
             Encoded::Float { values, .. } => values.rows,
             Encoded::Grouped(i) | Encoded::Dynamic(i) => i.shape[0],
             Encoded::Product(left, _) | Encoded::Sum(left, _) => left.rows(),
-            Encoded::Scaled { weight, .. } => weight.rows(),
+            Encoded::Scaled { weight, .. } | Encoded::Rotated { weight, .. } => weight.rows(),
         }
     }
 
@@ -140,6 +148,10 @@ impl Encoded {
                 let pairs = a.data.par_iter_mut().zip(&b.data);
                 pairs.for_each(|(a, b)| *a += b);
                 a
+            }
+            Encoded::Rotated { block, weight } => {
+                let block = *block as usize;
+                weight.decode(&stored.clone().rotated(block)).rotated(block)
             }
             Encoded::Scaled { scale, weight, .. } => {
                 let mut w = weight.decode(stored);

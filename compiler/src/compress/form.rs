@@ -36,6 +36,13 @@ pub enum Form {
         /// How the scaled weight is said.
         weight: Box<Form>,
     },
+    /// Of the weight with each so many of its columns multiplied by a Hadamard matrix, as the inputs are; see [`ir::ops::Hadamard`].
+    Rotated {
+        /// A power of two that divides K.
+        block: u32,
+        /// How the rotated weight is said.
+        weight: Box<Form>,
+    },
     /// Integers, which meet inputs that are rounded to 8 bits as they come, each token's in the same groups.
     Dynamic(Box<Form>),
 }
@@ -49,6 +56,15 @@ impl Form {
     /// Integers of so many bits around zero in such groups.
     pub fn integers(bits: u8, group: u32) -> Form {
         Form::grouped(Element::Int { bits, zero: false }, group)
+    }
+
+    /// This form of a weight that is rotated in blocks.
+    #[must_use]
+    pub fn rotated(self, block: usize) -> Form {
+        Form::Rotated {
+            block: block as u32,
+            weight: Box::new(self),
+        }
     }
 
     /// A product of factors that are both said in one form.
@@ -74,12 +90,13 @@ impl Form {
             Form::Sum(a, b) => a.bytes([n, k], stored) + b.bytes([n, k], stored),
             Form::Scaled { weight, .. } => weight.bytes([n, k], stored) + 4 * k as u64,
             Form::Dynamic(form) => form.bytes([n, k], stored),
+            Form::Rotated { weight, .. } => weight.bytes([n, k], stored),
         }
     }
 }
 
 /// `stored`, `bf16`, `q4/32`, `u4/32`, `r64(q8/32, q8/32)`, `q4/64 + r32(bf16, bf16)`, `q4/64 scaled by 50%`,
-/// `q8/64 of q8 inputs`.
+/// `q8/64 of q8 inputs`, `q4/32 rotated by 128`.
 impl fmt::Display for Form {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -90,6 +107,7 @@ impl fmt::Display for Form {
             Form::Sum(a, b) => write!(f, "{a} + {b}"),
             Form::Scaled { power, weight } => write!(f, "{weight} scaled by {power}%"),
             Form::Dynamic(form) => write!(f, "{form} of q8 inputs"),
+            Form::Rotated { block, weight } => write!(f, "{weight} rotated by {block}"),
         }
     }
 }

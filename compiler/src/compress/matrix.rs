@@ -1,6 +1,7 @@
 //! A dense matrix of f32, row-major: weights and moments as methods see them. Linear algebra is `faer`'s.
 
 use faer::{MatMut, MatRef};
+use ir::ops::walsh_hadamard;
 use rayon::prelude::*;
 
 /// `rows` times `columns` numbers, row-major.
@@ -85,6 +86,16 @@ impl Matrix {
             faer::Par::rayon(0),
         );
         out
+    }
+
+    /// Each row rotated, block by block; see [`ir::ops::Hadamard`].
+    #[must_use]
+    pub fn rotated(mut self, block: usize) -> Matrix {
+        let scale = 1.0 / (block as f32).sqrt();
+        for row in self.data.chunks_mut(self.columns.max(1)) {
+            walsh_hadamard(row, block, scale);
+        }
+        self
     }
 
     /// `self - other`.

@@ -19,6 +19,7 @@ pub mod nearest;
 mod problem;
 pub mod qr;
 pub mod residual;
+pub mod rotated;
 mod rounding;
 mod sample;
 mod sites;
@@ -45,6 +46,7 @@ pub const METHODS: &[&dyn Method] = &[
     &awq::Awq,
     &gptq::Gptq,
     &dynamic::Dynamic,
+    &rotated::Rotated,
     &qr::Qr,
     &low_rank::Svd,
     &residual::Residual,

@@ -2,8 +2,8 @@
 //! that it gives (the layer-wise problem of Optimal Brain Compression, Frantar & Alistarh 2022, arXiv 2208.11580).
 
 use super::{CompressError, Encoded, Matrix, gptq::Feedback};
-use ir::DType;
-use std::sync::OnceLock;
+use ir::{DType, ops::walsh_hadamard};
+use std::sync::{Arc, OnceLock};
 
 /// Statistics of the inputs `x [K]` of products, over the tokens of a calibration text. Weights that multiply the same
 /// inputs share them, and what methods derive from them.
@@ -15,6 +15,7 @@ pub struct Moments {
     mean: Vec<f32>,
     max: Vec<f32>,
     feedback: OnceLock<Result<Feedback, CompressError>>,
+    rotated: OnceLock<(usize, Arc<Moments>)>,
 }
 
 impl Moments {
@@ -27,6 +28,7 @@ impl Moments {
             mean,
             max,
             feedback: OnceLock::new(),
+            rotated: OnceLock::new(),
         }
     }
 
@@ -39,6 +41,7 @@ impl Moments {
             mean,
             max,
             feedback: OnceLock::new(),
+            rotated: OnceLock::new(),
         }
     }
 
@@ -87,6 +90,36 @@ impl Moments {
         };
         let feedback = self.feedback.get_or_init(|| Feedback::of(second));
         feedback.as_ref().map(Some).map_err(Clone::clone)
+    }
+
+    /// Of these inputs rotated in blocks; see [`ir::ops::Hadamard`]. Computed once for the first block that is asked for.
+    pub fn rotated(&self, block: usize) -> Arc<Moments> {
+        let rotate = || (block, Arc::new(self.rotate(block)));
+        match self.rotated.get_or_init(rotate) {
+            (known, rotated) if *known == block => Arc::clone(rotated),
+            _ => rotate().1,
+        }
+    }
+
+    fn rotate(&self, block: usize) -> Moments {
+        let scale = (block as f32).sqrt();
+        let mut mean = self.mean.clone();
+        walsh_hadamard(&mut mean, block, 1.0 / scale);
+        let spread = |of: &[f32], by: f32| -> Vec<f32> {
+            let blocks = of.chunks(block);
+            let sums = blocks.map(|of| of.iter().sum::<f32>() / by);
+            sums.flat_map(|sum| std::iter::repeat_n(sum, block))
+                .collect()
+        };
+        // At most: all could be large at once, with the signs of one row of the matrix.
+        let max = spread(&self.max, scale);
+        match &self.second {
+            Some(second) => {
+                let rows = second.clone().rotated(block);
+                Moments::new(self.rows, rows.transposed().rotated(block), mean, max)
+            }
+            None => Moments::alone(self.rows, spread(&self.squares, block as f32), mean, max),
+        }
     }
 
     /// Of inputs that are all there, one a row.
@@ -175,8 +208,24 @@ impl Problem<'_> {
         }
     }
 
+    /// What `of` says of the same problem with inputs and weight rotated in blocks: errors in the outputs are the same.
+    pub fn rotated<T>(&self, block: usize, of: impl FnOnce(&Problem) -> T) -> T {
+        let (weight, moments) = (
+            self.weight.clone().rotated(block),
+            self.moments.rotated(block),
+        );
+        of(&Problem {
+            weight: &weight,
+            moments: &moments,
+            ..*self
+        })
+    }
+
     /// The error of a weight said in some way: [`Problem::error`] of what it decodes to, and what its inputs' rounding adds.
     pub fn error_of(&self, encoded: &Encoded) -> f64 {
+        if let Encoded::Rotated { block, weight } = encoded {
+            return self.rotated(*block as usize, |rotated| rotated.error_of(weight));
+        }
         let decoded = encoded.decode(self.weight);
         let inputs = match encoded {
             Encoded::Dynamic(integers) => self.error_of_inputs(&decoded, integers.group),

@@ -3,7 +3,8 @@
 //! show. What is small is taken whole, and errors are then exact. Knows no method.
 
 use super::{
-    Alternative, CompressError, Form, Matrix, Method, Moments, Problem, clip, residual, spectrum,
+    Alternative, CompressError, Form, Matrix, Method, Moments, Problem, clip, residual, rotated,
+    spectrum,
 };
 use ir::DType;
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
@@ -65,10 +66,27 @@ impl Inputs {
 
     /// Computes what weights of these inputs share, before they are looked at side by side.
     pub fn prepare(&self) {
+        let rotated = rotated::block(self.alone.squares().len());
         for (_, moments) in &self.parts {
             // Who asks for it is told why there is none.
             let _ = moments.feedback();
+            if let Some(block) = rotated {
+                let _ = moments.rotated(block).feedback();
+            }
         }
+    }
+
+    /// Of the same inputs rotated in blocks, none of which is in a part in part.
+    fn rotated(&self, block: usize) -> Inputs {
+        let part = |(columns, moments): &(Vec<usize>, Arc<Moments>)| {
+            (columns.clone(), moments.rotated(block))
+        };
+        let parts: Vec<_> = self.parts.iter().map(part).collect();
+        let alone = match &parts[..] {
+            [(_, moments)] => moments.apart(),
+            _ => Moments::clone(&self.alone.rotated(block)),
+        };
+        Inputs { alone, parts }
     }
 
     /// Of inputs of which all is known.
@@ -159,6 +177,21 @@ impl<'a> Sample<'a> {
         let tall = rows_of(problem.weight, &Sample::rows(problem.weight.rows));
         let sample = Sample::new(problem.shape(), problem.stored, inputs, &tall)?;
         Ok(sample.with(*problem))
+    }
+
+    /// Of the same weight and its inputs, both rotated in blocks.
+    pub(super) fn rotated(&self, block: usize) -> Sample<'static> {
+        let rotate = |rows: &Matrix| rows.clone().rotated(block);
+        Sample {
+            shape: self.shape,
+            stored: self.stored,
+            inputs: Arc::new(self.inputs.rotated(block)),
+            rows: rotate(&self.rows),
+            parts: self.parts.iter().map(rotate).collect(),
+            ranks: vec![],
+            whole: None,
+            known: RefCell::default(),
+        }
     }
 
     /// As [`Problem::check`], of what is there.

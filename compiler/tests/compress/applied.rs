@@ -146,6 +146,13 @@ fn said(m: &Matrix) -> Vec<Encoded> {
             weight: Box::new(odd(m, Element::Q4)),
         },
     ];
+    let rotated = nearest::round(m, Element::Q4, 32);
+    for inner in [odd(m, Element::U4), Encoded::Grouped(rotated)] {
+        all.push(Encoded::Rotated {
+            block: 32,
+            weight: Box::new(inner),
+        });
+    }
     all.extend(Element::ALL.map(|element| odd(m, element)));
     all
 }

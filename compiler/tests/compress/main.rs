@@ -4,6 +4,7 @@
 
 mod applied;
 mod edges;
+mod rotated;
 mod sampled;
 
 use compiler::compress::{

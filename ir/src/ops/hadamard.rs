@@ -1,5 +1,6 @@
 //! Rotation of blocks of a row: the Walsh-Hadamard transform.
 use super::*;
+use std::ops as arithmetic;
 op! {
     /// `x` with each `block` consecutive elements of the last axis multiplied by the orthonormal Hadamard matrix in Sylvester's
     /// order, `h[i, j] = (-1)^(bits that i and j share) / sqrt(block)`. A rotation that is symmetric, its own inverse, and
@@ -28,24 +29,54 @@ impl OpDef for Hadamard {
     }
     fn eval(&self, args: &[Tensor], out: &[usize]) -> Result<Tensor, EvalError> {
         let mut data = args[0].data.clone();
-        let size = self.block as usize;
-        for block in data.chunks_mut(size) {
-            let mut apart = 1;
-            while apart < size {
-                for pair in block.chunks_mut(2 * apart) {
-                    let (low, high) = pair.split_at_mut(apart);
-                    for (a, b) in low.iter_mut().zip(high) {
-                        (*a, *b) = (*a + *b, *a - *b);
-                    }
-                }
-                apart *= 2;
-            }
-            let scale = (size as f64).sqrt().recip();
-            block.iter_mut().for_each(|x| *x *= scale);
-        }
+        let block = self.block as usize;
+        walsh_hadamard(&mut data, block, 1.0 / (block as f64).sqrt());
         Ok(Tensor::new(out, data))
     }
     fn flops(&self, _: &[Type], out: &Type) -> Dim {
         out.numel() * (i64::from(self.block.max(1).ilog2()) + 1).into()
+    }
+}
+
+/// Elements whose first sums and differences are taken beside each other.
+const FIRST: usize = 4;
+
+/// Replaces each `block` of a row by its product with Sylvester's Hadamard matrix, times `scale`: sums and differences of elements
+/// 1, 2, 4, .. apart, in that order. `block` is a power of two.
+#[inline(always)]
+pub fn walsh_hadamard<T>(row: &mut [T], block: usize, scale: T)
+where
+    T: Copy
+        + arithmetic::Add<Output = T>
+        + arithmetic::Sub<Output = T>
+        + arithmetic::Mul<Output = T>,
+{
+    for block in row.chunks_exact_mut(block) {
+        let mut apart = 1;
+        if block.len() >= FIRST {
+            for four in block.as_chunks_mut::<FIRST>().0 {
+                let [a, b, c, d] = *four;
+                let (sums, differences) = ([a + b, c + d], [a - b, c - d]);
+                *four = [
+                    sums[0] + sums[1],
+                    differences[0] + differences[1],
+                    sums[0] - sums[1],
+                    differences[0] - differences[1],
+                ];
+            }
+            apart = FIRST;
+        }
+        while apart < block.len() {
+            for pair in block.chunks_exact_mut(2 * apart) {
+                let (low, high) = pair.split_at_mut(apart);
+                for (a, b) in low.iter_mut().zip(high) {
+                    (*a, *b) = (*a + *b, *a - *b);
+                }
+            }
+            apart *= 2;
+        }
+        for x in block {
+            *x = *x * scale;
+        }
     }
 }

@@ -228,6 +228,8 @@ ops! {
     acc::Acc, map::Map, gemm::Gemm,
 }
 
+pub use hadamard::walsh_hadamard;
+
 impl OpKind {
     /// The op of that name.
     pub fn named(name: &str) -> Option<OpKind> {

@@ -13,6 +13,7 @@ mod form;
 mod fusion;
 mod layout;
 mod merge;
+mod rotation;
 
 use super::{
     egraph::{ENode, Fact, Facts, Known},
@@ -81,6 +82,7 @@ pub fn all() -> Vec<Rule> {
         layout::rules(),
         embedding::rules(),
         attention::rules(),
+        rotation::rules(),
         composites::rules(),
         merge::rules(),
         fusion::rules(),
