@@ -270,6 +270,7 @@ fn each_theme_can_be_left_out_and_is_missed_where_it_matters() {
             ("fusion", 25),
             ("layout", 16),
             ("merge", 17),
+            ("rotation", 15),
         ],
     );
     check(
@@ -284,8 +285,58 @@ fn each_theme_can_be_left_out_and_is_missed_where_it_matters() {
             ("fusion", 30),
             ("layout", 12),
             ("merge", 14),
+            ("rotation", 12),
         ],
     );
+}
+
+#[test]
+fn rotations_of_values_go_into_the_weight_that_they_come_from() {
+    let mut built = program("bert_model");
+    let layer = &built.graphs["layer"];
+    let rotated = layer.rebuild(|g, v, op, args| {
+        let mut args = args.to_vec();
+        let of = layer.args(v).first().and_then(|x| layer.args(*x).first());
+        let heads = of.and_then(|x| layer.op(*x)).map(Op::kind);
+        if let (Op::Linear(_), Some(OpKind::Attention)) = (op, heads) {
+            args[0] = g.add(ops::Hadamard { block: 8 }, &args[..1])?;
+            let few = ops::FakeQuantize {
+                element: ir::Element::Q4,
+                group: 32,
+                scale: DType::F16,
+            };
+            args[1] = g.add(few, &args[1..])?;
+        }
+        g.add(op.clone(), &args)
+    });
+    let rotated = rotated.unwrap();
+    // Of data: what is done with weights alone is done once.
+    let count = |g: &Graph| {
+        let data = |v: &Value| match g.node(*v) {
+            Node::Input { role, .. } => *role == Role::Data,
+            Node::Op { op, .. } => matches!(op, Op::Acc(_)),
+        };
+        let all = g.cone(&g.outputs).into_iter();
+        let rotations = all.filter(|v| matches!(g.op(*v), Some(Op::Hadamard(_))));
+        rotations.filter(|v| g.cone(&[*v]).iter().any(data)).count()
+    };
+    assert_eq!(count(&rotated), 1);
+    *built.graphs.get_mut("layer").unwrap() = rotated.clone();
+    for (without, left) in [(Ablation::default(), 0), ("rotation".parse().unwrap(), 1)] {
+        let options = Options {
+            without,
+            ..options("bert_model")
+        };
+        let (better, reports) = optimize::program(&built, &options).unwrap();
+        let layer = &better.graphs["layer"];
+        assert_normal(layer);
+        assert_equal("a rotated layer", &rotated, layer);
+        assert_eq!(count(layer), left, "{layer}");
+        let fired = |rule: &str| reports["layer"].fired[rule] > 0;
+        for rule in rules::all().iter().filter(|r| r.theme == "rotation") {
+            assert_eq!(fired(&rule.name), left == 0, "{}", rule.name);
+        }
+    }
 }
 
 #[test]
@@ -294,8 +345,7 @@ fn what_cannot_be_left_out_is_said() {
         let error = text.parse::<Ablation>().unwrap_err().to_string();
         assert_eq!(error, expected, "{text}");
     };
-    let themes =
-        "algebra, attention, composites, embedding, folding, fusion, kernels, layout, merge";
+    let themes = "algebra, attention, composites, embedding, folding, fusion, kernels, layout, merge, rotation";
     let unknown =
         |name: &str| format!("`{name}`: there is no such theme or rule; the themes are {themes}");
     check("", &unknown(""));
@@ -303,7 +353,7 @@ fn what_cannot_be_left_out_is_said() {
     check(
         "kernels",
         "`kernels`: without it no op becomes a kernel, and nothing compiles; the other themes are algebra, attention, \
-         composites, embedding, folding, fusion, layout, merge",
+         composites, embedding, folding, fusion, layout, merge, rotation",
     );
     let both: Ablation = "merge-projections, fusion".parse().unwrap();
     let left = rules::all().into_iter().filter(|r| both.leaves_out(r));

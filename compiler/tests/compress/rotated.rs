@@ -29,11 +29,12 @@ fn outliers() -> Matrix {
     weight
 }
 
-/// Inputs of which one of 64 is thirty times as large.
-fn large_inputs() -> Matrix {
+/// Inputs of which some are so many times as large.
+fn large_inputs(times: f32, large: impl Fn(usize) -> bool) -> Matrix {
     let mut inputs = random(4 * K, K, 12);
-    let large = inputs.data.iter_mut().skip(5).step_by(64);
-    large.for_each(|x| *x *= 30.0);
+    let all = inputs.data.iter_mut().enumerate();
+    let large = all.filter(|(i, _)| large(i % K));
+    large.for_each(|(_, x)| *x *= times);
     inputs
 }
 
@@ -42,7 +43,10 @@ fn outliers_of_weights_and_of_inputs_are_spread() {
     let few = Form::grouped(Element::Q4, 64);
     let rows = Form::Dynamic(Box::new(Form::grouped(Element::Q8, 64)));
     let (even, apart) = (random(N, K, 10), moments(K, 4 * K, 1));
-    let (outliers, large) = (outliers(), Moments::of(&large_inputs()));
+    let (outliers, large) = (
+        outliers(),
+        Moments::of(&large_inputs(30.0, |i| i % 64 == 5)),
+    );
     let gains = [
         (
             "outliers of a weight",
@@ -86,13 +90,15 @@ fn rounded(x: &Matrix, group: i64) -> Matrix {
 
 #[test]
 fn errors_are_those_of_outputs() {
-    let (weight, inputs) = (outliers(), large_inputs());
+    // Several large ones a block, at places without a pattern: rotated inputs are about normal, as errors of rounding are told.
+    let large = |i: usize| i.pow(2) % 11 == 3;
+    let (weight, inputs) = (outliers(), large_inputs(10.0, large));
     let moments = Moments::of(&inputs);
     let problem = problem(&weight, &moments);
     let wanted = inputs.times(&weight.transposed());
     let four = Form::grouped(Element::Q4, 32);
     let eight = Form::Dynamic(Box::new(Form::grouped(Element::Q8, 32)));
-    for (form, tolerance) in [(four, 1e-3), (eight, 0.1)] {
+    for (form, tolerance) in [(four, 1e-3), (eight, 0.25)] {
         let form = form.rotated(128);
         let encoded = Rotated.encode(&problem, &form).unwrap();
         let Encoded::Rotated { weight: inner, .. } = &encoded else {
