@@ -1,5 +1,5 @@
-//! Low rank is found where it is: a model some of whose weights have few directions and noise, others all of them. Under a
-//! budget of bytes, so that no clock decides.
+//! Low rank and rotations are found where they are: a model some of whose weights have few directions and noise, others all of
+//! them, and some outliers. Under a budget of bytes, so that no clock decides.
 
 use super::{DEFAULT, satura, text};
 use half::bf16;
@@ -9,6 +9,9 @@ use tempfile::TempDir;
 
 /// Weights of these layers are given so many directions.
 const PLANTED: [(usize, usize); 2] = [(0, 32), (1, 64)];
+
+/// One of 97 elements of this layer's weights is so many times as large.
+const OUTLIERS: (usize, f32) = (3, 16.0);
 
 /// Noise, relative to the weight.
 const NOISE: f32 = 1e-3;
@@ -42,6 +45,16 @@ fn low_rank(noise: &mut Noise, [n, k]: [usize; 2], rank: usize) -> Vec<u8> {
     (0..n * k).flat_map(|i| element(i).to_le_bytes()).collect()
 }
 
+/// Elements of bf16, some of which are made outliers.
+fn with_outliers(data: &[u8]) -> Vec<u8> {
+    let elements = data.as_chunks().0.iter().enumerate();
+    let planted = elements.map(|(i, x)| match (i % 97, bf16::from_le_bytes(*x)) {
+        (0, x) => bf16::from_f32(x.to_f32() * OUTLIERS.1),
+        (_, x) => x,
+    });
+    planted.flat_map(|x| x.to_le_bytes()).collect()
+}
+
 /// The default model with planted feed-forward layers.
 fn plant(dir: &Path) {
     for name in ["config.json", "tokenizer.json"] {
@@ -59,6 +72,7 @@ fn plant(dir: &Path) {
             let planted = PLANTED.iter().find(|(layer, _)| of(*layer));
             let data = match (planted, tensor.shape()) {
                 (Some((_, rank)), [n, k]) => low_rank(&mut noise, [*n, *k], *rank),
+                _ if of(OUTLIERS.0) => with_outliers(tensor.data()),
                 _ => tensor.data().to_vec(),
             };
             (name, tensor.shape().to_vec(), data)
@@ -72,7 +86,7 @@ fn plant(dir: &Path) {
 }
 
 #[test]
-fn ranks_are_found_where_they_are() {
+fn ranks_and_outliers_are_found_where_they_are() {
     let dir = TempDir::new().unwrap();
     plant(dir.path());
     let file = dir.path().join("m.satura");
@@ -101,6 +115,9 @@ fn ranks_are_found_where_they_are() {
             .find(|(layer, _)| weight.starts_with(&format!("model.layers.{layer}.mlp.")));
         match planted {
             Some((_, rank)) => assert!(form.starts_with(&format!("r{rank}(")), "{row}"),
+            None if weight.starts_with(&format!("model.layers.{}.mlp.", OUTLIERS.0)) => {
+                assert!(form.contains("rotated"), "{row}");
+            }
             // Trained feed-forward layers have all directions; some queries have few by themselves.
             None if weight.contains(".mlp.") => assert!(!form.starts_with('r'), "{row}"),
             None => {}

@@ -12,8 +12,9 @@ use ir::DType;
 /// See the module's text.
 pub struct Rotated;
 
-/// Inputs of a block at most: an outlier is spread over four groups of 32, for seven sums an element.
-const MOST: usize = 128;
+/// Inputs of a block at most. More gain little (docs/compression.md), cost more sums, and are not in one head of attention, where
+/// rotations of values are free.
+const MOST: usize = 64;
 /// Inputs of a block at least: of a group.
 const LEAST: usize = 32;
 

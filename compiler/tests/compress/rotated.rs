@@ -19,7 +19,7 @@ fn gain(problem: &Problem, form: &Form) -> f64 {
     };
     let plain = plain.alternatives(&sample).unwrap();
     let rotated = Rotated.alternatives(&sample).unwrap();
-    error_of(&plain, form) / error_of(&rotated, &form.clone().rotated(128))
+    error_of(&plain, form) / error_of(&rotated, &form.clone().rotated(64))
 }
 
 /// A weight of which one element of 97 is sixteen times as large.
@@ -69,7 +69,7 @@ fn outliers_of_weights_and_of_inputs_are_spread() {
 fn rotate(x: &Matrix) -> Matrix {
     let data = x.data.iter().map(|x| f64::from(*x)).collect();
     let tensor = Tensor::new([x.rows, x.columns], data);
-    let rotated = ops::Hadamard { block: 128 }.eval(&[tensor], &[x.rows, x.columns]);
+    let rotated = ops::Hadamard { block: 64 }.eval(&[tensor], &[x.rows, x.columns]);
     let data = rotated.unwrap().data.into_iter().map(|x| x as f32);
     Matrix::new(x.rows, x.columns, data.collect())
 }
@@ -99,7 +99,7 @@ fn errors_are_those_of_outputs() {
     let four = Form::grouped(Element::Q4, 32);
     let eight = Form::Dynamic(Box::new(Form::grouped(Element::Q8, 32)));
     for (form, tolerance) in [(four, 1e-3), (eight, 0.25)] {
-        let form = form.rotated(128);
+        let form = form.rotated(64);
         let encoded = Rotated.encode(&problem, &form).unwrap();
         let Encoded::Rotated { weight: inner, .. } = &encoded else {
             panic!("{form}: {encoded:?}");
@@ -147,7 +147,7 @@ fn inputs_that_no_block_divides_are_not_rotated() {
     check(40, None);
     check(96, Some(32));
     check(192, Some(64));
-    check(1024, Some(128));
+    check(1024, Some(64));
     check(0, None);
     let (weight, moments) = (random(8, 64, 1), moments(64, 128, 2));
     let form = Form::grouped(Element::Q4, 32).rotated(32);
