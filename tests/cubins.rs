@@ -8,8 +8,9 @@ use compiler::{
     backends::cuda::{Cubin, Nvrtc, Source, reading, sources},
     checkpoint::Checkpoint,
     compress::{ActivationType, Rounding},
+    models, optimize,
 };
-use ir::{Element, Target};
+use ir::{Call, Element, Graph, Operand, Program, Role, Target};
 use rayon::prelude::*;
 use satura::{compiler, ir, nvrtc};
 use std::{
@@ -224,6 +225,66 @@ fn the_kernel_that_reads_memory() {
         let broken = broken_promises(&[&["LDG.E", ".128"]], &cubin);
         assert_eq!(broken.unwrap_or_default(), [""; 0], "{arch}");
     }
+}
+
+/// Rows of a warp and of a block, behind other work, before rounding and before products.
+const ROTATIONS: &str = "sym T <= 64
+graph(x: f32[T,96], y: f32[T,4096], weight w: f32[40,96]) {
+    %x = hadamard(rms_norm(x) {eps=1e-5}) {block=32}
+    %few = fake_quantize(hadamard(x) {block=4}) {element=q8, group=32, scale=f32}
+    return linear(%x, w), %few, softmax(hadamard(y) {block=64})
+}";
+
+#[test]
+fn rotations() {
+    let Some(nvrtc) = compiler() else { return };
+    let graph: Graph = ROTATIONS.parse().unwrap();
+    let mut program = Program::default();
+    let mut args = vec![];
+    for v in graph.inputs() {
+        let (name, role) = graph.as_input(*v).unwrap();
+        let (name, ty) = (name.clone(), graph.ty(*v).clone());
+        args.push(match role {
+            Role::Weight => Operand::Weight(name.clone()),
+            _ => Operand::Input(name.clone()),
+        });
+        match role {
+            Role::Weight => program.weights.insert(name, ty),
+            _ => program.inputs.insert(name, ty),
+        };
+    }
+    for output in 0..graph.outputs.len() {
+        let result = Operand::Result { call: 0, output };
+        program.outputs.insert(format!("{output}").into(), result);
+    }
+    program.graph("g", graph);
+    program.calls.push(Call {
+        graph: "g".into(),
+        args,
+        updates: vec![],
+    });
+    let checkpoint = Checkpoint::open(&folders()["llama_gqa"]).unwrap();
+    let (_, description) = models::build(checkpoint.config(), &checkpoint).unwrap();
+    let sizes = optimize::Options::at([("T", 2)]);
+    let options = Options::new("sm_90a".parse().unwrap());
+    let compilation = Compilation::of(program, description, &sizes, &options, &|_, _, _| {});
+    let compilation = compilation.unwrap();
+    let mut rotating = 0;
+    for unit in compilation.kernels().0 {
+        for arch in architectures() {
+            for source in sources(&unit, &compilation.symbols(), arch).unwrap() {
+                if !source.generated.contains("hadamard<") {
+                    continue;
+                }
+                rotating += 1;
+                assert!(source.shared > 0, "{}", source.generated);
+                let cubin = nvrtc.compile(&source.text(), arch);
+                let cubin = cubin.unwrap_or_else(|e| panic!("{e}\n{}", source.generated));
+                assert_eq!(spills(&cubin), None, "{arch}\n{}", source.generated);
+            }
+        }
+    }
+    assert_eq!(rotating, 3 * architectures().len());
 }
 
 #[test]
