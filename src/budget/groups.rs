@@ -153,7 +153,7 @@ mod tests {
             let costs: Vec<Vec<Cost>> = groups.iter().map(|g| g.costs.clone()).collect();
             let chosen = solve(&costs, Side::Error, 0.021, Side::Time).expect("a plan");
             let chosen = &groups[0].options[chosen[0]];
-            let found = chosen.iter().any(|o| *o == 3);
+            let found = chosen.contains(&3);
             assert_eq!(found, rotates, "{plain} and {rotated}: {chosen:?}");
         };
         // Outliers: 4 bits are too few without a rotation.

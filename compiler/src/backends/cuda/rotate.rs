@@ -2,7 +2,7 @@
 //! written to shared memory, rotated there by the row's threads, and the body goes on from there. Knows no other op.
 
 use super::{
-    rows::{Row, RowBody, shifted},
+    rows::{Row, RowBody, Team, shifted},
     text::{Text, float},
 };
 use crate::backends::rows;
@@ -33,7 +33,10 @@ impl RowBody<'_> {
     }
 
     /// Rotates what `v`'s columns need rotated, so that it is loaded from then on.
-    pub(super) fn rotate(&mut self, t: &mut Text, threads: u32, v: Term) -> Result<(), String> {
+    pub(super) fn rotate(&mut self, t: &mut Text, v: Term) -> Result<(), String> {
+        let Team::Threads(threads) = self.team else {
+            return Ok(());
+        };
         for v in self.graph.cone(&[v]) {
             let (Some(Op::Hadamard(h)), [x]) = (self.graph.op(v), self.graph.args(v)) else {
                 continue;

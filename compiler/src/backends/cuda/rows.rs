@@ -46,7 +46,7 @@ pub struct RowBody<'a> {
     pub(super) rows: HashMap<Term, Row>,
     /// Values that are the same in every column.
     scalars: HashMap<Term, String>,
-    team: Team,
+    pub(super) team: Team,
     pub(super) shared: Option<Shared>,
 }
 
@@ -108,7 +108,6 @@ impl<'a> RowBody<'a> {
         columns: i64,
         each: &dyn Fn(&mut Text, i64, &str),
     ) -> Result<(), String> {
-        self.rotate(t, threads, v)?;
         self.prepare(t, v)?;
         for (start, len) in self.segments(v, columns)? {
             self.walk(t, threads, v, (start, len), &|t, x| each(t, start, x))?;
@@ -209,8 +208,9 @@ impl<'a> RowBody<'a> {
         self.graph.ty(v).last().known() == Some(1)
     }
 
-    /// Makes every scalar that `v`'s columns need, before the loop over them.
+    /// Makes every scalar and rotated row that `v`'s columns need, before the loop over them.
     fn prepare(&mut self, t: &mut Text, v: Term) -> Result<(), String> {
+        self.rotate(t, v)?;
         let mut stack = vec![v];
         let mut seen = BTreeSet::new();
         while let Some(v) = stack.pop() {
@@ -238,9 +238,6 @@ impl<'a> RowBody<'a> {
                 Op::Sum(_) | Op::Amax(_) => self.reduce(t, op.kind() == OpKind::Amax, args[0])?,
                 Op::Slice(_) | Op::Concat(_) => {
                     for a in args {
-                        if let Team::Threads(threads) = self.team {
-                            self.rotate(t, threads, *a)?;
-                        }
                         self.prepare(t, *a)?;
                     }
                     self.pick(t, v, 0, "0", &mut Memo::new())?
@@ -368,7 +365,6 @@ impl<'a> RowBody<'a> {
         let Team::Threads(threads) = self.team else {
             return Err("a reduction over elements that are walked singly".into());
         };
-        self.rotate(t, threads, arg)?;
         self.prepare(t, arg)?;
         let dtype = self.graph.ty(arg).dtype;
         let first = match (dtype, max) {
