@@ -207,7 +207,7 @@ impl Sampler {
     }
 
     fn draw(&mut self, logits: &[f32]) -> Result<u32, SampleError> {
-        let best = argmax(logits)?;
+        let best = best(logits)?;
         if self.options.temperature == 0.0 || self.options.top_k == 1 {
             return Ok(best.token);
         }
@@ -258,24 +258,42 @@ impl Sampler {
     }
 }
 
-/// The candidate with the highest logit, the lowest id among equals; checks all logits on the way.
-fn argmax(logits: &[f32]) -> Result<Candidate, SampleError> {
-    let mut best = Candidate::new(0, f32::NEG_INFINITY);
-    for (&logit, token) in logits.iter().zip(0..) {
-        if logit.is_nan() || logit == f32::INFINITY {
-            return Err(SampleError::NotFinite {
-                token: token as usize,
-                value: logit,
-            });
+/// Index of the largest element, the first of equals; NaN is passed over, and 0 stands for none.
+pub fn argmax(row: &[f32]) -> usize {
+    // Lane by lane, as registers do it; where the largest lies is looked for in its block alone.
+    const BLOCK: usize = 2048;
+    let mut best = (f32::NEG_INFINITY, 0);
+    for (block, i) in row.chunks(BLOCK).zip(0..) {
+        let mut most = [f32::NEG_INFINITY; 16];
+        for part in block.chunks(most.len()) {
+            for (most, x) in most.iter_mut().zip(part) {
+                *most = if *x > *most { *x } else { *most };
+            }
         }
-        if logit > best.logit {
-            best = Candidate::new(token, logit);
+        let most = most.into_iter().fold(f32::NEG_INFINITY, f32::max);
+        if most > best.0 {
+            best = (most, i);
         }
     }
-    if best.logit == f32::NEG_INFINITY {
-        Err(SampleError::NoToken(logits.len()))
-    } else {
-        Ok(best)
+    let (most, block) = best;
+    let first = BLOCK * block;
+    let at = row[first..].iter().take(BLOCK).position(|x| *x == most);
+    at.map_or(0, |at| first + at)
+}
+
+/// The candidate with the highest logit, the lowest id among equals; checks all logits on the way.
+fn best(logits: &[f32]) -> Result<Candidate, SampleError> {
+    let wrong = |x: &f32| x.is_nan() || *x == f32::INFINITY;
+    // Of all, without an early end, which registers do at once.
+    if logits.iter().fold(0, |any, x| any | u8::from(wrong(x))) > 0 {
+        let token = logits.iter().position(wrong).unwrap_or(0);
+        let value = logits[token];
+        return Err(SampleError::NotFinite { token, value });
+    }
+    let token = argmax(logits);
+    match logits.get(token) {
+        Some(&logit) if logit > f32::NEG_INFINITY => Ok(Candidate::new(token as u32, logit)),
+        _ => Err(SampleError::NoToken(logits.len())),
     }
 }
 

@@ -2,8 +2,7 @@
 //! layer they part. Knows no files.
 
 use super::{
-    Error, Expected, Reference, Tolerance,
-    divergence::argmax,
+    Error, Expected, Reference, Tolerance, argmax,
     forward::{forward, lacks},
     hidden::HiddenStates,
     reference::hidden_state,

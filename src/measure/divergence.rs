@@ -1,18 +1,5 @@
 //! How far one distribution over tokens is from another. Knows logits; not where they come from.
 
-/// Index of the largest element, the first of equals; 0 for none.
-pub fn argmax(row: &[f32]) -> usize {
-    // Lane by lane, as registers do it.
-    let mut most = [f32::NEG_INFINITY; 16];
-    for part in row.chunks(most.len()) {
-        for (most, x) in most.iter_mut().zip(part) {
-            *most = if *x > *most { *x } else { *most };
-        }
-    }
-    let most = most.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    row.iter().position(|x| *x == most).unwrap_or(0)
-}
-
 /// Logarithm of the sum of exponentials, in f64. Four independent sums, so that additions overlap.
 pub(super) fn log_sum_exp(row: &[f32]) -> f64 {
     let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);

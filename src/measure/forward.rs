@@ -1,7 +1,7 @@
 //! Runs a model on a reference's inputs. Decoders get each row as a sequence of its own, encoders each row; padding is
 //! left out of both. Knows no files, and not what outputs should be.
 
-use super::{Error, Expected, Reference, divergence::argmax, hidden::HiddenStates};
+use super::{Error, Expected, Reference, argmax, hidden::HiddenStates};
 use ir::{Positions, Task};
 use runtime::{Chunk, EncoderInput, Model, Options, Rows, Select, Session, Trace};
 use std::sync::Arc;

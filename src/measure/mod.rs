@@ -18,12 +18,13 @@ pub mod trace;
 mod work;
 
 pub use compare::{Comparison, Divergence, OutputComparison, Parting, compare};
-pub use divergence::{Agreement, Kl, argmax};
+pub use divergence::{Agreement, Kl};
 pub(crate) use divergence::{kl_of_rows, loss_of_rows};
 pub use error::Error;
 pub use layers::{LayerComparison, Layers, compare_layers};
 pub use perplexity::{Perplexity, perplexity};
 pub use reference::{Expected, Reference, Tolerance};
+pub use runtime::sample::argmax;
 pub(crate) use tagging::{Counts as Tags, tags};
 pub use tagging::{Example, Scores, tagging};
 pub use work::{Step, Work};

@@ -1,8 +1,8 @@
 //! Perplexity, and divergence from another model, on a sequence of tokens cut into windows. Knows no text.
 
 use super::{
-    Agreement, Error,
-    divergence::{argmax, kl, log_sum_exp},
+    Agreement, Error, argmax,
+    divergence::{kl, log_sum_exp},
 };
 use runtime::{Chunk, Logits, Select, Session};
 

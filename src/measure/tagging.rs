@@ -1,7 +1,7 @@
 //! Scores of a token classifier on annotated text. Knows spans and tags; not where examples come from beyond their
 //! form: a JSON object a line, `{"text": ..., "spans": [[start, end, label], ...]}`, offsets in characters.
 
-use super::{Error, divergence::argmax};
+use super::{Error, argmax};
 use crate::entities::runs;
 use ir::Task;
 use runtime::{EncoderInput, Session, tokenizer::Tokenizer};

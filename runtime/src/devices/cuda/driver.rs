@@ -167,15 +167,15 @@ impl Context {
         unsafe { result::stream::synchronize(self.setup) }.map_err(failed("waiting for the GPU"))
     }
 
-    /// Memory of the host that the GPU copies from and to by itself.
-    pub fn pinned(self: &Arc<Self>, bytes: usize) -> Result<Pinned, Error> {
+    /// Memory of the host that the GPU copies from and to by itself, and kernels reach at the same address.
+    pub fn pinned(self: &Arc<Self>, bytes: usize, fill: u8) -> Result<Pinned, Error> {
         self.bind()?;
         // SAFETY: owned by `Pinned`, which frees it.
-        let address = unsafe { result::malloc_host(bytes.max(1), 0) }.map_err(failed(
+        let address = unsafe { result::malloc_host(bytes.max(1), sys::CU_MEMHOSTALLOC_DEVICEMAP) }.map_err(failed(
             format_args!("pinning {bytes} bytes of the host's memory"),
         ))?;
         // SAFETY: as long as asked for.
-        unsafe { address.cast::<u8>().write_bytes(0, bytes.max(1)) };
+        unsafe { address.cast::<u8>().write_bytes(fill, bytes.max(1)) };
         Ok(Pinned {
             context: Arc::clone(self),
             address: address.cast(),

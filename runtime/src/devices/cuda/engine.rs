@@ -6,10 +6,11 @@ use super::{
     driver::{Event, Graph, Grid, Memory, Pinned, Stream},
     fault::{self, failed},
     launch::{self, Launch},
+    output::Output,
 };
 use crate::{
     Error,
-    devices::{self, Part, Stop, memory::Buffer, polynomial::Polynomial},
+    devices::{self, Part, Stop, polynomial::Polynomial},
 };
 use ir::{
     Dim,
@@ -19,8 +20,6 @@ use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 /// What memory holds before anything is written to it: under test, numbers that no kernel computes.
 const FILL: u8 = if cfg!(feature = "testing") { 0xff } else { 0 };
-/// Bytes of an output up to which it is copied to pinned memory, which is faster to copy to and slow to get.
-const PINNED: u64 = 4 << 20;
 /// Steps of different sizes that are kept as graphs.
 const GRAPHS: usize = 8;
 /// Alignment of each input in the copy, in bytes.
@@ -28,29 +27,6 @@ const ALIGNMENT: usize = 64;
 
 /// What to do where a session does not fit.
 const SHORTER: &str = "end what else uses the GPU, or ask for a shorter context or fewer sequences";
-
-/// Where an output is copied to.
-#[derive(Debug)]
-enum Host {
-    Pinned(Pinned),
-    Pages(Buffer),
-}
-
-#[derive(Debug)]
-struct Output {
-    memory: Memory,
-    host: Host,
-    elements: Polynomial,
-}
-
-impl Output {
-    fn host(&self) -> *mut u8 {
-        match &self.host {
-            Host::Pinned(pinned) => pinned.address,
-            Host::Pages(buffer) => buffer.address(),
-        }
-    }
-}
 
 /// See [`devices::Engine`].
 #[derive(Debug)]
@@ -152,19 +128,11 @@ impl Engine {
             SHORTER,
         )?;
 
-        let staged = context.pinned(end)?;
+        let staged = context.pinned(end, 0)?;
         let arriving = context.allocate("inputs", staged.bytes as u64, 0)?;
         let mut outputs = vec![];
-        for port in &plan.outputs {
-            let (bytes, elements) = bytes(port)?;
-            outputs.push(Output {
-                memory: context.allocate(&format!("output {}", port.name), bytes, FILL)?,
-                host: match bytes {
-                    0..=PINNED => Host::Pinned(context.pinned(bytes as usize)?),
-                    _ => Host::Pages(Buffer::zeroed(&format!("output {}", port.name), bytes)?),
-                },
-                elements,
-            });
+        for (i, port) in plan.outputs.iter().enumerate() {
+            outputs.push(Output::new(context, plan, i, bytes(port)?, FILL)?);
         }
         let mut states = vec![];
         for port in &plan.states {
@@ -184,7 +152,7 @@ impl Engine {
                         Base::Arena => arena.address,
                         Base::Weights => loaded.weights.address,
                         Base::Input(i) => arriving.address + inputs[i as usize].0 as u64,
-                        Base::Output(i) => outputs[i as usize].memory.address,
+                        Base::Output(i) => outputs[i as usize].address(),
                         Base::State(i) => states[i as usize].address,
                     };
                     base.wrapping_add(place.offset)
@@ -285,11 +253,8 @@ impl Engine {
 
     fn depart(&self) -> Result<(), Error> {
         for output in &self.outputs {
-            let bytes = output.elements.at(&self.dims) as usize * size_of::<f32>();
-            if bytes > 0 {
-                // SAFETY: as in `arrive`; the host's side has room for the capacity.
-                unsafe { self.stream.download(&output.memory, output.host(), bytes)? };
-            }
+            // SAFETY: as in `arrive`.
+            unsafe { output.depart(&self.stream, &self.dims)? };
         }
         Ok(())
     }
@@ -345,13 +310,16 @@ impl Engine {
 
     /// The `elements` floats at a place that launches write to.
     fn value(&self, place: &Place, elements: usize) -> Result<Vec<f32>, Error> {
-        let memory = match place.base {
-            Base::Arena => &self.arena,
-            Base::Output(i) => &self.outputs[i as usize].memory,
-            base => panic!("values of a step do not lie in {base:?}"),
-        };
         let mut values = vec![0.0f32; elements];
-        memory.read(place.offset as usize, bytemuck::cast_slice_mut(&mut values))?;
+        let first = place.offset as usize;
+        match place.base {
+            Base::Arena => {
+                let bytes = bytemuck::cast_slice_mut(&mut values);
+                self.arena.read(first, bytes)?;
+            }
+            Base::Output(i) => self.outputs[i as usize].read(first, &mut values)?,
+            base => panic!("values of a step do not lie in {base:?}"),
+        }
         Ok(values)
     }
 
@@ -459,14 +427,7 @@ impl devices::Engine for Engine {
     }
 
     fn output(&self, i: usize) -> &[f32] {
-        let output = &self.outputs[i];
-        let len = output.elements.at(&self.dims) as usize;
-        assert!(
-            len <= output.memory.bytes / size_of::<f32>(),
-            "an output outgrew its capacity"
-        );
-        // SAFETY: the memory is the engine's and as long; no step is running.
-        unsafe { std::slice::from_raw_parts(output.host().cast(), len) }
+        self.outputs[i].values(&self.dims)
     }
 
     fn fill(&mut self, byte: u8) -> Result<(), Error> {

@@ -6,6 +6,7 @@ mod engine;
 mod fault;
 mod launch;
 mod library;
+mod output;
 mod reading;
 
 pub use reading::{Reader, read_speed};
