@@ -171,9 +171,10 @@ impl Context {
     pub fn pinned(self: &Arc<Self>, bytes: usize, fill: u8) -> Result<Pinned, Error> {
         self.bind()?;
         // SAFETY: owned by `Pinned`, which frees it.
-        let address = unsafe { result::malloc_host(bytes.max(1), sys::CU_MEMHOSTALLOC_DEVICEMAP) }.map_err(failed(
-            format_args!("pinning {bytes} bytes of the host's memory"),
-        ))?;
+        let address = unsafe { result::malloc_host(bytes.max(1), sys::CU_MEMHOSTALLOC_DEVICEMAP) }
+            .map_err(failed(format_args!(
+                "pinning {bytes} bytes of the host's memory"
+            )))?;
         // SAFETY: as long as asked for.
         unsafe { address.cast::<u8>().write_bytes(fill, bytes.max(1)) };
         Ok(Pinned {
