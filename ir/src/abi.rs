@@ -5,7 +5,7 @@
 //! covers tasks `begin..end` of its launch; tasks are independent, so any split over threads gives the same bits.
 //!
 //! Generated code reaches hand-written register tiles through [`KernelTable`], by offset; adding a field at the end
-//! is compatible, anything else bumps [`ABI_VERSION`].
+//! is safe for code that was generated before, but code that calls it needs the new runtime: both bump [`ABI_VERSION`].
 //!
 //! This file knows neither who generates nor who implements the functions.
 
@@ -13,7 +13,7 @@ use crate::{DType, Element};
 use serde::{Deserialize, Serialize};
 
 /// Version of everything in this file; stored in each artifact and checked before its code is mapped.
-pub const ABI_VERSION: u32 = 8;
+pub const ABI_VERSION: u32 = 9;
 
 /// Columns of a packed weight panel. A weight `[K, N]` is stored as `ceil(N / PANEL)` panels, the last one padded with
 /// zeros; [`Codec::panel`] says how they lie.

@@ -349,6 +349,14 @@ proptest! {
     }
 
     #[test]
+    fn argmax_is_the_first_of_the_largest(row in prop::collection::vec(-3i32..3, 0..5000), no_numbers in any::<bool>()) {
+        let row: Vec<f32> = row.into_iter().map(|x| if no_numbers && x < -1 { f32::NAN } else { x as f32 }).collect();
+        let most = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let first = row.iter().position(|&x| x == most).unwrap_or(0);
+        prop_assert_eq!(runtime::sample::argmax(&row), first);
+    }
+
+    #[test]
     fn greedy_is_argmax(logits in prop::collection::vec(-5i32..5, 1..50)) {
         let logits: Vec<f32> = logits.into_iter().map(|x| x as f32).collect();
         let best = logits.iter().copied().fold(f32::MIN, f32::max);

@@ -65,12 +65,15 @@ pub fn groups(sites: &[Site], offers: &[Vec<Offer>], latency: &Latency) -> Vec<G
                     // And one rotation, where an earlier one has the same inputs.
                     let mut before = option.iter().zip(&group.sites);
                     let rotated = wanted(form(s, *o));
+                    let mut alone = own[*o].time;
                     if rotated.is_some() && before.any(|(p, t)| wanted(form(*t, *p)) == rotated) {
-                        cost.time -= latency.rotation(form(s, *o), site.shape[1]);
+                        let rotation = latency.rotation(form(s, *o), site.shape[1]).min(alone);
+                        cost.time -= rotation;
+                        alone -= rotation;
                     }
                     // One kernel less than it is one by one, where an earlier weight has the same form.
                     if seen {
-                        cost.time -= BOUNDARY.min(own[*o].time);
+                        cost.time -= BOUNDARY.min(alone);
                     }
                     next.push([&option[..], &[*o]].concat());
                     next_costs.push(cost);
@@ -146,7 +149,7 @@ mod tests {
                 offer(Form::Stored, 0.0, shape),
                 offer(Form::grouped(Element::Q8, 32), 1e-4, shape),
                 offer(four(), plain, shape),
-                offer(four().rotated(128), rotated, shape),
+                offer(four().rotated(64), rotated, shape),
             ];
             let offers = vec![all.clone(), all];
             let groups = groups(&sites, &offers, &latency);
@@ -168,13 +171,14 @@ mod tests {
         let shape = [64, 1024];
         let sites = sites(&program(2, shape));
         let latency = Latency::default();
-        let form = Form::grouped(Element::Q4, 32).rotated(128);
+        let form = Form::grouped(Element::Q4, 32).rotated(64);
         let offers = vec![vec![offer(form.clone(), 0.1, shape)]; 2];
         let both = groups(&sites, &offers, &latency)[0].costs[0].time;
         let one = latency.seconds(&form, shape, DType::F32);
         let rotation = latency.rotation(&form, shape[1]);
         assert!(rotation > 0.0);
-        let kernel = BOUNDARY.min(one);
+        assert!(both >= one, "{both} together, {one} alone");
+        let kernel = BOUNDARY.min(one - rotation);
         let wanted = 2.0 * one - rotation - kernel;
         assert!((both - wanted).abs() < 1e-12, "{both}, not {wanted}");
     }

@@ -96,7 +96,7 @@ impl Form {
 }
 
 /// `stored`, `bf16`, `q4/32`, `u4/32`, `r64(q8/32, q8/32)`, `q4/64 + r32(bf16, bf16)`, `q4/64 scaled by 50%`,
-/// `q8/64 of q8 inputs`, `q4/32 rotated by 128`.
+/// `q8/64 of q8 inputs`, `q4/32 rotated by 64`.
 impl fmt::Display for Form {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -150,22 +150,23 @@ impl<'a> Sample<'a> {
         let fewer = some(&rows, few);
         let parts = inputs.parts.iter().map(|(c, _)| columns_of(&fewer, c));
         let parts = parts.collect();
-        let ranks = match inputs.parts.first() {
-            Some((columns, moments)) => {
-                spectrum::ranks(shape, &columns_of(tall, columns), moments)?
-            }
-            None => vec![],
-        };
-        Ok(Sample {
+        let mut sample = Sample {
             shape,
             stored,
             rows,
             parts,
-            ranks,
-            inputs,
+            ranks: vec![],
+            inputs: Arc::clone(&inputs),
             whole: None,
             known: RefCell::default(),
-        })
+        };
+        // Before anything is decomposed, which would blame what is no number on the wrong thing.
+        sample.problem(tall, &inputs.alone).check()?;
+        sample.check()?;
+        if let Some((columns, moments)) = inputs.parts.first() {
+            sample.ranks = spectrum::ranks(shape, &columns_of(tall, columns), moments)?;
+        }
+        Ok(sample)
     }
 
     /// Of a weight that is there.

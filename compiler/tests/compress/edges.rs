@@ -26,6 +26,8 @@ fn check(what: &str, problem: &Problem) {
             let encoded = method.encode(problem, &form).unwrap();
             assert_eq!(encoded.form(), form, "{what}");
             let decoded = encoded.decode(problem.weight);
+            let again = method.encode(problem, &form).unwrap();
+            assert_eq!(again.decode(problem.weight).data, decoded.data, "{what}");
             assert!(decoded.data.iter().all(|x| x.is_finite()), "{what}");
             let error = problem.error_of(&encoded);
             assert!(error >= 0.0 && error.is_finite(), "{what}: {error}");

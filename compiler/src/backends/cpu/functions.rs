@@ -73,7 +73,8 @@ impl RowBody<'_> {
         }
         if self.used + rotations > spare.bytes {
             return Err(format!(
-                "rows to be rotated take {rotations} bytes of scratch memory"
+                "rows to be rotated take {rotations} bytes of scratch memory, of {} bytes {} are taken",
+                spare.bytes, self.used
             ));
         }
         for v in terms {
@@ -98,6 +99,13 @@ impl RowBody<'_> {
                 dtype: DType::F32,
                 stride: 1,
             };
+            // What a rotation's inputs need may have taken what was left.
+            if self.used + row > spare.bytes {
+                return Err(format!(
+                    "a row of {row} bytes does not fit in scratch memory, of {} bytes {} are taken",
+                    spare.bytes, self.used
+                ));
+            }
             self.used += row;
             self.write(f, args[0], at, columns)?;
             let n = match columns {
