@@ -1,21 +1,12 @@
 //! What each compression method offers for a random weight, and how long that takes: `cargo run --release --example methods -- N K`.
 //! Inputs are correlated, and some are large.
 
+mod random;
+
 use compiler::compress::{METHODS, Matrix, Moments, Problem, Sample};
 use ir::DType;
+use random::random;
 use std::time::Instant;
-
-/// Numbers in -1..1, the same every time.
-fn random(rows: usize, columns: usize, seed: u64) -> Matrix {
-    let mut state = seed;
-    let mut next = || {
-        state = state
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    Matrix::new(rows, columns, (0..rows * columns).map(|_| next()).collect())
-}
 
 fn main() {
     let sizes: Vec<usize> = std::env::args().skip(1).flat_map(|a| a.parse()).collect();
@@ -33,12 +24,7 @@ fn main() {
     let start = Instant::now();
     let moments = Moments::of(&inputs);
     println!("moments of {} tokens: {:.2?}", inputs.rows, start.elapsed());
-    let problem = Problem {
-        weight: &weight,
-        stored: DType::BF16,
-        moments: &moments,
-        fisher: None,
-    };
+    let problem = Problem::new(&weight, DType::BF16, &moments);
     let nothing = problem.error(&Matrix::zeros(n, k));
     let start = Instant::now();
     let sample = match Sample::of(&problem) {

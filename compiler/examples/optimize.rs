@@ -2,33 +2,27 @@
 //! and the knapsack over all: `cargo run --release -p satura-compiler --example optimize -- HIDDEN INNER LAYERS`. Weights and
 //! inputs are random, each layer's its own; making them is not timed. Times of products are the roofline's.
 
+mod random;
+
 use compiler::{
     compress::{Alternative, CompressError, Form, Inputs, METHODS, Matrix, Moments, Sample},
     optimize::cost::{CostModel, Roofline},
     plan::knapsack::{Cost, Side, pareto, solve},
 };
 use ir::{DType, artifact::Work};
+use random::random;
 use rayon::prelude::*;
 use std::{
+    collections::BTreeMap,
     error::Error,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+/// What parts of the work took.
+static TIMES: Mutex<BTreeMap<&str, Duration>> = Mutex::new(BTreeMap::new());
 /// Tokens of the inputs that statistics are made of.
 const TOKENS: usize = 3072;
-
-/// Numbers in -1..1, the same every time.
-fn random(rows: usize, columns: usize, seed: u64) -> Matrix {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    let mut next = || {
-        state = state
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    Matrix::new(rows, columns, (0..rows * columns).map(|_| next()).collect())
-}
 
 /// Of correlated inputs, some of them large: as they are read from statistics, the moments of parts.
 fn inputs(k: usize, seed: u64) -> Inputs {
@@ -59,21 +53,30 @@ fn inputs(k: usize, seed: u64) -> Inputs {
     )
 }
 
+/// Time since a start, over all threads.
+fn add(what: &'static str, start: Instant) {
+    let mut times = TIMES.lock().unwrap_or_else(PoisonError::into_inner);
+    *times.entry(what).or_default() += start.elapsed();
+}
+
 /// What all methods offer of a weight.
 fn offers(
     shape: [usize; 2],
     inputs: &Arc<Inputs>,
     tall: &Matrix,
 ) -> Result<Vec<Alternative>, CompressError> {
+    let start = Instant::now();
     let sample = Sample::new(shape, DType::BF16, Arc::clone(inputs), tall)?;
     assert!(
         !sample.wants_whole(),
         "a random weight has no few directions"
     );
-    sample.check()?;
+    add("sample", start);
     let mut out = vec![sample.alternative("stored", Form::Stored, 0.0)];
     for method in METHODS {
+        let start = Instant::now();
         out.extend(method.alternatives(&sample)?);
+        add(method.name(), start);
     }
     Ok(out)
 }
@@ -109,24 +112,26 @@ fn main() -> Result<(), Box<dyn Error>> {
     ];
     let (mut costs, mut choosing, mut offered) = (vec![], Duration::ZERO, 0);
     for layer in 0..layers as u64 {
+        let (mut sites, mut shared) = (vec![], vec![]);
         for (i, shapes) in blocks.iter().enumerate() {
             let seed = 100 * (layer * 4 + i as u64);
             let inputs = Arc::new(inputs(shapes[0][1], seed));
-            let weight = |s: usize| {
-                let [n, k] = shapes[s];
-                random(Sample::rows(n).len(), k, seed + 3 + s as u64)
-            };
-            let weights: Vec<Matrix> = (0..shapes.len()).map(weight).collect();
-            let start = Instant::now();
-            inputs.prepare();
-            let found = shapes.par_iter().zip(&weights);
-            let found = found.map(|(shape, tall)| offers(*shape, &inputs, tall));
-            for offers in found.collect::<Result<Vec<_>, _>>()? {
-                offered += offers.len();
-                costs.push(options(&offers));
+            for (s, [n, k]) in shapes.iter().copied().enumerate() {
+                let weight = random(Sample::rows(n).len(), k, seed + 3 + s as u64);
+                sites.push(([n, k], Arc::clone(&inputs), weight));
             }
-            choosing += start.elapsed();
+            shared.push(inputs);
         }
+        let start = Instant::now();
+        shared.par_iter().for_each(|inputs| inputs.prepare());
+        add("prepare", start);
+        let found = sites.par_iter().with_max_len(1);
+        let found = found.map(|(shape, inputs, tall)| offers(*shape, inputs, tall));
+        for offers in found.collect::<Result<Vec<_>, _>>()? {
+            offered += offers.len();
+            costs.push(options(&offers));
+        }
+        choosing += start.elapsed();
         println!("layer {layer}: {choosing:.2?} so far");
     }
     let start = Instant::now();
@@ -143,6 +148,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             "no choice"
         },
     );
+    for (what, time) in TIMES.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        println!("{what}: {time:.2?}");
+    }
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let peak = status.lines().find(|l| l.starts_with("VmHWM"));
     println!("{}", peak.unwrap_or("peak memory unknown"));

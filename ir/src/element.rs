@@ -247,6 +247,7 @@ impl Grid {
     }
 
     /// What a code stands for, rounded to f32; exact of 8 bits and fewer with scales of f16.
+    #[inline]
     pub fn value(self, code: i32) -> f32 {
         self.element.number(code, self.zero) * self.scale
     }

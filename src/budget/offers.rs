@@ -15,7 +15,10 @@ use compiler::{
 use ir::{DType, Operand, Program};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 /// An alternative of a weight, and what choosing it is predicted to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,8 +36,8 @@ pub const STORED: &str = "stored";
 /// What tells offers apart that mean different things by the same number.
 pub(super) fn vocabulary() -> String {
     let names: Vec<&str> = METHODS.iter().map(|m| m.name()).collect();
-    // Raised where errors or forms change: from samples since 1, rotations of 64 since 2.
-    format!("{}-2-{}", env!("CARGO_PKG_VERSION"), names.join("-"))
+    // Raised where errors or forms change: from samples since 1, rotations of 64 since 2, fewer rows since 3.
+    format!("{}-3-{}", env!("CARGO_PKG_VERSION"), names.join("-"))
 }
 
 /// A model whose weights are to be chosen.
@@ -104,20 +107,27 @@ impl Subject<'_> {
             (0..self.program.calls.len()).filter(|c| self.sites.iter().any(|s| s.call == *c));
         for call in calls {
             let (opened, sites) = calibration.of_call(self.sites, call)?;
-            for (i, sites) in sites.into_iter().enumerate() {
-                let inputs = Inputs {
+            let inputs = |i: usize| {
+                let sample = Arc::new(opened.inputs(i)?);
+                sample.prepare();
+                Ok(Inputs {
                     all: &opened,
                     number: i,
-                    sample: Arc::new(opened.inputs(i)?),
-                };
-                progress("alternatives", offers.len(), self.sites.len());
-                inputs.sample.prepare();
-                let found = sites.par_iter().map(|s| {
-                    let sensitivity = calibration.sensitivities[*s];
-                    Ok((*s, self.of_site(*s, &inputs, sensitivity)?))
-                });
-                offers.extend(found.collect::<Result<Vec<_>, Error>>()?);
-            }
+                    sample,
+                    whole: Mutex::default(),
+                })
+            };
+            progress("alternatives", offers.len(), self.sites.len());
+            let inputs = (0..sites.len()).into_par_iter().map(inputs);
+            let inputs = inputs.collect::<Result<Vec<_>, Error>>()?;
+            let of_inputs = inputs.par_iter().zip(sites);
+            let found = of_inputs.flat_map(|(inputs, sites)| {
+                sites.into_par_iter().with_max_len(1).map(move |s| {
+                    let sensitivity = calibration.sensitivities[s];
+                    Ok((s, self.of_site(s, inputs, sensitivity)?))
+                })
+            });
+            offers.extend(found.collect::<Result<Vec<_>, Error>>()?);
         }
         let offers: Vec<Vec<Offer>> = offers.into_values().collect();
         calibration.store.write_json(&file, &offers)?;
@@ -174,10 +184,7 @@ impl Subject<'_> {
             return Ok(offers);
         }
         let weight = self.matrix(site)?;
-        let moments = match inputs.sample.whole() {
-            Some(moments) => Arc::clone(moments),
-            None => Arc::new(inputs.all.moments(inputs.number)?),
-        };
+        let moments = inputs.whole()?;
         let problem = problem(site, &weight, &moments);
         problem.check().map_err(of)?;
         add(&sample.with(problem))?;
@@ -218,14 +225,27 @@ struct Inputs<'a> {
     /// Of the moments.
     number: usize,
     sample: Arc<compress::Inputs>,
+    /// See [`Inputs::whole`].
+    whole: Mutex<Option<Arc<Moments>>>,
+}
+
+impl Inputs<'_> {
+    /// The moments of all, read once.
+    fn whole(&self) -> Result<Arc<Moments>, Error> {
+        if let Some(moments) = self.sample.whole() {
+            return Ok(Arc::clone(moments));
+        }
+        let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        let moments = match whole.take() {
+            Some(moments) => moments,
+            None => Arc::new(self.all.moments(self.number)?),
+        };
+        *whole = Some(Arc::clone(&moments));
+        Ok(moments)
+    }
 }
 
 /// What methods are given of a site.
 fn problem<'a>(site: &Site, weight: &'a Matrix, moments: &'a Moments) -> Problem<'a> {
-    Problem {
-        weight,
-        stored: site.stored,
-        moments,
-        fisher: None,
-    }
+    Problem::new(weight, site.stored, moments)
 }

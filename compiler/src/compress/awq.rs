@@ -3,7 +3,7 @@
 //! in front, where there is one, by the rules of the optimizer. Scales follow from the inputs alone, so that weights which
 //! multiply the same inputs share the division.
 
-use super::{CompressError, Encoded, Form, Matrix, Method, Problem, clip, nearest};
+use super::{CompressError, Encoded, Form, Method, Problem, clip, nearest};
 use ir::DType;
 
 /// See the module's text.
@@ -34,8 +34,12 @@ fn scales(problem: &Problem, power: u8) -> Vec<f32> {
 fn encode(problem: &Problem, power: u8, form: &Form) -> Result<Encoded, CompressError> {
     let (element, group) = nearest::codes("awq", form, problem.weight.columns)?;
     let scale = scales(problem, power);
-    let [n, k] = problem.shape();
-    let scaled = Matrix::from_fn(n, k, |i, j| problem.weight.row(i)[j] * scale[j]);
+    let mut scaled = problem.weight.clone();
+    for row in scaled.data.chunks_mut(scale.len().max(1)) {
+        for (x, s) in row.iter_mut().zip(&scale) {
+            *x *= s;
+        }
+    }
     let squares = problem.moments.squares().iter().zip(&scale);
     let importance: Vec<f32> = squares.map(|(h, s)| h / (s * s)).collect();
     let codes = clip::round(&scaled, &importance, element, group);

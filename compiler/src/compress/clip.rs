@@ -5,7 +5,12 @@
 use super::{CompressError, Encoded, Form, Grouped, Matrix, Method, Problem, nearest};
 use half::f16;
 use ir::{DType, Element, Grid, nearest_integer};
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 /// Rounding to nearest with clipped scales.
 pub struct Clip;
@@ -17,6 +22,7 @@ const STEP: f32 = 0.025;
 
 /// A matrix `[N, K]` in codes with the scales of least error, `importance` weighing each column's.
 pub fn round(weight: &Matrix, importance: &[f32], element: Element, group: usize) -> Grouped {
+    let arch = Arch::new();
     let groups = weight.data.len() / group.max(1);
     let mut out = Grouped {
         element,
@@ -37,49 +43,84 @@ pub fn round(weight: &Matrix, importance: &[f32], element: Element, group: usize
         .enumerate()
         .for_each(|(i, ((weight, codes), (scale, zero)))| {
             let importance = &importance[i % per_row * group..][..group];
-            let error = |grid: Grid| error(weight, importance, grid);
-            let ends = weight.iter().fold((0.0f32, 0.0f32), |(low, high), w| {
-                (low.min(*w), high.max(*w))
+            let grid = arch.dispatch(Search {
+                weight,
+                importance,
+                element,
             });
-            let tried = (0..STEPS).map(|i| {
-                let by = 1.0 - STEP * i as f32;
-                Grid::between(element, (ends.0 * by, ends.1 * by), DType::F16)
-            });
-            // The first of the best.
-            let best = tried
-                .map(|grid| (error(grid), grid))
-                .reduce(|best, next| if next.0 < best.0 { next } else { best });
-            let Some((_, grid)) = best else { return };
             (*scale, *zero) = (f16::from_f32(grid.scale), grid.zero as i8);
-            for (to, w) in codes.iter_mut().zip(weight) {
-                *to = grid.code(*w) as i16;
-            }
+            grid.codes(weight, codes);
         });
     out
 }
 
-/// Squares of what a grid loses of a group, weighted: sums of eight at a time, so that processors add them side by side. Integers
+/// Of a group the first of the grids that lose least; with the widest vectors there are.
+struct Search<'a> {
+    weight: &'a [f32],
+    importance: &'a [f32],
+    element: Element,
+}
+
+impl WithSimd for Search<'_> {
+    type Output = Grid;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Grid {
+        let (mut low, mut high) = (0.0f32, 0.0f32);
+        for w in self.weight {
+            (low, high) = (low.min(*w), high.max(*w));
+        }
+        let ends = |by: f32| (low * by, high * by);
+        // Zero points are the same at every scale, and what f16 rounds off a scale decides nothing.
+        let whole = Grid::between(self.element, ends(1.0), DType::F32);
+        let (mut best, mut least) = (1.0, f32::INFINITY);
+        for i in 0..STEPS {
+            let by = 1.0 - STEP * i as f32;
+            let scale = whole.scale * by;
+            let error = error(self.weight, self.importance, Grid { scale, ..whole });
+            if error < least {
+                (best, least) = (by, error);
+            }
+        }
+        Grid::between(self.element, ends(best), DType::F16)
+    }
+}
+
+/// Squares of what a grid loses of a group, weighted: sums of several at a time, so that processors add them side by side. Integers
 /// are told by a reciprocal, and may differ from the code beside a tie; scales are compared by it, and codes are not made of it.
+#[inline(always)]
 fn error(weight: &[f32], importance: &[f32], grid: Grid) -> f32 {
-    const WIDE: usize = 8;
-    let inverse = match grid.scale > 0.0 {
-        true => 1.0 / grid.scale,
-        false => 0.0,
-    };
-    let (least, most) = grid.element.codes();
-    let (least, most) = ((least - grid.zero) as f32, (most - grid.zero) as f32);
-    let near = |w: f32| match grid.element {
-        Element::Int { .. } => nearest_integer((w * inverse).clamp(least, most)) * grid.scale,
-        Element::E4M3 => grid.value(grid.code(w)),
-    };
+    const WIDE: usize = 16;
+    let (weights, rest) = weight.as_chunks::<WIDE>();
+    let (importances, beside) = importance.as_chunks::<WIDE>();
     let mut sums = [0.0; WIDE];
-    for (weight, importance) in weight.chunks(WIDE).zip(importance.chunks(WIDE)) {
-        for ((sum, w), h) in sums.iter_mut().zip(weight).zip(importance) {
-            let lost = w - near(*w);
-            *sum += h * lost * lost;
+    let exact = |w: f32| grid.value(grid.code(w));
+    if let Element::Int { .. } = grid.element
+        && grid.scale > 0.0
+    {
+        let (least, most) = grid.element.codes();
+        let (least, most) = ((least - grid.zero) as f32, (most - grid.zero) as f32);
+        let inverse = 1.0 / grid.scale;
+        for (weight, importance) in weights.iter().zip(importances) {
+            for i in 0..WIDE {
+                let code = nearest_integer((weight[i] * inverse).clamp(least, most));
+                let lost = weight[i] - code * grid.scale;
+                sums[i] += importance[i] * lost * lost;
+            }
+        }
+    } else {
+        for (w, h) in weights.as_flattened().iter().zip(importance) {
+            sums[0] += h * (w - exact(*w)).powi(2);
         }
     }
-    sums.iter().sum()
+    let rest = rest.iter().zip(beside);
+    let rest: f32 = rest.map(|(w, h)| h * (w - exact(*w)).powi(2)).sum();
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            sums[i] += sums[i + half];
+        }
+    }
+    sums[0] + rest
 }
 
 /// The problem's weight in codes with clipped scales.
@@ -92,11 +133,35 @@ pub fn grouped(
     form: &Form,
 ) -> Result<Grouped, CompressError> {
     let (element, group) = nearest::codes(method, form, problem.weight.columns)?;
+    match problem.clipped {
+        Some(known) => Ok(known.get(problem, element, group)),
+        None => Ok(codes(problem, element, group)),
+    }
+}
+
+fn codes(problem: &Problem, element: Element, group: usize) -> Grouped {
     let squares = problem.moments.squares();
     // Inputs that this text never uses are not worth nothing.
     let floor = squares.iter().sum::<f32>() / squares.len() as f32 * 0.01;
     let importance: Vec<f32> = squares.iter().map(|x| x + floor).collect();
-    Ok(round(problem.weight, &importance, element, group))
+    round(problem.weight, &importance, element, group)
+}
+
+/// Codes with clipped scales of one weight and its inputs, for methods that ask for them one after another.
+#[derive(Debug, Default)]
+pub struct Clipped(Mutex<BTreeMap<(Element, usize), Arc<Grouped>>>);
+
+impl Clipped {
+    fn get(&self, problem: &Problem, element: Element, group: usize) -> Grouped {
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lock().get(&(element, group)).cloned();
+        let found = known.unwrap_or_else(|| {
+            let found = Arc::new(codes(problem, element, group));
+            lock().insert((element, group), Arc::clone(&found));
+            found
+        });
+        Grouped::clone(&found)
+    }
 }
 
 impl Method for Clip {

@@ -67,6 +67,7 @@ impl Grouped {
     }
 
     /// What the codes of group `i`, counted through all rows, can say.
+    #[inline]
     pub fn grid(&self, i: usize) -> Grid {
         Grid {
             element: self.element,

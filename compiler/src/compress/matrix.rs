@@ -1,8 +1,19 @@
 //! A dense matrix of f32, row-major: weights and moments as methods see them. Linear algebra is `faer`'s.
 
-use faer::{MatMut, MatRef};
+use faer::{MatMut, MatRef, Par};
 use ir::ops::walsh_hadamard;
 use rayon::prelude::*;
+
+/// Multiply-adds up to which a product is one thread's: there are others beside it.
+const ALONE: usize = 1 << 30;
+
+/// Who computes so many multiply-adds.
+pub(super) fn threads(work: usize) -> Par {
+    match work <= ALONE {
+        true => Par::Seq,
+        false => Par::rayon(0),
+    }
+}
 
 /// `rows` times `columns` numbers, row-major.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,11 +47,15 @@ impl Matrix {
 
     /// The numbers of `f` at each row and column.
     pub fn from_fn(rows: usize, columns: usize, f: impl Fn(usize, usize) -> f32) -> Matrix {
-        let data = (0..rows).flat_map(|i| (0..columns).map(move |j| (i, j)));
-        Matrix::new(rows, columns, data.map(|(i, j)| f(i, j)).collect())
+        let mut data = Vec::with_capacity(rows * columns);
+        for i in 0..rows {
+            data.extend((0..columns).map(|j| f(i, j)));
+        }
+        Matrix::new(rows, columns, data)
     }
 
     /// A row.
+    #[inline]
     pub fn row(&self, i: usize) -> &[f32] {
         &self.data[i * self.columns..][..self.columns]
     }
@@ -74,7 +89,7 @@ impl Matrix {
         out
     }
 
-    /// `self * other`, on all cores.
+    /// `self * other`.
     pub fn times(&self, other: &Matrix) -> Matrix {
         let mut out = Matrix::zeros(self.rows, other.columns);
         faer::linalg::matmul::matmul(
@@ -83,7 +98,7 @@ impl Matrix {
             self.view(),
             other.view(),
             1.0,
-            faer::Par::rayon(0),
+            threads(self.rows * self.columns * other.columns),
         );
         out
     }

@@ -1,7 +1,7 @@
 //! What a method is given: a weight and statistics of its inputs. Knows how far another weight is from it in the outputs
 //! that it gives (the layer-wise problem of Optimal Brain Compression, Frantar & Alistarh 2022, arXiv 2208.11580).
 
-use super::{CompressError, Encoded, Matrix, gptq::Feedback};
+use super::{CompressError, Encoded, Matrix, clip::Clipped, gptq::Feedback};
 use ir::{DType, ops::walsh_hadamard};
 use std::sync::{Arc, OnceLock};
 
@@ -150,6 +150,8 @@ pub struct Problem<'a> {
     /// `[N]`: how much the square of an error of each output matters (the Fisher information: the mean square of the
     /// loss's derivative by it); 1 where not given.
     pub fisher: Option<&'a [f32]>,
+    /// Where codes of this weight and these inputs are kept, once they were made.
+    pub clipped: Option<&'a Clipped>,
 }
 
 /// Multiply-adds up to which an error is computed from all rows of a weight.
@@ -157,7 +159,18 @@ const EXACT: usize = 1 << 33;
 /// Rows from which it is estimated beyond.
 const SAMPLE: usize = 256;
 
-impl Problem<'_> {
+impl<'a> Problem<'a> {
+    /// Of outputs that all matter alike.
+    pub fn new(weight: &'a Matrix, stored: DType, moments: &'a Moments) -> Problem<'a> {
+        Problem {
+            weight,
+            stored,
+            moments,
+            fisher: None,
+            clipped: None,
+        }
+    }
+
     /// N and K.
     pub fn shape(&self) -> [usize; 2] {
         [self.weight.rows, self.weight.columns]
@@ -217,6 +230,7 @@ impl Problem<'_> {
         of(&Problem {
             weight: &weight,
             moments: &moments,
+            clipped: None,
             ..*self
         })
     }

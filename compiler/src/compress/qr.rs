@@ -64,11 +64,8 @@ impl Method for Qr {
     }
 
     fn encode(&self, problem: &Problem, form: &Form) -> Result<Encoded, CompressError> {
-        let rank = match form {
-            Form::Product { rank, .. } => *rank as usize,
-            _ => low_rank::STEP,
-        };
-        let basis = basis(problem, problem.weight, rank)?;
+        // As wide a sketch as errors were told from, or wider.
+        let basis = basis(problem, problem.weight, MOST)?;
         low_rank::encode(self.name(), problem, &basis, form)
     }
 }

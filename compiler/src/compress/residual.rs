@@ -50,12 +50,7 @@ fn given_back(
     ranks: impl Iterator<Item = usize>,
 ) -> Result<Vec<f64>, CompressError> {
     let (rows, moments) = sample.part();
-    let problem = Problem {
-        weight: &rows,
-        stored: sample.stored,
-        moments,
-        fisher: None,
-    };
+    let problem = Problem::new(&rows, sample.stored, moments);
     let rest = rows.minus(&gptq::grouped(&problem, base)?.decode());
     let gram = rest.times(moments.second()?).times(&rest.transposed());
     let half = rows.rows / 2;

@@ -3,109 +3,29 @@
 //! show. What is small is taken whole, and errors are then exact. Knows no method.
 
 use super::{
-    Alternative, CompressError, Form, Matrix, Method, Moments, Problem, clip, residual, rotated,
-    spectrum,
+    Alternative, CompressError, Form, Inputs, Matrix, Method, Moments, Problem,
+    clip::{self, Clipped},
+    residual, spectrum,
 };
-use ir::DType;
+use ir::{DType, Element};
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
-/// Most inputs that are taken whole.
-const WHOLE: usize = 2048;
-/// Inputs of the parts of more.
-const PARTS: [usize; 2] = [1024, 2048];
-/// Inputs beside each other that a part has together: the largest groups.
-const BLOCKS: [usize; 3] = [128, 64, 32];
 /// Rows from which errors are told.
 const ROWS: usize = 256;
-/// Rows from which it is told how inputs go together, where parts of them show it: ratios, which rows share.
-const FEW: usize = 64;
+/// As many, where parts of the inputs show how they go together. What is measured of a model is measured of the same rows.
+const SOME: usize = 64;
+/// Rows from which it is then told how inputs go together: ratios, which rows share.
+const FEW: usize = 32;
+/// Of which it is told how feedback gains by more inputs.
+const GROWS: Form = Form::Grouped {
+    element: Element::Q4,
+    group: 32,
+};
 /// Rows that show whether a weight has few directions.
 const TALL: usize = 640;
 
-/// Statistics of inputs: what each is by itself, and how they go together, of all or of parts.
-#[derive(Clone, Debug)]
-pub struct Inputs {
-    /// All, one by one.
-    alone: Moments,
-    /// Which inputs, and their moments; each part contains the one before. One part of all, where there are few.
-    parts: Vec<(Vec<usize>, Arc<Moments>)>,
-}
-
-impl Inputs {
-    /// Of `k` inputs the parts whose moments are wanted.
-    pub fn parts(k: usize) -> Vec<Vec<usize>> {
-        if k <= WHOLE {
-            return vec![(0..k).collect()];
-        }
-        let divides = |b: &usize| k.is_multiple_of(*b);
-        let block = BLOCKS.into_iter().find(divides).unwrap_or(BLOCKS[2]);
-        let all = spread(k / block, PARTS[1] / block);
-        let parts = PARTS.map(|part| {
-            let blocks = all.iter().step_by(PARTS[1] / part);
-            blocks.flat_map(|b| b * block..(b + 1) * block).collect()
-        });
-        parts.to_vec()
-    }
-
-    /// Of what each input is by itself, and moments of [`Inputs::parts`].
-    pub fn new(alone: Moments, moments: Vec<Arc<Moments>>) -> Inputs {
-        let parts = Inputs::parts(alone.squares().len());
-        Inputs {
-            alone,
-            parts: parts.into_iter().zip(moments).collect(),
-        }
-    }
-
-    /// The moments of all, where few enough are taken whole.
-    pub fn whole(&self) -> Option<&Arc<Moments>> {
-        match &self.parts[..] {
-            [(_, moments)] => Some(moments),
-            _ => None,
-        }
-    }
-
-    /// Computes what weights of these inputs share, before they are looked at side by side.
-    pub fn prepare(&self) {
-        let rotated = rotated::block(self.alone.squares().len());
-        for (_, moments) in &self.parts {
-            // Who asks for it is told why there is none.
-            let _ = moments.feedback();
-            if let Some(block) = rotated {
-                let _ = moments.rotated(block).feedback();
-            }
-        }
-    }
-
-    /// Of the same inputs rotated in blocks, none of which is in a part in part.
-    fn rotated(&self, block: usize) -> Inputs {
-        let part = |(columns, moments): &(Vec<usize>, Arc<Moments>)| {
-            (columns.clone(), moments.rotated(block))
-        };
-        let parts: Vec<_> = self.parts.iter().map(part).collect();
-        let alone = match &parts[..] {
-            [(_, moments)] => moments.apart(),
-            _ => Moments::clone(&self.alone.rotated(block)),
-        };
-        Inputs { alone, parts }
-    }
-
-    /// Of inputs of which all is known.
-    ///
-    /// # Errors
-    /// It is not.
-    pub fn of(moments: &Moments) -> Result<Inputs, CompressError> {
-        let second = moments.second()?;
-        let parts = Inputs::parts(second.rows).into_iter().map(|columns| {
-            let of = |xs: &[f32]| columns.iter().map(|c| xs[*c]).collect();
-            let size = columns.len();
-            let at = |i: usize, j: usize| second.row(columns[i])[columns[j]];
-            let second = Matrix::from_fn(size, size, at);
-            let [mean, max] = [moments.mean(), moments.max()].map(of);
-            Arc::new(Moments::new(moments.rows(), second, mean, max))
-        });
-        Ok(Inputs::new(moments.apart(), parts.collect()))
-    }
-}
+/// By what is given to a method, which one, and form.
+type Known<T> = RefCell<BTreeMap<(T, &'static str, Form), f64>>;
 
 /// See the module's text.
 pub struct Sample<'a> {
@@ -114,15 +34,41 @@ pub struct Sample<'a> {
     /// The element type in which the checkpoint stores it.
     pub stored: DType,
     inputs: Arc<Inputs>,
-    /// Of the weight, with all inputs.
-    rows: Matrix,
+    /// Rows with all inputs.
+    rows: Part,
     /// For each part some of the rows.
-    parts: Vec<Matrix>,
+    parts: Vec<Part>,
     /// See [`Sample::ranks`].
     ranks: Vec<usize>,
     whole: Option<Problem<'a>>,
-    /// Errors that were told, by method and form.
-    known: RefCell<BTreeMap<(&'static str, Form), f64>>,
+    /// The sample that this one is, rotated.
+    unrotated: Option<&'a Sample<'a>>,
+    /// Errors that were told.
+    errors: Known<()>,
+    /// See [`Sample::together`].
+    togethers: Known<usize>,
+}
+
+/// Rows of a weight with some inputs, or all; always the same inputs.
+struct Part {
+    weight: Matrix,
+    clipped: Clipped,
+}
+
+impl Part {
+    fn new(weight: Matrix) -> Part {
+        Part {
+            weight,
+            clipped: Clipped::default(),
+        }
+    }
+
+    fn problem<'b>(&'b self, stored: DType, moments: &'b Moments) -> Problem<'b> {
+        Problem {
+            clipped: Some(&self.clipped),
+            ..Problem::new(&self.weight, stored, moments)
+        }
+    }
 }
 
 impl<'a> Sample<'a> {
@@ -142,26 +88,29 @@ impl<'a> Sample<'a> {
         tall: &Matrix,
     ) -> Result<Sample<'a>, CompressError> {
         let some = |of: &Matrix, count: usize| rows_of(of, &spread(of.rows, count));
-        let few = match inputs.parts.len() {
-            0 | 1 => ROWS,
-            _ => FEW,
+        let [rows, few] = match inputs.whole() {
+            Some(_) => [ROWS; 2],
+            None => [SOME, FEW],
         };
-        let rows = some(tall, if few == ROWS { ROWS } else { ROWS / 2 });
+        let rows = some(tall, rows);
         let fewer = some(&rows, few);
-        let parts = inputs.parts.iter().map(|(c, _)| columns_of(&fewer, c));
+        let parts = inputs.parts.iter();
+        let parts = parts.map(|(columns, _)| Part::new(columns_of(&fewer, columns)));
         let parts = parts.collect();
         let mut sample = Sample {
             shape,
             stored,
-            rows,
+            rows: Part::new(rows),
             parts,
             ranks: vec![],
             inputs: Arc::clone(&inputs),
             whole: None,
-            known: RefCell::default(),
+            unrotated: None,
+            errors: RefCell::default(),
+            togethers: RefCell::default(),
         };
         // Before anything is decomposed, which would blame what is no number on the wrong thing.
-        sample.problem(tall, &inputs.alone).check()?;
+        Problem::new(tall, stored, &inputs.alone).check()?;
         sample.check()?;
         if let Some((columns, moments)) = inputs.parts.first() {
             sample.ranks = spectrum::ranks(shape, &columns_of(tall, columns), moments)?;
@@ -181,17 +130,19 @@ impl<'a> Sample<'a> {
     }
 
     /// Of the same weight and its inputs, both rotated in blocks.
-    pub(super) fn rotated(&self, block: usize) -> Sample<'static> {
-        let rotate = |rows: &Matrix| rows.clone().rotated(block);
+    pub(super) fn rotated(&self, block: usize) -> Sample<'_> {
+        let rotate = |part: &Part| Part::new(part.weight.clone().rotated(block));
         Sample {
             shape: self.shape,
             stored: self.stored,
             inputs: Arc::new(self.inputs.rotated(block)),
             rows: rotate(&self.rows),
-            parts: self.parts.iter().map(rotate).collect(),
+            parts: self.parts.iter().take(1).map(rotate).collect(),
             ranks: vec![],
             whole: None,
-            known: RefCell::default(),
+            unrotated: Some(self),
+            errors: RefCell::default(),
+            togethers: RefCell::default(),
         }
     }
 
@@ -200,9 +151,9 @@ impl<'a> Sample<'a> {
     /// # Errors
     /// As there.
     pub fn check(&self) -> Result<(), CompressError> {
-        self.problem(&self.rows, &self.inputs.alone).check()?;
+        self.alone().check()?;
         let mut parts = self.parts.iter().zip(&self.inputs.parts);
-        parts.try_for_each(|(rows, (_, moments))| self.problem(rows, moments).check())
+        parts.try_for_each(|(part, (_, moments))| part.problem(self.stored, moments).check())
     }
 
     /// With the whole weight, for methods that say no row by itself.
@@ -225,7 +176,7 @@ impl<'a> Sample<'a> {
     /// The rows, with the inputs of a part, and its moments.
     pub(super) fn part(&self) -> (Matrix, &Moments) {
         let (columns, moments) = &self.inputs.parts[0];
-        (columns_of(&self.rows, columns), moments)
+        (columns_of(&self.rows.weight, columns), moments)
     }
 
     /// Ranks at which a product of two factors may pay.
@@ -244,50 +195,81 @@ impl<'a> Sample<'a> {
     }
 
     /// The error of what a method that says each row by itself makes of the weight: that of all inputs as if each came alone,
-    /// times what it changes, in parts of them, that they come together. What feedback gains by more inputs than a part has
-    /// continues as it grew from part to part, apart from what it gains of tokens that are few.
+    /// times what it changes, in a part of them, that they come together, and times what more inputs change.
     ///
     /// # Errors
     /// As [`Method::encode`].
     pub fn error<M: Method + ?Sized>(&self, method: &M, form: &Form) -> Result<f64, CompressError> {
-        let key = (method.name(), form.clone());
-        if let Some(error) = self.known.borrow().get(&key) {
+        let key = ((), method.name(), form.clone());
+        if let Some(error) = self.errors.borrow().get(&key) {
             return Ok(*error);
         }
-        let of = |weight: &Matrix, moments: &Moments| {
-            let problem = self.problem(weight, moments);
-            Ok(problem.error_of(&method.encode(&problem, form)?))
-        };
-        let error = match &self.inputs.parts[..] {
-            [(_, moments)] => of(&self.parts[0], moments)? * self.times(&self.parts[0]),
-            parts => {
-                let alone = of(&self.rows, &self.inputs.alone)? * self.times(&self.rows);
-                let ratio = |i: usize| {
-                    let (part, moments) = (&self.parts[i], &parts[i].1);
-                    let apart = of(part, &moments.apart())?;
-                    Ok::<_, CompressError>(match apart > 0.0 {
-                        true => of(part, moments)? / apart,
-                        false => 1.0,
-                    })
-                };
-                let few = ratio(0)?;
-                let all = match method.together() && few > 0.0 {
-                    true => {
-                        let by_chance = |inputs: usize| by_chance(inputs, parts[0].1.rows());
-                        let few = few / by_chance(parts[0].0.len());
-                        let many = ratio(1)? / by_chance(parts[1].0.len());
-                        let sizes = [0, 1].map(|i| (parts[i].0.len() as f64).ln());
-                        let more = (self.shape[1] as f64).ln() - sizes[1];
-                        let all = many * (many / few).min(1.0).powf(more / (sizes[1] - sizes[0]));
-                        all * by_chance(self.shape[1])
-                    }
-                    false => few,
-                };
-                alone * all
+        let error = match self.inputs.whole() {
+            Some(moments) => {
+                let part = &self.parts[0];
+                told(method, form, part.problem(self.stored, moments))? * self.times(part)
+            }
+            None => {
+                let alone = told(method, form, self.alone())? * self.times(&self.rows);
+                alone * self.together(0, method, form)? * self.growth(method)?
             }
         };
-        self.known.borrow_mut().insert(key, error);
+        self.errors.borrow_mut().insert(key, error);
         Ok(error)
+    }
+
+    /// How the error of a part changes by its inputs coming together.
+    fn together<M: Method + ?Sized>(
+        &self,
+        part: usize,
+        method: &M,
+        form: &Form,
+    ) -> Result<f64, CompressError> {
+        let key = (part, method.name(), form.clone());
+        if let Some(ratio) = self.togethers.borrow().get(&key) {
+            return Ok(*ratio);
+        }
+        let (part, moments) = (&self.parts[part], &self.inputs.parts[part].1);
+        let apart = moments.apart();
+        let problem = part.problem(self.stored, moments);
+        let apart = part.problem(self.stored, &apart);
+        let encoded = method.encode(&problem, form)?;
+        let by_itself = match method.together() {
+            true => told(method, form, apart)?,
+            false => apart.error_of(&encoded),
+        };
+        let ratio = match by_itself > 0.0 {
+            true => problem.error_of(&encoded) / by_itself,
+            false => 1.0,
+        };
+        self.togethers.borrow_mut().insert(key, ratio);
+        Ok(ratio)
+    }
+
+    /// What feedback gains by more inputs than the first part has: continued as it grew from part to part, apart from what it
+    /// gains of tokens that are few. About the same for all forms, and told of one; rotations, which mix neighbours alone, do not
+    /// change it.
+    fn growth<M: Method + ?Sized>(&self, method: &M) -> Result<f64, CompressError> {
+        if let Some(sample) = self.unrotated {
+            return sample.growth(method);
+        }
+        let form = &GROWS;
+        let fits = method.forms(self.shape, self.stored).contains(form);
+        if !method.together() || !fits {
+            return Ok(1.0);
+        }
+        let parts = &self.inputs.parts;
+        let by_chance = |inputs: usize| by_chance(inputs, parts[0].1.rows());
+        let few = self.together(0, method, form)?;
+        if few <= 0.0 {
+            return Ok(1.0);
+        }
+        let many = self.together(1, method, form)? / by_chance(parts[1].0.len());
+        let from = few / by_chance(parts[0].0.len());
+        let sizes = [0, 1].map(|i| (parts[i].0.len() as f64).ln());
+        let more = (self.shape[1] as f64).ln() - sizes[1];
+        let all = many * (many / from).min(1.0).powf(more / (sizes[1] - sizes[0]));
+        Ok(all * by_chance(self.shape[1]) / few)
     }
 
     /// What rounding the inputs adds to integers of that form: see what [`Problem::error_of`] adds of it.
@@ -295,25 +277,30 @@ impl<'a> Sample<'a> {
     /// # Errors
     /// As [`Method::encode`].
     pub fn error_of_inputs(&self, form: &Form) -> Result<f64, CompressError> {
-        let problem = self.problem(&self.rows, &self.inputs.alone);
+        let problem = self.alone();
         let integers = clip::grouped("dynamic", &problem, form)?;
         let error = problem.error_of_inputs(&integers.decode(), integers.group);
         Ok(error * self.times(&self.rows))
     }
 
-    fn problem<'b>(&self, weight: &'b Matrix, moments: &'b Moments) -> Problem<'b> {
-        Problem {
-            weight,
-            stored: self.stored,
-            moments,
-            fisher: None,
-        }
+    /// The rows, as if each input came alone.
+    fn alone(&self) -> Problem<'_> {
+        self.rows.problem(self.stored, &self.inputs.alone)
     }
 
     /// How many rows of the weight one of these stands for.
-    fn times(&self, rows: &Matrix) -> f64 {
-        self.shape[0] as f64 / rows.rows.max(1) as f64
+    fn times(&self, part: &Part) -> f64 {
+        self.shape[0] as f64 / part.weight.rows.max(1) as f64
     }
+}
+
+/// The error of what a method makes of a problem.
+fn told<M: Method + ?Sized>(
+    method: &M,
+    form: &Form,
+    problem: Problem,
+) -> Result<f64, CompressError> {
+    Ok(problem.error_of(&method.encode(&problem, form)?))
 }
 
 fn rows_of(m: &Matrix, rows: &[usize]) -> Matrix {
@@ -340,7 +327,7 @@ fn by_chance(inputs: usize, tokens: u64) -> f64 {
 
 /// `count` of `0..n`, rising: one of each of as many stretches, which one is drawn, so that what repeats (heads, halves of
 /// rotated pairs) is not met at one phase.
-fn spread(n: usize, count: usize) -> Vec<usize> {
+pub(super) fn spread(n: usize, count: usize) -> Vec<usize> {
     if n <= count {
         return (0..n).collect();
     }

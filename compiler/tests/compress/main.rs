@@ -69,12 +69,7 @@ impl Fixture {
 }
 
 fn problem<'a>(weight: &'a Matrix, moments: &'a Moments) -> Problem<'a> {
-    Problem {
-        weight,
-        stored: DType::F32,
-        moments,
-        fisher: None,
-    }
+    Problem::new(weight, DType::F32, moments)
 }
 
 /// A matrix of numbers in -1..1.

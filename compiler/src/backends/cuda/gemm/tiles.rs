@@ -77,14 +77,14 @@ impl Gemm<'_> {
             return Ok(sources);
         }
         // Sums of few bits wait for their scales in registers; rows of f32 are taken apart by all threads.
-        let (lowest, copied) = match self.copied() {
-            true => (32, true),
-            false => (64, false),
-        };
+        let copied = self.copied();
         let highest = if cell.groups == 0 { 256 } else { 128 };
-        let heights = [32, 64, 128, 256].into_iter();
-        let heights: Vec<i64> = heights.filter(|h| (lowest..=highest).contains(h)).collect();
-        let limits = (5..12).flat_map(|i| [1 << i, 3 << (i - 1)]);
+        let heights: &[i64] = match copied {
+            true => &[32, 64, 96, 128, 160, 192, 224, 256],
+            false => &[64, 128, 256],
+        };
+        let heights: Vec<i64> = heights.iter().copied().filter(|h| *h <= highest).collect();
+        let limits = (5..13).flat_map(|i| [1 << i, 3 << (i - 1)]);
         let limits = limits.filter(|rows| *rows > small).chain([u64::MAX]);
         let mut chosen: Vec<(u64, i64)> = vec![];
         for rows in limits {
