@@ -328,7 +328,8 @@ fn attention_of_bf16() {
         }
     }
     assert_eq!(found[&("warps", "sm_80")], 9);
-    assert_eq!(found[&("warps", "sm_90a")], 9);
+    assert_eq!(found[&("warps", "sm_90a")], 3);
+    assert_eq!(found[&("warpgroup", "sm_90a")], 6);
 }
 
 #[test]

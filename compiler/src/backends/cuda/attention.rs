@@ -48,7 +48,7 @@ pub fn emit(
         k,
         symbols,
         // Panels of 64 elements.
-        warpgroup: false && chip.warpgroups && [64, 128].contains(&size(q, 2)?),
+        warpgroup: chip.warpgroups && [64, 128].contains(&size(q, 2)?),
         heads: size(q, 1)?,
         groups: size(k, 1)?,
         dim: size(q, 2)?,
