@@ -1,4 +1,5 @@
-//! The Attention template: constants for two skeletons, one for a few tokens with many keys each, one for many tokens.
+//! The Attention template: constants for three skeletons: for a few tokens with many keys each, for many tokens, and for many tokens
+//! where all is stored as bf16.
 
 use super::{
     Chip,
@@ -74,8 +75,8 @@ pub fn emit(
         sources.push(attention.narrow(1, u64::MAX)?);
     } else {
         // Twice the queries a block are worth it where there are blocks enough.
-        let enough = MANY * 2 * QUERIES / attention.heads;
-        sources.push(attention.narrow(1, enough as u64 - 1)?);
+        let enough = (MANY * 2 * QUERIES / attention.heads) as u64;
+        sources.push(attention.narrow(1, enough.max(FEW + 2) - 1)?);
         sources.push(attention.narrow(2, u64::MAX)?);
     }
     Ok(sources)

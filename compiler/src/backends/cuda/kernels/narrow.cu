@@ -37,7 +37,7 @@ INLINE float power_of_two(float x) {
 // Where a thread's e-th number of a row is among its sums of two rows, eight apart.
 INLINE constexpr int place(int half, int e) { return e / 2 * 4 + half * 2 + e % 2; }
 
-// Rows to shared memory: `from` says where each is. Zeros where there are none.
+// Rows to shared memory: `from` says where row r + more is. Zeros where there are none.
 template <int COUNT, class From> INLINE void copy_rows(Rows<COUNT>& to, int there, bool aligned, From from) {
     if (!aligned) {
         // Read here, so that nothing of this branch is known before and kept in registers.
@@ -46,18 +46,20 @@ template <int COUNT, class From> INLINE void copy_rows(Rows<COUNT>& to, int ther
 #pragma unroll 1
         for (int i = thread; i < COUNT * WIDE; i += THREADS) {
             const int r = i / WIDE, d = i % WIDE;
-            to.at(r, d / 8)[d % 8] = r < there && d < DIM ? ((const u16*)from(r))[d] : 0;
+            to.at(r, d / 8)[d % 8] = r < there && d < DIM ? ((const u16*)from(0, r))[d] : 0;
         }
         return;
     }
     constexpr int CHUNKS = WIDE / 8, STEP = THREADS / CHUNKS;
     constexpr bool EVEN = THREADS % CHUNKS == 0 && COUNT % STEP == 0;
     const int mine = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS;
+    u16* const first = to.at(mine, chunk);
 #pragma unroll
     for (int r = 0; r < COUNT; r += STEP) {
         if (EVEN || (mine < STEP && r + mine < COUNT)) {
+            static_assert(STEP % Rows<COUNT>::PERIOD == 0, "rows that a thread copies are permuted alike");
             const bool known = r + mine < there && (DIM == WIDE || chunk < DIM / 8);
-            copy16_or_zero(to.at(r + mine, chunk), from(r + mine) + 16 * chunk, known);
+            copy16_or_zero(first + r * Rows<COUNT>::PITCH, from(r, mine) + 16 * chunk, known);
         }
     }
 }
@@ -75,7 +77,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) kernel(const __g
     const bool aligned = (((u64)args.p[0] | (u64)args.p[1] | (u64)args.p[2]) & 15) == 0;
     Rows<ROWS>& q = *(Rows<ROWS>*)(KEPT ? (void*)&shared.tiles[1] : &shared.q);
     copy_rows(q, smaller(TOKENS, tokens - t0) * GROUP, aligned,
-              [&](int r) { return query(args, t0 + r / GROUP, group * GROUP + r % GROUP); });
+              [&](int r, int more) { return query(args, t0 + (r + more) / GROUP, group * GROUP + (r + more) % GROUP); });
     int first = MOST, end = 0;
     Reach reach = {MOST, 0, 0, MOST};
     for (int i = lane; i < TOKENS; i += 32) {
@@ -93,8 +95,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) kernel(const __g
 
     auto load = [&](Tile& tile, int j0) {
         const char *const k = key(args, j0, group), *const v = value(args, j0, group);
-        copy_rows(tile.k, end - j0, aligned, [&](int j) { return k + (i64)j * (KV_PITCH * Row::SIZE); });
-        copy_rows(tile.v, end - j0, aligned, [&](int j) { return v + (i64)j * (KV_PITCH * Row::SIZE); });
+        constexpr i64 PITCH = KV_PITCH * Row::SIZE;
+        copy_rows(tile.k, end - j0, aligned, [&](int j, int more) { return k + more * PITCH + j * PITCH; });
+        copy_rows(tile.v, end - j0, aligned, [&](int j, int more) { return v + more * PITCH + j * PITCH; });
     };
     if (first < end) load(shared.tiles[0], first);
     end_copies();

@@ -7,7 +7,8 @@ constexpr int THREADS = 128, ROWS = 64 * SETS, WIDE = DIM;
 constexpr bool ALONE = false, KEPT = SETS == 1;
 
 template <int COUNT> struct Rows {
-    // Panels of 64 elements, 128 bytes, within which chunks of 8 are permuted as products expect it.
+    // Panels of 64 elements, 128 bytes, within which chunks of 8 are permuted as products expect it, every eighth row alike.
+    static constexpr int PITCH = 64, PERIOD = 8;
     u16 x[WIDE / 64][COUNT][64];
     INLINE u16* at(int row, int chunk) { return &x[chunk / 8][row][(chunk % 8 ^ row % 8) * 8]; }
     INLINE const u16* at(int row, int chunk) const { return &x[chunk / 8][row][(chunk % 8 ^ row % 8) * 8]; }
@@ -23,11 +24,14 @@ INLINE uint4 queries(const Rows<ROWS>& q, int set, int d) {
 // What was copied to shared memory is seen by products of whoever passes the next barrier.
 INLINE void show_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// 16 elements of rows.
-template <int COUNT> INLINE u64 rows_at(const Rows<COUNT>& rows, int row, int d) { return rows_at<128>(&rows.x[d / 4][row][d % 4 * 16]); }
-// 16 rows, to be turned: eight lie together in 1024 bytes; so do panels.
+// Matrices in shared memory, as words to which distances can be added: 16 elements of rows; 16 rows that are to be turned, of which
+// eight lie together in 1024 bytes, and each panel.
+template <int COUNT> INLINE u64 rows_at(const Rows<COUNT>& rows, int row, int d) {
+    return rows_at<128>(&rows.x) + (d / 4 * COUNT * 128 + row * 128 + d % 4 * 32) / 16;
+}
 INLINE u64 values_at(const Rows<KEYS>& values, int row) {
-    return place_of(&values.x[0][row][0]) | (u64)(KEYS * 128 >> 4) << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
+    const u64 first = place_of(&values.x) | (u64)(KEYS * 128 / 16) << 16 | (u64)(1024 / 16) << 32 | (u64)1 << 62;
+    return first + row * 128 / 16;
 }
 // Sums are not read before products have ended.
 template <int COUNT> INLINE void finish_products(float (&sums)[SETS][COUNT]) {

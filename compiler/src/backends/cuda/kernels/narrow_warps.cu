@@ -1,12 +1,14 @@
 // Attention's products by warps (`mma.sync`), each with queries of its own.
 
 constexpr int THREADS = 128, ROWS = 64 * SETS;
-// Elements of a head, padded with zeros, and between rows; the odd 16 bytes keep eight rows in different banks.
-constexpr int WIDE = (DIM + 15) / 16 * 16, PITCH = WIDE + 8;
+// Elements of a head, padded with zeros.
+constexpr int WIDE = (DIM + 15) / 16 * 16;
 // Whether queries stay in registers.
 constexpr bool ALONE = true, KEPT = SETS * WIDE <= 128;
 
 template <int COUNT> struct Rows {
+    // Elements between rows, of which the odd 16 bytes keep eight in different banks. All lie alike.
+    static constexpr int PITCH = WIDE + 8, PERIOD = 1;
     u16 x[COUNT][PITCH];
     // Eight elements of a row.
     INLINE u16* at(int row, int chunk) { return &x[row][8 * chunk]; }
