@@ -235,10 +235,9 @@ graph(x: f32[T,96], y: f32[T,4096], weight w: f32[40,96]) {
     return linear(%x, w), %few, softmax(hadamard(y) {block=64})
 }";
 
-#[test]
-fn rotations() {
-    let Some(nvrtc) = compiler() else { return };
-    let graph: Graph = ROTATIONS.parse().unwrap();
+/// A graph whose inputs are weights, and data.
+fn compiled(text: &str) -> Compilation {
+    let graph: Graph = text.parse().unwrap();
     let mut program = Program::default();
     let mut args = vec![];
     for v in graph.inputs() {
@@ -267,8 +266,13 @@ fn rotations() {
     let (_, description) = models::build(checkpoint.config(), &checkpoint).unwrap();
     let sizes = optimize::Options::at([("T", 2)]);
     let options = Options::new("sm_90a".parse().unwrap());
-    let compilation = Compilation::of(program, description, &sizes, &options, &|_, _, _| {});
-    let compilation = compilation.unwrap();
+    Compilation::of(program, description, &sizes, &options, &|_, _, _| {}).unwrap()
+}
+
+#[test]
+fn rotations() {
+    let Some(nvrtc) = compiler() else { return };
+    let compilation = compiled(ROTATIONS);
     let mut rotating = 0;
     for unit in compilation.kernels().0 {
         for arch in architectures() {
@@ -285,6 +289,47 @@ fn rotations() {
         }
     }
     assert_eq!(rotating, 3 * architectures().len());
+}
+
+/// Heads that no fixture has: by warps, and by a warpgroup where there are any, of few blocks and of many.
+#[test]
+fn attention_of_bf16() {
+    let Some(nvrtc) = compiler() else { return };
+    let narrow = |x: &str| format!("cast(cast(mul({x}, 2.0)) {{to=bf16}}) {{to=f32}}");
+    let (q, k, v) = (narrow("q"), narrow("k"), narrow("v"));
+    let mut found = BTreeMap::new();
+    for (h, g, d) in [
+        (32, 8, 128),
+        (32, 8, 64),
+        (12, 12, 64),
+        (16, 16, 80),
+        (8, 4, 256),
+    ] {
+        let text = format!(
+            "sym R <= 4096\nsym T <= 4096\ngraph(q: f32[T,{h},{d}], k: f32[R,{g},{d}], v: f32[R,{g},{d}], lo: i32[T], hi: i32[T]) {{
+                return attention({q}, {k}, {v}, lo, hi) {{scale=0.1, softcap=0.0}}
+            }}"
+        );
+        let compilation = compiled(&text);
+        for unit in compilation.kernels().0 {
+            for arch in architectures() {
+                for source in sources(&unit, &compilation.symbols(), arch).unwrap() {
+                    if !["warps", "warpgroup"].contains(&source.name) {
+                        continue;
+                    }
+                    *found.entry((source.name, arch)).or_insert(0) += 1;
+                    let cubin = nvrtc.compile(&source.text(), arch).unwrap();
+                    let what = format!("{arch}, {h} heads of {d}\n{}", source.generated);
+                    assert_eq!(spills(&cubin), None, "{what}");
+                    let broken = broken_promises(source.promises(), &cubin).unwrap_or_default();
+                    assert_eq!(broken, [""; 0], "{what}");
+                }
+            }
+        }
+    }
+    assert_eq!(found[&("warps", "sm_80")], 9);
+    assert_eq!(found[&("warps", "sm_90a")], 3);
+    assert_eq!(found[&("warpgroup", "sm_90a")], 6);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod attention;
 mod models;
 #[path = "../conformance/suite/mod.rs"]
 mod suite;

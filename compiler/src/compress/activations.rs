@@ -11,7 +11,7 @@ pub enum ActivationType {
     #[default]
     F32,
     /// To bf16, as frameworks do that run models in it: also queries, and keys and values that no cache keeps. Sums, residuals and
-    /// norms stay f32.
+    /// norms stay f32; GPUs round probabilities that multiply values of bf16, too.
     Bf16,
 }
 

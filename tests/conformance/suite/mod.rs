@@ -166,6 +166,11 @@ impl<'a> Compiled<'a> {
 
     /// Compares with the interpreter, for any number of threads.
     fn compare(&self, tensors: &[Tensor], sizes: Sizes<'_>) {
+        self.compare_within(tensors, sizes, 1e-4);
+    }
+
+    /// As [`Compiled::compare`], where elements may differ by so much of the larger of them and 1.
+    fn compare_within(&self, tensors: &[Tensor], sizes: Sizes<'_>, most: f64) {
         let (what, graph) = (self.what, self.graph);
         let wanted = graph
             .eval(tensors, &at(sizes))
@@ -175,7 +180,7 @@ impl<'a> Compiled<'a> {
             for (o, (got, want)) in got.iter().zip(&wanted).enumerate() {
                 assert_eq!(got.shape, want.shape, "{what}: output {o}");
                 for (i, (g, w)) in got.data.iter().zip(&want.data).enumerate() {
-                    let allowed = 1e-4 * w.abs().max(1.0);
+                    let allowed = most * w.abs().max(1.0);
                     let undefined = w.is_nan() && g.is_nan();
                     assert!(
                         undefined || (g - w).abs() <= allowed,

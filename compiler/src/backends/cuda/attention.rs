@@ -1,6 +1,9 @@
-//! The Attention template: constants for two skeletons, one for a few tokens with many keys each, one for many tokens.
+//! The Attention template: constants for three skeletons: for a few tokens with many keys each, for many tokens, and for many tokens
+//! where all is stored as bf16.
 
 use super::{
+    Chip,
+    gemm::{REGISTERS, SHARED, wgmma},
     map,
     rows::Team,
     source::Source,
@@ -17,6 +20,8 @@ const BLOCKS: i64 = 128;
 const CLUSTER: i64 = 8;
 /// Queries of a block that walks over keys in tiles.
 const QUERIES: i64 = 64;
+/// Blocks that keep a GPU busy.
+const MANY: i64 = 512;
 /// Elements of a head up to which tiles of them fit in shared memory.
 const HEAD: i64 = 256;
 
@@ -26,6 +31,7 @@ pub fn emit(
     inlined: &[Inlined],
     views: &[View],
     symbols: &[Name],
+    chip: Chip,
 ) -> Result<Vec<Source>, String> {
     let [q, k, v, lo, hi, .., out] = views else {
         return Err("wants six operands".into());
@@ -42,6 +48,8 @@ pub fn emit(
         q,
         k,
         symbols,
+        // Panels of 64 elements.
+        warpgroup: chip.warpgroups && [64, 128].contains(&size(q, 2)?),
         heads: size(q, 1)?,
         groups: size(k, 1)?,
         dim: size(q, 2)?,
@@ -59,10 +67,18 @@ pub fn emit(
         sources.push(attention.split(1, true)?);
     }
     sources.push(attention.split(FEW, true)?);
-    sources.push(match attention.dim <= HEAD && group <= QUERIES {
-        true => attention.flash()?,
-        false => attention.split(u64::MAX, false)?,
-    });
+    if attention.dim > HEAD || group > QUERIES {
+        sources.push(attention.split(u64::MAX, false)?);
+    } else if !attention.is_narrow() {
+        sources.push(attention.flash()?);
+    } else if attention.dim > 128 {
+        sources.push(attention.narrow(1, u64::MAX)?);
+    } else {
+        // Twice the queries a block are worth it where there are blocks enough.
+        let enough = (MANY * 2 * QUERIES / attention.heads) as u64;
+        sources.push(attention.narrow(1, enough.max(FEW + 2) - 1)?);
+        sources.push(attention.narrow(2, u64::MAX)?);
+    }
     Ok(sources)
 }
 
@@ -82,6 +98,8 @@ struct Attention<'a> {
     q: &'a View,
     k: &'a View,
     symbols: &'a [Name],
+    /// Whether a warpgroup multiplies what is narrow.
+    warpgroup: bool,
     heads: i64,
     groups: i64,
     dim: i64,
@@ -221,6 +239,60 @@ impl Attention<'_> {
             ],
             scratch: scratch as u64,
             ..Source::new("split", self.views.len(), t.finish(), tasks, threads as u32)
+        })
+    }
+
+    /// Whether all that is multiplied is stored as bf16 and can be copied 16 bytes at a time, and larger products are larger scores.
+    fn is_narrow(&self) -> bool {
+        let whole = |view: &&View| view.dtype == DType::BF16 && view.strides[0] % 8 == 0;
+        let grows = self.op.scale.get() > 0.0 || self.op.softcap.get() > 0.0;
+        grows && self.dim % 8 == 0 && [self.q, self.k].iter().all(whole)
+    }
+
+    /// Blocks of so many times 64 queries, all stored as bf16.
+    fn narrow(&self, sets: i64, rows: u64) -> Result<Source, String> {
+        let keys = if self.dim <= 128 { 64 } else { 32 };
+        let queries = sets * QUERIES;
+        let tokens = queries / (self.heads / self.groups);
+        let mut t = self.text()?;
+        t.constant("SETS", sets);
+        t.constant("TOKENS", tokens);
+        t.constant("KEYS", keys);
+        let wide = (self.dim + 15) / 16 * 16;
+        // Elements between rows, and whether queries stay in registers.
+        let (name, pitch, kept, skeleton): (_, _, _, &[&str]) = if self.warpgroup {
+            // There are no weights in cells.
+            t.constant("CELL", 0);
+            for a in [SHARED, REGISTERS] {
+                wgmma(&mut t, "wgmma_keys", keys, a, false);
+            }
+            wgmma(&mut t, "wgmma_values", self.dim, REGISTERS, true);
+            let skeleton = &[
+                include_str!("kernels/attention.cu"),
+                include_str!("kernels/wgmma.cu"),
+                include_str!("kernels/narrow_warpgroup.cu"),
+                include_str!("kernels/narrow.cu"),
+            ];
+            ("warpgroup", wide, sets == 1, skeleton)
+        } else {
+            let skeleton = &[
+                include_str!("kernels/attention.cu"),
+                include_str!("kernels/narrow_warps.cu"),
+                include_str!("kernels/narrow.cu"),
+            ];
+            ("warps", wide + 8, sets * wide <= 128, skeleton)
+        };
+        let tasks = Tasks {
+            rows: self.q.shape[0].clone(),
+            rows_per_task: tokens as u64,
+            columns: self.groups as u64,
+        };
+        let rows_there = 4 * keys + if kept { 8 } else { queries };
+        Ok(Source {
+            rows,
+            skeleton,
+            shared: (2 * rows_there * pitch + 8 * tokens + 64) as u32,
+            ..Source::new(name, self.views.len(), t.finish(), tasks, 128)
         })
     }
 

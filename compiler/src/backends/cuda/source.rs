@@ -102,8 +102,8 @@ impl Source {
         match self.name {
             "gemv" | "exact" => &[&["LDG.E", ".128"]],
             "flash" => &[&["HMMA.16816.F32.BF16"]],
-            "stream" | "tensor" => &[&["HMMA.16816.F32.BF16"], &["LDGSTS.E", ".128"]],
-            "warpgroups" => &[&["HGMMA.64x"], &["LDGSTS.E", ".128"]],
+            "stream" | "tensor" | "warps" => &[&["HMMA.16816.F32.BF16"], &["LDGSTS.E", ".128"]],
+            "warpgroups" | "warpgroup" => &[&["HGMMA.64x"], &["LDGSTS.E", ".128"]],
             "pipeline" => &[&["HGMMA.64x"], &["UTMALDG.3D"]],
             _ => &[],
         }
@@ -145,6 +145,6 @@ pub(super) fn variants(
             super::gemm::emit(product, views, symbols, chip)
         }
         Template::Gemm { rows, .. } => Err(format!("rows of {rows}")),
-        Template::Attention(a) => super::attention::emit(a, inlined, views, symbols),
+        Template::Attention(a) => super::attention::emit(a, inlined, views, symbols, chip),
     }
 }

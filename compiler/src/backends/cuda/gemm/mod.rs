@@ -3,6 +3,7 @@
 
 mod few;
 mod tiles;
+pub(super) use tiles::{REGISTERS, SHARED, wgmma};
 
 use super::{
     Chip,

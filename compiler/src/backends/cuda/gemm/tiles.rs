@@ -13,8 +13,13 @@ const PANEL: u32 = 64;
 /// Columns of a tile for two warpgroups, of all weights together.
 const COLUMNS: i64 = 128;
 
-/// A function that adds to `d`, or sets it to, 64 rows of `a` times `n` rows that lie at `b`.
-fn wgmma(t: &mut Text, n: i64, a: &str, registers: &[&str]) {
+/// A parameter for rows in shared memory, and what instructions name of it; for rows in registers.
+pub const SHARED: (&str, &[&str]) = ("u64 a", &["a"]);
+/// See [`SHARED`].
+pub const REGISTERS: (&str, &[&str]) = ("const u32 (&a)[4]", &["a[0]", "a[1]", "a[2]", "a[3]"]);
+
+/// A function of that name that adds to `d`, or sets it to, 64 rows of `a` times `n` rows that lie at `b`, or columns that are `turned`.
+pub fn wgmma(t: &mut Text, name: &str, n: i64, (a, registers): (&str, &[&str]), turned: bool) {
     let sums = n / 2;
     let numbered = |from: i64, count: usize| {
         let names = (from..).take(count).map(|i| format!("%{i}"));
@@ -22,22 +27,23 @@ fn wgmma(t: &mut Text, n: i64, a: &str, registers: &[&str]) {
     };
     let first = numbered(sums, registers.len());
     // Matrices in shared memory may be turned, those in registers not.
-    let (first, kind, turned) = match registers.len() {
-        1 => (first, "l", ", 0, 0"),
-        _ => (format!("{{{first}}}"), "r", ", 0"),
+    let (first, kind, upright) = match registers.len() {
+        1 => (first, "l", ", 0"),
+        _ => (format!("{{{first}}}"), "r", ""),
     };
+    let turned = i32::from(turned);
     let next = sums + registers.len() as i64;
     let outputs: Vec<String> = (0..sums).map(|i| format!("\"+f\"(d[{i}])")).collect();
     let inputs = registers.iter().map(|r| format!("\"{kind}\"({r}), "));
     t.block(
-        format!("INLINE void wgmma(float (&d)[{sums}], {a}, u64 b, int add)"),
+        format!("INLINE void {name}(float (&d)[{sums}], {a}, u64 b, int add)"),
         |t| {
             t.line(format_args!(
                 "asm volatile(\"{{ .reg .pred p; setp.ne.b32 p, %{}, 0; wgmma.mma_async.sync.aligned.m64n{n}k16.f32.bf16.bf16 \"",
                 next + 1
             ));
             t.line(format_args!(
-                "\"{{{}}}, {first}, %{next}, p, 1, 1{turned}; }}\"",
+                "\"{{{}}}, {first}, %{next}, p, 1, 1{upright}, {turned}; }}\"",
                 numbered(0, sums as usize)
             ));
             t.line(format_args!(
@@ -206,9 +212,9 @@ impl Gemm<'_> {
 
     /// Products of 64 columns of the weights, from shared memory or registers, with `height` rows.
     fn wgmma(&self, t: &mut Text, height: i64) {
-        wgmma(t, height, "u64 a", &["a"]);
-        let registers = ["a[0]", "a[1]", "a[2]", "a[3]"];
-        wgmma(t, height, "const u32 (&a)[4]", &registers);
+        for a in [SHARED, REGISTERS] {
+            wgmma(t, "wgmma", height, a, false);
+        }
     }
 
     /// Tiles of `height` rows by [`COLUMNS`], of all weights together, for two warpgroups.

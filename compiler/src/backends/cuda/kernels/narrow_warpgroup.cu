@@ -1,0 +1,70 @@
+// Attention's products by a warpgroup (`wgmma`), 64 queries at once, with keys and values where they lie in shared memory.
+//
+// Generated: `wgmma_keys`, `wgmma_values`, which turns what lies in rows.
+
+constexpr int THREADS = 128, ROWS = 64 * SETS, WIDE = DIM;
+// Whether queries stay in registers.
+constexpr bool ALONE = false, KEPT = SETS == 1;
+
+template <int COUNT> struct Rows {
+    // Panels of 64 elements, 128 bytes, within which chunks of 8 are permuted as products expect it, every eighth row alike.
+    static constexpr int PITCH = 64, PERIOD = 8;
+    u16 x[WIDE / 64][COUNT][64];
+    INLINE u16* at(int row, int chunk) { return &x[chunk / 8][row][(chunk % 8 ^ row % 8) * 8]; }
+    INLINE const u16* at(int row, int chunk) const { return &x[chunk / 8][row][(chunk % 8 ^ row % 8) * 8]; }
+};
+using Kept = uint4[KEPT ? WIDE / 16 : 1][SETS];
+
+// The first of a set's 16 rows that this warp has.
+INLINE int first_row(int set) { return 64 * set + threadIdx.x / 32 * 16; }
+INLINE uint4 queries(const Rows<ROWS>& q, int set, int d) {
+    const int lane = threadIdx.x % 32;
+    return matrices(q.at(first_row(set) + lane % 16, 2 * d + lane / 16));
+}
+// What was copied to shared memory is seen by products of whoever passes the next barrier.
+INLINE void show_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// Matrices in shared memory, as words to which distances can be added: 16 elements of rows; 16 rows that are to be turned, of which
+// eight lie together in 1024 bytes, and each panel.
+template <int COUNT> INLINE u64 rows_at(const Rows<COUNT>& rows, int row, int d) {
+    return rows_at<128>(&rows.x) + (d / 4 * COUNT * 128 + row * 128 + d % 4 * 32) / 16;
+}
+INLINE u64 values_at(const Rows<KEYS>& values, int row) {
+    const u64 first = place_of(&values.x) | (u64)(KEYS * 128 / 16) << 16 | (u64)(1024 / 16) << 32 | (u64)1 << 62;
+    return first + row * 128 / 16;
+}
+// Sums are not read before products have ended.
+template <int COUNT> INLINE void finish_products(float (&sums)[SETS][COUNT]) {
+    end_products();
+    wait_for_products<0>();
+#pragma unroll
+    for (int i = 0; i < SETS * COUNT; i++) asm volatile("" : "+f"(sums[i / COUNT][i % COUNT])::"memory");
+}
+
+INLINE void scores(float (&s)[SETS][KEYS / 2], const Kept& kept, const Rows<ROWS>& q, const Rows<KEYS>& keys) {
+    begin_products();
+#pragma unroll
+    for (int i = 0; i < WIDE / 16 * SETS; i++) {
+        const int d = i / SETS, set = i % SETS;
+        if constexpr (KEPT) {
+            const uint4 x = kept[d][set];
+            const u32 a[4] = {x.x, x.y, x.z, x.w};
+            wgmma_keys(s[set], a, rows_at(keys, 0, d), d > 0);
+        } else {
+            wgmma_keys(s[set], rows_at(q, 64 * set, d), rows_at(keys, 0, d), d > 0);
+        }
+    }
+    finish_products(s);
+}
+INLINE void add_values(float (&acc)[SETS][WIDE / 2], const float (&s)[SETS][KEYS / 2], const Rows<KEYS>& values) {
+    u32 p[SETS][KEYS / 16][4];
+#pragma unroll
+    for (int i = 0; i < SETS * KEYS / 4; i++) {
+        const int set = i / (KEYS / 4), at = i % (KEYS / 4);
+        p[set][at / 4][at % 4] = pair(s[set][2 * at], s[set][2 * at + 1]);
+    }
+    begin_products();
+#pragma unroll
+    for (int i = 0; i < KEYS / 16 * SETS; i++) wgmma_values(acc[i % SETS], p[i % SETS][i / SETS], values_at(values, i / SETS * 16), true);
+    finish_products(acc);
+}
