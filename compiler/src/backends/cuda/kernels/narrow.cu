@@ -1,12 +1,10 @@
 // Attention of many tokens whose queries, keys and values are stored as bf16, to which probabilities are rounded too, as frameworks do
-// that run models in it. A block has ROWS queries (tokens times the heads of one group) and walks over the keys that any of them
+// that run models in it. A block has QUERIES (tokens times the heads of one group) and walks over the keys that any of them
 // attends to, in tiles in shared memory, copied one ahead (FlashAttention-2, Dao 2023).
 //
-// Generated: SETS (of 64 queries), TOKENS (of a block), KEYS (of a tile). How tiles lie and are multiplied: narrow_warps.cu, or
-// narrow_warpgroup.cu.
+// Generated: QUERIES and TOKENS (of a block), KEYS (of a tile). How tiles lie and are multiplied: narrow_warps.cu, or
+// narrow_warpgroup.cu. A thread has parts of two rows of SETS sets.
 
-// Blocks that a multiprocessor has registers for.
-constexpr int RESIDENT = SETS == 1 && WIDE <= 128 ? 3 : 2;
 // What scores are multiplied by to be exponents of two.
 constexpr float UNIT = CAP > 0.0f ? 1.0f : SCALE * LOG2E;
 // Below every score. What a row does not attend to has less.
@@ -23,11 +21,11 @@ struct Reach {
 struct Shared {
     Tile tiles[2];
     // Queries lie where the second tile will, if they leave for registers before it comes.
-    Rows<KEPT ? 8 : ROWS> q;
+    Rows<KEPT ? 8 : QUERIES> q;
     int low[TOKENS], high[TOKENS];
     Reach reach[THREADS / 32];
 };
-static_assert(!KEPT || ROWS <= 2 * KEYS, "queries fit a tile");
+static_assert(!KEPT || QUERIES <= 2 * KEYS, "queries fit a tile");
 
 INLINE float power_of_two(float x) {
     float y;
@@ -75,7 +73,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) kernel(const __g
     let_dependents_start();
 
     const bool aligned = (((u64)args.p[0] | (u64)args.p[1] | (u64)args.p[2]) & 15) == 0;
-    Rows<ROWS>& q = *(Rows<ROWS>*)(KEPT ? (void*)&shared.tiles[1] : &shared.q);
+    Rows<QUERIES>& q = *(Rows<QUERIES>*)(KEPT ? (void*)&shared.tiles[1] : &shared.q);
     copy_rows(q, smaller(TOKENS, tokens - t0) * GROUP, aligned,
               [&](int r, int more) { return query(args, t0 + (r + more) / GROUP, group * GROUP + (r + more) % GROUP); });
     int first = MOST, latest = 0, end = 0;
