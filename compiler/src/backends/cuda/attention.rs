@@ -72,12 +72,12 @@ pub fn emit(
     } else if !attention.is_narrow() {
         sources.push(attention.flash()?);
     } else if attention.dim > 128 {
-        sources.push(attention.narrow(1, u64::MAX)?);
+        sources.push(attention.narrow(QUERIES, u64::MAX)?);
     } else {
         // Twice the queries a block are worth it where there are blocks enough.
         let enough = (MANY * 2 * QUERIES / attention.heads) as u64;
-        sources.push(attention.narrow(1, enough.max(FEW + 2) - 1)?);
-        sources.push(attention.narrow(2, u64::MAX)?);
+        sources.push(attention.narrow(QUERIES, enough.max(FEW + 2) - 1)?);
+        sources.push(attention.narrow(2 * QUERIES, u64::MAX)?);
     }
     Ok(sources)
 }
@@ -249,18 +249,17 @@ impl Attention<'_> {
         grows && self.dim % 8 == 0 && [self.q, self.k].iter().all(whole)
     }
 
-    /// Blocks of so many times 64 queries, all stored as bf16.
-    fn narrow(&self, sets: i64, rows: u64) -> Result<Source, String> {
+    /// Blocks of so many queries, all stored as bf16.
+    fn narrow(&self, queries: i64, rows: u64) -> Result<Source, String> {
         let keys = if self.dim <= 128 { 64 } else { 32 };
-        let queries = sets * QUERIES;
         let tokens = queries / (self.heads / self.groups);
         let mut t = self.text()?;
-        t.constant("SETS", sets);
+        t.constant("QUERIES", queries);
         t.constant("TOKENS", tokens);
         t.constant("KEYS", keys);
         let wide = (self.dim + 15) / 16 * 16;
-        // Elements between rows, and whether queries stay in registers.
-        let (name, pitch, kept, skeleton): (_, _, _, &[&str]) = if self.warpgroup {
+        // Elements between rows, whether queries stay in registers, and threads.
+        let (name, pitch, kept, threads, skeleton): (_, _, _, _, &[&str]) = if self.warpgroup {
             // There are no weights in cells.
             t.constant("CELL", 0);
             for a in [SHARED, REGISTERS] {
@@ -273,14 +272,20 @@ impl Attention<'_> {
                 include_str!("kernels/narrow_warpgroup.cu"),
                 include_str!("kernels/narrow.cu"),
             ];
-            ("warpgroup", wide, sets == 1, skeleton)
+            ("warpgroup", wide, queries == QUERIES, 2 * queries, skeleton)
         } else {
             let skeleton = &[
                 include_str!("kernels/attention.cu"),
                 include_str!("kernels/narrow_warps.cu"),
                 include_str!("kernels/narrow.cu"),
             ];
-            ("warps", wide + 8, sets * wide <= 128, skeleton)
+            (
+                "warps",
+                wide + 8,
+                queries / QUERIES * wide <= 128,
+                128,
+                skeleton,
+            )
         };
         let tasks = Tasks {
             rows: self.q.shape[0].clone(),
@@ -291,8 +296,8 @@ impl Attention<'_> {
         Ok(Source {
             rows,
             skeleton,
-            shared: (2 * rows_there * pitch + 8 * tokens + 64) as u32,
-            ..Source::new(name, self.views.len(), t.finish(), tasks, 128)
+            shared: (2 * rows_there * pitch + 8 * tokens + threads / 2) as u32,
+            ..Source::new(name, self.views.len(), t.finish(), tasks, threads as u32)
         })
     }
 

@@ -1,12 +1,10 @@
 // Attention of many tokens whose queries, keys and values are stored as bf16, to which probabilities are rounded too, as frameworks do
-// that run models in it. A block has ROWS queries (tokens times the heads of one group) and walks over the keys that any of them
+// that run models in it. A block has QUERIES (tokens times the heads of one group) and walks over the keys that any of them
 // attends to, in tiles in shared memory, copied one ahead (FlashAttention-2, Dao 2023).
 //
-// Generated: SETS (of 64 queries), TOKENS (of a block), KEYS (of a tile). How tiles lie and are multiplied: narrow_warps.cu, or
-// narrow_warpgroup.cu.
+// Generated: QUERIES and TOKENS (of a block), KEYS (of a tile). How tiles lie and are multiplied: narrow_warps.cu, or
+// narrow_warpgroup.cu. A thread has parts of two rows of SETS sets.
 
-// Blocks that a multiprocessor has registers for.
-constexpr int RESIDENT = SETS == 1 && WIDE <= 128 ? 3 : 2;
 // What scores are multiplied by to be exponents of two.
 constexpr float UNIT = CAP > 0.0f ? 1.0f : SCALE * LOG2E;
 // Below every score. What a row does not attend to has less.
@@ -23,11 +21,11 @@ struct Reach {
 struct Shared {
     Tile tiles[2];
     // Queries lie where the second tile will, if they leave for registers before it comes.
-    Rows<KEPT ? 8 : ROWS> q;
+    Rows<KEPT ? 8 : QUERIES> q;
     int low[TOKENS], high[TOKENS];
     Reach reach[THREADS / 32];
 };
-static_assert(!KEPT || ROWS <= 2 * KEYS, "queries fit a tile");
+static_assert(!KEPT || QUERIES <= 2 * KEYS, "queries fit a tile");
 
 INLINE float power_of_two(float x) {
     float y;
@@ -75,16 +73,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) kernel(const __g
     let_dependents_start();
 
     const bool aligned = (((u64)args.p[0] | (u64)args.p[1] | (u64)args.p[2]) & 15) == 0;
-    Rows<ROWS>& q = *(Rows<ROWS>*)(KEPT ? (void*)&shared.tiles[1] : &shared.q);
+    Rows<QUERIES>& q = *(Rows<QUERIES>*)(KEPT ? (void*)&shared.tiles[1] : &shared.q);
     copy_rows(q, smaller(TOKENS, tokens - t0) * GROUP, aligned,
               [&](int r, int more) { return query(args, t0 + (r + more) / GROUP, group * GROUP + (r + more) % GROUP); });
-    int first = MOST, end = 0;
+    int first = MOST, latest = 0, end = 0;
     Reach reach = {MOST, 0, 0, MOST};
     for (int i = lane; i < TOKENS; i += 32) {
         const bool there = t0 + i < tokens;
         const int low = there ? low_end(args, t0 + i) : 0, high = there ? high_end(args, t0 + i) : 0;
         if (threadIdx.x < 32) shared.low[i] = low, shared.high[i] = high;
-        if (low < high) first = smaller(first, low), end = larger(end, high);
+        if (low < high) first = smaller(first, low), latest = larger(latest, low), end = larger(end, high);
         if (!there || (ALONE && (i < first_row(0) / GROUP || i > (first_row(SETS - 1) + 15) / GROUP))) continue;
         if (low < high) reach.any = smaller(reach.any, low), reach.any_end = larger(reach.any_end, high);
         reach.all = larger(reach.all, low), reach.all_end = smaller(reach.all_end, high);
@@ -98,6 +96,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) kernel(const __g
         constexpr i64 PITCH = KV_PITCH * Row::SIZE;
         copy_rows(tile.k, end - j0, aligned, [&](int j, int more) { return k + more * PITCH + j * PITCH; });
         copy_rows(tile.v, end - j0, aligned, [&](int j, int more) { return v + more * PITCH + j * PITCH; });
+    };
+    // Where the next tile begins that any row attends to: rows of several sequences may be far apart.
+    const bool together = __reduce_max_sync(ALL, latest) == first;
+    auto next = [&](int j) {
+        if (together) return j;
+        int found = MOST;
+        for (int i = lane; i < TOKENS; i += 32) {
+            if (shared.high[i] > j) found = smaller(found, larger(shared.low[i], j));
+        }
+        return __reduce_min_sync(ALL, found);
     };
     if (first < end) load(shared.tiles[0], first);
     end_copies();
@@ -115,12 +123,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) kernel(const __g
 
     int turn = 0;
 #pragma unroll 1
-    for (int j0 = first; j0 < end; j0 += KEYS, turn ^= 1) {
+    for (int j0 = first, then; j0 < end; j0 = then, turn ^= 1) {
         const Tile& tile = shared.tiles[turn];
         wait_for_copies<0>();
         show_copies();
         __syncthreads();
-        if (j0 + KEYS < end) load(shared.tiles[turn ^ 1], j0 + KEYS);
+        then = next(j0 + KEYS);
+        if (then < end) load(shared.tiles[turn ^ 1], then);
         end_copies();
         const Reach reach = shared.reach[threadIdx.x / 32];
         // By a vote, so that lanes are known to stay together.

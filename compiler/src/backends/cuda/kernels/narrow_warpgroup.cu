@@ -1,10 +1,12 @@
-// Attention's products by a warpgroup (`wgmma`), 64 queries at once, with keys and values where they lie in shared memory.
+// Attention's products by warpgroups (`wgmma`), 64 queries each, with keys and values where they lie in shared memory.
 //
 // Generated: `wgmma_keys`, `wgmma_values`, which turns what lies in rows.
 
-constexpr int THREADS = 128, ROWS = 64 * SETS, WIDE = DIM;
-// Whether queries stay in registers.
-constexpr bool ALONE = false, KEPT = SETS == 1;
+constexpr int THREADS = 2 * QUERIES, SETS = 1, WIDE = DIM;
+// Blocks that a multiprocessor has registers for. Whether warps multiply by themselves, and whether queries stay in registers: for two
+// blocks of two warpgroups there are too few.
+constexpr int RESIDENT = QUERIES == 64 ? 3 : 2;
+constexpr bool ALONE = false, KEPT = QUERIES == 64;
 
 template <int COUNT> struct Rows {
     // Panels of 64 elements, 128 bytes, within which chunks of 8 are permuted as products expect it, every eighth row alike.
@@ -16,8 +18,8 @@ template <int COUNT> struct Rows {
 using Kept = uint4[KEPT ? WIDE / 16 : 1][SETS];
 
 // The first of a set's 16 rows that this warp has.
-INLINE int first_row(int set) { return 64 * set + threadIdx.x / 32 * 16; }
-INLINE uint4 queries(const Rows<ROWS>& q, int set, int d) {
+INLINE int first_row(int) { return threadIdx.x / 32 * 16; }
+INLINE uint4 queries(const Rows<QUERIES>& q, int set, int d) {
     const int lane = threadIdx.x % 32;
     return matrices(q.at(first_row(set) + lane % 16, 2 * d + lane / 16));
 }
@@ -41,7 +43,9 @@ template <int COUNT> INLINE void finish_products(float (&sums)[SETS][COUNT]) {
     for (int i = 0; i < SETS * COUNT; i++) asm volatile("" : "+f"(sums[i / COUNT][i % COUNT])::"memory");
 }
 
-INLINE void scores(float (&s)[SETS][KEYS / 2], const Kept& kept, const Rows<ROWS>& q, const Rows<KEYS>& keys) {
+INLINE void scores(float (&s)[SETS][KEYS / 2], const Kept& kept, const Rows<QUERIES>& q, const Rows<KEYS>& keys) {
+    // Known to be the same in all threads of the warpgroup.
+    const int group = __shfl_sync(ALL, threadIdx.x / 128, 0);
     begin_products();
 #pragma unroll
     for (int i = 0; i < WIDE / 16 * SETS; i++) {
@@ -51,7 +55,7 @@ INLINE void scores(float (&s)[SETS][KEYS / 2], const Kept& kept, const Rows<ROWS
             const u32 a[4] = {x.x, x.y, x.z, x.w};
             wgmma_keys(s[set], a, rows_at(keys, 0, d), d > 0);
         } else {
-            wgmma_keys(s[set], rows_at(q, 64 * set, d), rows_at(keys, 0, d), d > 0);
+            wgmma_keys(s[set], rows_at(q, 64 * group, d), rows_at(keys, 0, d), d > 0);
         }
     }
     finish_products(s);

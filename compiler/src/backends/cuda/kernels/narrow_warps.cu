@@ -1,9 +1,10 @@
 // Attention's products by warps (`mma.sync`), each with queries of its own.
 
-constexpr int THREADS = 128, ROWS = 64 * SETS;
+constexpr int THREADS = 128, SETS = QUERIES / 64;
 // Elements of a head, padded with zeros.
 constexpr int WIDE = (DIM + 15) / 16 * 16;
-// Whether queries stay in registers.
+// Blocks that a multiprocessor has registers for. Whether warps multiply by themselves, and whether queries stay in registers.
+constexpr int RESIDENT = SETS == 1 && WIDE <= 128 ? 3 : 2;
 constexpr bool ALONE = true, KEPT = SETS * WIDE <= 128;
 
 template <int COUNT> struct Rows {
@@ -18,13 +19,13 @@ using Kept = uint4[KEPT ? WIDE / 16 : 1][SETS];
 
 // The first of a set's 16 rows that this warp has.
 INLINE int first_row(int set) { return threadIdx.x / 32 * (16 * SETS) + 16 * set; }
-INLINE uint4 queries(const Rows<ROWS>& q, int set, int d) {
+INLINE uint4 queries(const Rows<QUERIES>& q, int set, int d) {
     const int lane = threadIdx.x % 32;
     return matrices(q.at(first_row(set) + lane % 16, 2 * d + lane / 16));
 }
 INLINE void show_copies() {}
 
-INLINE void scores(float (&s)[SETS][KEYS / 2], const Kept& kept, const Rows<ROWS>& q, const Rows<KEYS>& keys) {
+INLINE void scores(float (&s)[SETS][KEYS / 2], const Kept& kept, const Rows<QUERIES>& q, const Rows<KEYS>& keys) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int d = 0; d < WIDE / 16; d++) {
