@@ -17,7 +17,7 @@ template <int COUNT> struct Rows {
 };
 using Kept = uint4[KEPT ? WIDE / 16 : 1][SETS];
 
-// The first of a set's 16 rows that this warp has.
+// The first of the 16 rows that this warp has.
 INLINE int first_row(int) { return threadIdx.x / 32 * 16; }
 INLINE uint4 queries(const Rows<QUERIES>& q, int set, int d) {
     const int lane = threadIdx.x % 32;
@@ -36,11 +36,11 @@ INLINE u64 values_at(const Rows<KEYS>& values, int row) {
     return first + row * 128 / 16;
 }
 // Sums are not read before products have ended.
-template <int COUNT> INLINE void finish_products(float (&sums)[SETS][COUNT]) {
+template <int COUNT> INLINE void finish_products(float (&sums)[COUNT]) {
     end_products();
     wait_for_products<0>();
 #pragma unroll
-    for (int i = 0; i < SETS * COUNT; i++) asm volatile("" : "+f"(sums[i / COUNT][i % COUNT])::"memory");
+    for (int i = 0; i < COUNT; i++) asm volatile("" : "+f"(sums[i])::"memory");
 }
 
 INLINE void scores(float (&s)[SETS][KEYS / 2], const Kept& kept, const Rows<QUERIES>& q, const Rows<KEYS>& keys) {
@@ -48,27 +48,23 @@ INLINE void scores(float (&s)[SETS][KEYS / 2], const Kept& kept, const Rows<QUER
     const int group = __shfl_sync(ALL, threadIdx.x / 128, 0);
     begin_products();
 #pragma unroll
-    for (int i = 0; i < WIDE / 16 * SETS; i++) {
-        const int d = i / SETS, set = i % SETS;
+    for (int d = 0; d < WIDE / 16; d++) {
         if constexpr (KEPT) {
-            const uint4 x = kept[d][set];
+            const uint4 x = kept[d][0];
             const u32 a[4] = {x.x, x.y, x.z, x.w};
-            wgmma_keys(s[set], a, rows_at(keys, 0, d), d > 0);
+            wgmma_keys(s[0], a, rows_at(keys, 0, d), d > 0);
         } else {
-            wgmma_keys(s[set], rows_at(q, 64 * group, d), rows_at(keys, 0, d), d > 0);
+            wgmma_keys(s[0], rows_at(q, 64 * group, d), rows_at(keys, 0, d), d > 0);
         }
     }
-    finish_products(s);
+    finish_products(s[0]);
 }
 INLINE void add_values(float (&acc)[SETS][WIDE / 2], const float (&s)[SETS][KEYS / 2], const Rows<KEYS>& values) {
-    u32 p[SETS][KEYS / 16][4];
+    u32 p[KEYS / 16][4];
 #pragma unroll
-    for (int i = 0; i < SETS * KEYS / 4; i++) {
-        const int set = i / (KEYS / 4), at = i % (KEYS / 4);
-        p[set][at / 4][at % 4] = pair(s[set][2 * at], s[set][2 * at + 1]);
-    }
+    for (int e = 0; e < KEYS / 4; e++) p[e / 4][e % 4] = pair(s[0][2 * e], s[0][2 * e + 1]);
     begin_products();
 #pragma unroll
-    for (int i = 0; i < KEYS / 16 * SETS; i++) wgmma_values(acc[i % SETS], p[i % SETS][i / SETS], values_at(values, i / SETS * 16), true);
-    finish_products(acc);
+    for (int j = 0; j < KEYS / 16; j++) wgmma_values(acc[0], p[j], values_at(values, 16 * j), true);
+    finish_products(acc[0]);
 }
