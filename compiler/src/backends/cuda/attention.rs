@@ -262,9 +262,7 @@ impl Attention<'_> {
         let (name, pitch, kept, threads, skeleton): (_, _, _, _, &[&str]) = if self.warpgroup {
             // There are no weights in cells.
             t.constant("CELL", 0);
-            for a in [SHARED, REGISTERS] {
-                wgmma(&mut t, "wgmma_keys", keys, a, false);
-            }
+            wgmma(&mut t, "wgmma_keys", keys, SHARED, false);
             wgmma(&mut t, "wgmma_values", self.dim, REGISTERS, true);
             let skeleton = &[
                 include_str!("kernels/attention.cu"),
@@ -272,7 +270,7 @@ impl Attention<'_> {
                 include_str!("kernels/narrow_warpgroup.cu"),
                 include_str!("kernels/narrow.cu"),
             ];
-            ("warpgroup", wide, queries == QUERIES, 2 * queries, skeleton)
+            ("warpgroup", wide, false, 2 * queries, skeleton)
         } else {
             let skeleton = &[
                 include_str!("kernels/attention.cu"),
