@@ -11,6 +11,7 @@ const WHOLE: usize = 2048;
 const PARTS: [usize; 2] = [768, 1536];
 /// Inputs beside each other that a part has together: the largest groups.
 const BLOCKS: [usize; 3] = [128, 64, 32];
+
 /// Statistics of inputs: what each is by itself, and how they go together, of all or of parts.
 #[derive(Clone, Debug)]
 pub struct Inputs {
