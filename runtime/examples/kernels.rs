@@ -1,7 +1,10 @@
 //! Speed of the kernels and the thread pool on this machine, each instruction set it can run:
-//! `cargo run --release -p satura-runtime --example kernels [avx512|avx2|portable] [gemm|gemv|attention|pool]`.
+//! `cargo run --release -p satura-runtime --example kernels [avx512|avx2|portable] [gemm|gemv|grouped|attention|pool]`.
 
-use ir::abi::{AttentionArgs, BLOCK, GemmFn, KernelTable, PANEL};
+use ir::{
+    DType, Element,
+    abi::{AttentionArgs, BLOCK, Codec, GemmFn, GroupedGemmFn, KernelTable, PANEL},
+};
 use runtime::{kernels, pool::Pool};
 use std::time::{Duration, Instant};
 
@@ -186,6 +189,85 @@ fn gemv(table: &KernelTable) {
     }
 }
 
+/// Weights in groups of 32: what a thread multiplies from its own cache, and what all read from memory.
+fn grouped(table: &KernelTable) {
+    const GROUP: usize = 32;
+    let in_groups = |element| Codec::Grouped {
+        element,
+        group: GROUP as u32,
+    };
+    const BYTES: usize = 256 << 20;
+    println!(
+        "  weights in groups of {GROUP}, 10^9 a second: one thread from its cache; two from memory, GB/s"
+    );
+    println!(
+        "  {:>8} {:>4} {:>8} {:>8} {:>8} {:>12} {:>8} {:>8}",
+        "weights", "rows", "f32", "q8", "q16", "f32 memory", "q8", "q16"
+    );
+    let memory = lines(BYTES / 4);
+    for (element, gemms) in Element::ALL.iter().zip(&table.grouped) {
+        for m in [1, 2, 4, 16] {
+            let once =
+                |gemm: Option<GroupedGemmFn>, rows: Codec, k: usize, n: usize, threads: usize| {
+                    let Some(gemm) = gemm else {
+                        return [f64::NAN; 2];
+                    };
+                    let (row, codec) = (rows.row(k), in_groups(*element));
+                    let matrix = codec.panel(k) * (n / PANEL);
+                    let (a, mut c) = (lines(m * row / 4), lines(m * n));
+                    let (a, c) = (
+                        Shared(a.as_ptr().cast::<u8>().cast_mut()),
+                        Shared(c.as_mut_ptr().cast::<f32>()),
+                    );
+                    let b = Shared(memory.as_ptr().cast::<u8>().cast_mut());
+                    let pool = Pool::new(threads);
+                    let count = if threads == 1 { 1 } else { BYTES / matrix };
+                    let seconds = fastest(|| {
+                        for i in 0..count {
+                            pool.run((n / PANEL) as u64, 8, &|_, begin, end| {
+                                let (a, b, c) = (&a, &b, &c);
+                                let p = begin as usize;
+                                // SAFETY: panels begin..end are this task's.
+                                unsafe {
+                                    let b = b.0.add(i * matrix + p * codec.panel(k));
+                                    gemm(
+                                        m,
+                                        k,
+                                        GROUP,
+                                        a.0,
+                                        row,
+                                        b,
+                                        end as usize - p,
+                                        c.0.add(p * PANEL),
+                                        n,
+                                    );
+                                }
+                            });
+                        }
+                    });
+                    let gigas = |each: usize| (count * each) as f64 * 1e-9 / seconds;
+                    [gigas(n * k), gigas(matrix)]
+                };
+            let of = |gemm, rows| {
+                [
+                    once(gemm, rows, 1024, 128, 1)[0],
+                    once(gemm, rows, 2048, 2048, 2)[1],
+                ]
+            };
+            let all = [
+                of(Some(gemms.f32), Codec::Plain(DType::F32)),
+                of(gemms.q8, in_groups(Element::Q8)),
+                of(gemms.q16, in_groups(Element::Q16)),
+            ];
+            let [[f, fm], [q, qm], [w, wm]] = all;
+            println!(
+                "  {:>8} {m:>4} {f:>8.1} {q:>8.1} {w:>8.1} {fm:>12.1} {qm:>8.1} {wm:>8.1}",
+                element.to_string()
+            );
+        }
+    }
+}
+
 fn attention(table: &KernelTable) {
     println!("  attention, one key/value head after another");
     println!(
@@ -290,7 +372,7 @@ fn pool() {
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
     let names = |name: &str| wanted.iter().any(|w| w == name);
-    let parts = ["gemm", "gemv", "attention", "pool"];
+    let parts = ["gemm", "gemv", "grouped", "attention", "pool"];
     let wants = |name: &str| names(name) || !parts.iter().any(|part| names(part));
     let tables = kernels::tables();
     let any = !tables.iter().any(|(name, _)| names(name));
@@ -306,6 +388,9 @@ fn main() {
         }
         if wants("gemv") {
             gemv(table);
+        }
+        if wants("grouped") {
+            grouped(table);
         }
         if wants("attention") {
             attention(table);

@@ -185,7 +185,7 @@ impl Subject<'_> {
         }
         let weight = self.matrix(site)?;
         let moments = inputs.whole()?;
-        let problem = problem(site, &weight, &moments);
+        let problem = Problem::new(&weight, site.stored, &moments);
         problem.check().map_err(of)?;
         add(&sample.with(problem))?;
         Ok(offers)
@@ -206,7 +206,7 @@ impl Subject<'_> {
         }
         let site = &self.sites[s];
         let weight = self.matrix(site)?;
-        let problem = problem(site, &weight, moments);
+        let problem = Problem::new(&weight, site.stored, moments);
         let of = |source| Error::Compress {
             weight: self.name(s),
             source,
@@ -243,9 +243,4 @@ impl Inputs<'_> {
         *whole = Some(Arc::clone(&moments));
         Ok(moments)
     }
-}
-
-/// What methods are given of a site.
-fn problem<'a>(site: &Site, weight: &'a Matrix, moments: &'a Moments) -> Problem<'a> {
-    Problem::new(weight, site.stored, moments)
 }

@@ -24,8 +24,8 @@ const GROWS: Form = Form::Grouped {
 /// Rows that show whether a weight has few directions.
 const TALL: usize = 640;
 
-/// By what is given to a method, which one, and form.
-type Known<T> = RefCell<BTreeMap<(T, &'static str, Form), f64>>;
+/// By the part that is given to a method, or all, which one, and form.
+type Known = RefCell<BTreeMap<(Option<usize>, &'static str, Form), f64>>;
 
 /// See the module's text.
 pub struct Sample<'a> {
@@ -43,10 +43,8 @@ pub struct Sample<'a> {
     whole: Option<Problem<'a>>,
     /// The sample that this one is, rotated.
     unrotated: Option<&'a Sample<'a>>,
-    /// Errors that were told.
-    errors: Known<()>,
-    /// See [`Sample::together`].
-    togethers: Known<usize>,
+    /// Errors that were told, and what [`Sample::together`] found of parts.
+    known: Known,
 }
 
 /// Rows of a weight with some inputs, or all; always the same inputs.
@@ -106,8 +104,7 @@ impl<'a> Sample<'a> {
             inputs: Arc::clone(&inputs),
             whole: None,
             unrotated: None,
-            errors: RefCell::default(),
-            togethers: RefCell::default(),
+            known: RefCell::default(),
         };
         // Before anything is decomposed, which would blame what is no number on the wrong thing.
         Problem::new(tall, stored, &inputs.alone).check()?;
@@ -141,8 +138,7 @@ impl<'a> Sample<'a> {
             ranks: vec![],
             whole: None,
             unrotated: Some(self),
-            errors: RefCell::default(),
-            togethers: RefCell::default(),
+            known: RefCell::default(),
         }
     }
 
@@ -200,8 +196,8 @@ impl<'a> Sample<'a> {
     /// # Errors
     /// As [`Method::encode`].
     pub fn error<M: Method + ?Sized>(&self, method: &M, form: &Form) -> Result<f64, CompressError> {
-        let key = ((), method.name(), form.clone());
-        if let Some(error) = self.errors.borrow().get(&key) {
+        let key = (None, method.name(), form.clone());
+        if let Some(error) = self.known.borrow().get(&key) {
             return Ok(*error);
         }
         let error = match self.inputs.whole() {
@@ -214,7 +210,7 @@ impl<'a> Sample<'a> {
                 alone * self.together(0, method, form)? * self.growth(method)?
             }
         };
-        self.errors.borrow_mut().insert(key, error);
+        self.known.borrow_mut().insert(key, error);
         Ok(error)
     }
 
@@ -225,8 +221,8 @@ impl<'a> Sample<'a> {
         method: &M,
         form: &Form,
     ) -> Result<f64, CompressError> {
-        let key = (part, method.name(), form.clone());
-        if let Some(ratio) = self.togethers.borrow().get(&key) {
+        let key = (Some(part), method.name(), form.clone());
+        if let Some(ratio) = self.known.borrow().get(&key) {
             return Ok(*ratio);
         }
         let (part, moments) = (&self.parts[part], &self.inputs.parts[part].1);
@@ -242,7 +238,7 @@ impl<'a> Sample<'a> {
             true => problem.error_of(&encoded) / by_itself,
             false => 1.0,
         };
-        self.togethers.borrow_mut().insert(key, ratio);
+        self.known.borrow_mut().insert(key, ratio);
         Ok(ratio)
     }
 

@@ -95,7 +95,10 @@ unsafe impl Lanes for Ymm2 {
             let upper = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
             let low = both_int!(|pairs| _mm256_slli_epi32::<16>(pairs));
             let high = both_int!(|pairs| _mm256_and_si256(pairs, upper));
-            [low, high].map(|x| Ymm2(_mm256_castsi256_ps(x.0), _mm256_castsi256_ps(x.1)))
+            [
+                Ymm2(_mm256_castsi256_ps(low.0), _mm256_castsi256_ps(low.1)),
+                Ymm2(_mm256_castsi256_ps(high.0), _mm256_castsi256_ps(high.1)),
+            ]
         }
     }
 
@@ -261,7 +264,7 @@ pub(super) unsafe fn four(x: *const i8) -> i32 {
 }
 
 // SAFETY: each method is what its contract describes. Pairs of products stay below 2^15: codes and activations of 8 bits
-// are at most 127 in magnitude, codes of 4 bits at most 15. Pairs of 16 bits are summed in 32.
+// are at most 127 in magnitude. Pairs of 16 bits are summed in 32.
 unsafe impl Dots for Int2 {
     type V = Ymm2;
     type Codes = Int2;
@@ -332,16 +335,28 @@ unsafe impl Dots for Int2 {
         }
     }
 
+    // Sums of 16 bits: pairs of codes and activations, eight times, are at most 8 * 2 * 15 * 127.
+    #[inline(always)]
+    unsafe fn begin_4(self) -> Self {
+        // SAFETY: as `splat`.
+        unsafe { Int2::splat(0) }
+    }
+
+    #[inline(always)]
+    unsafe fn end_4(self, begun: Self) -> Self {
+        // SAFETY: as `splat`.
+        unsafe {
+            let (ones, sum) = (_mm256_set1_epi16(1), self);
+            both_int!(|sum, begun| _mm256_add_epi32(sum, _mm256_madd_epi16(begun, ones)))
+        }
+    }
+
     #[inline(always)]
     unsafe fn dot_4(self, codes: Int2, x: *const i8) -> Self {
         // SAFETY: as `dot_8`.
         unsafe {
-            let (x, ones) = (_mm256_set1_epi32(four(x)), _mm256_set1_epi16(1));
-            let sum = self;
-            both_int!(|sum, codes| {
-                let pairs = _mm256_maddubs_epi16(codes, x);
-                _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones))
-            })
+            let (x, sum) = (_mm256_set1_epi32(four(x)), self);
+            both_int!(|sum, codes| _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, x)))
         }
     }
 
@@ -349,7 +364,8 @@ unsafe impl Dots for Int2 {
     unsafe fn dot_wide(self, codes: Int2, x: *const i16) -> Self {
         // SAFETY: as `splat`; four activations by the trait's contract.
         unsafe {
-            let [even, odd] = pairs(x).map(|x| _mm256_set1_epi32(x));
+            let [even, odd] = pairs(x);
+            let (even, odd) = (_mm256_set1_epi32(even), _mm256_set1_epi32(odd));
             let (byte, sum) = (_mm256_set1_epi16(255), self);
             both_int!(|sum, codes| {
                 let even = _mm256_madd_epi16(_mm256_and_si256(codes, byte), even);

@@ -31,8 +31,12 @@ impl Zmm {
     unsafe fn halves(pairs: __m512i) -> [Zmm; 2] {
         // SAFETY: the caller's.
         unsafe {
+            let low = _mm512_slli_epi32::<16>(pairs);
             let high = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()));
-            [_mm512_slli_epi32::<16>(pairs), high].map(|x| Zmm(_mm512_castsi512_ps(x)))
+            [
+                Zmm(_mm512_castsi512_ps(low)),
+                Zmm(_mm512_castsi512_ps(high)),
+            ]
         }
     }
 }
@@ -192,7 +196,8 @@ impl Line<Zmm> for PairDots {
     unsafe fn fma(line: __m512i, x: __m512i, sum: Zmm) -> Zmm {
         // SAFETY: as `load`. The three types say the same 512 bits.
         unsafe {
-            let [line, x] = [line, x].map(|bits| transmute::<__m512i, __m512bh>(bits));
+            let line = transmute::<__m512i, __m512bh>(line);
+            let x = transmute::<__m512i, __m512bh>(x);
             Zmm(_mm512_dpbf16_ps(sum.0, line, x))
         }
     }

@@ -3,12 +3,9 @@
 //!
 //! [`Codec::panel`]: ir::abi::Codec::panel
 
-use super::dots::{Dots, LINE};
+use super::dots::{Dots, QUADS, LINE};
 use super::lanes::Lanes;
 use ir::abi::STRIP;
-
-/// Fours of rows that a plane's lines hold, whatever its width.
-pub(super) const QUADS: usize = 8;
 
 /// The first of the lines that 32 rows of a panel take.
 #[derive(Clone, Copy)]

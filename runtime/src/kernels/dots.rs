@@ -4,6 +4,9 @@
 use super::lanes::{Array, Lanes};
 use ir::abi::PANEL;
 
+/// Fours of rows in 32, as many as whole lines hold.
+pub(super) const QUADS: usize = 8;
+
 /// Bytes of a line of codes.
 pub(super) const LINE: usize = 64;
 
@@ -29,7 +32,17 @@ pub(super) unsafe trait Dots: Copy {
     unsafe fn above(low: Self::Codes, high: Self::Codes, up: usize) -> Self::Codes;
     /// Adds to each column its four codes, less 128 but for [`Dots::EXCESS_8`], times the activations.
     unsafe fn dot_8(self, codes: Self::Codes, x: *const i8) -> Self;
-    /// Adds to each column its four codes, `0..16`, times the activations.
+    /// What [`Dots::dot_4`] adds up of [`QUADS`] fours of rows, to these sums or to narrower ones.
+    #[inline(always)]
+    unsafe fn begin_4(self) -> Self {
+        self
+    }
+    /// These sums with what began of them.
+    #[inline(always)]
+    unsafe fn end_4(self, begun: Self) -> Self {
+        begun
+    }
+    /// Adds to each column its four codes, `0..16`, times the activations, to what [began](Dots::begin_4).
     unsafe fn dot_4(self, codes: Self::Codes, x: *const i8) -> Self;
     /// Adds to each column its four codes, `0..256`, times the activations, which lie as the first, third, second and fourth.
     unsafe fn dot_wide(self, codes: Self::Codes, x: *const i16) -> Self;

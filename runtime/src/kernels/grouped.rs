@@ -6,8 +6,8 @@
 //! [`Codec::Grouped`]: ir::abi::Codec::Grouped
 
 use super::Isa;
-use super::codes::{Code, Lines, QUADS, quad};
-use super::dots::{Dots, LINE};
+use super::codes::{Code, Lines, quad};
+use super::dots::{Dots, LINE, QUADS};
 use super::gemm::{Product, blocks, part};
 use super::lanes::Lanes;
 use half::f16;
@@ -159,10 +159,26 @@ unsafe fn dot<D: Dots, const BITS: usize, const WIDE: bool>(
     }
 }
 
+/// The statement for each [`QUADS`], of which the number is a constant, so that shifts and masks of codes are. No closures, and
+/// no iterators over arrays: the first do not have the caller's CPU features, the second keep them in memory.
+macro_rules! each_quad {
+    ($q:ident, $body:block) => {
+        each_quad!(@of $q, $body, 0 1 2 3 4 5 6 7);
+    };
+    (@of $q:ident, $body:block, $($number:literal)+) => {
+        $({
+            const { assert!($number < QUADS) };
+            let $q: usize = $number;
+            $body
+        })+
+    };
+}
+
 /// `M` rows of integers by `P` panels.
 ///
 /// # Safety
 /// `t`'s pointers are valid for the extents it states, and the CPU has the features of `D`.
+#[allow(clippy::needless_range_loop, reason = "see `each_quad`")]
 #[inline(always)]
 pub(super) unsafe fn integer_tile<
     D: Dots,
@@ -181,6 +197,7 @@ pub(super) unsafe fn integer_tile<
         0
     };
     let size = if WIDE { 2 } else { 1 };
+    let few_bits = BITS < 8 && !WIDE;
     let groups = t.k / t.group;
     // SAFETY: all offsets below stay within the extents of `t`.
     unsafe {
@@ -189,30 +206,52 @@ pub(super) unsafe fn integer_tile<
         let panels: [Panel; P] = std::array::from_fn(|p| t.panel(BITS, p));
         for g in 0..groups {
             let mut sums = [[D::splat(0); P]; M];
-            for (i, row) in sums.iter_mut().enumerate() {
+            for i in 0..M {
                 let codes = *scales.add(i * t.lda).cast::<i32>().add(groups + g);
-                for (sum, panel) in row.iter_mut().zip(panels) {
-                    *sum = panel.points(g, excess, less, codes.wrapping_neg());
+                for p in 0..P {
+                    sums[i][p] = panels[p].points(g, excess, less, codes.wrapping_neg());
                 }
             }
             for rows in 0..t.group / ROWS {
-                let lines = panels.map(|p| p.lines(BITS, g, rows));
                 let x = t.a.add((g * t.group + rows * ROWS) * size);
-                for q in 0..QUADS {
-                    let codes = lines.map(|l| quad::<D, BITS>(l, q));
-                    for (i, row) in sums.iter_mut().enumerate() {
-                        let x = x.add(i * t.lda + 4 * q * size);
-                        for (sum, codes) in row.iter_mut().zip(codes) {
-                            *sum = dot::<D, BITS, WIDE>(*sum, codes, x);
+                let mut lines = [Lines(std::ptr::null()); P];
+                for p in 0..P {
+                    lines[p] = panels[p].lines(BITS, g, rows);
+                }
+                let mut begun = sums;
+                if few_bits {
+                    for i in 0..M {
+                        for p in 0..P {
+                            begun[i][p] = sums[i][p].begin_4();
                         }
                     }
                 }
+                each_quad!(q, {
+                    let mut codes = [quad::<D, BITS>(lines[0], q); P];
+                    for p in 1..P {
+                        codes[p] = quad::<D, BITS>(lines[p], q);
+                    }
+                    for i in 0..M {
+                        let x = x.add(i * t.lda + 4 * q * size);
+                        for p in 0..P {
+                            begun[i][p] = dot::<D, BITS, WIDE>(begun[i][p], codes[p], x);
+                        }
+                    }
+                });
+                for i in 0..M {
+                    for p in 0..P {
+                        sums[i][p] = match few_bits {
+                            true => sums[i][p].end_4(begun[i][p]),
+                            false => begun[i][p],
+                        };
+                    }
+                }
             }
-            let weights = panels.map(|p| D::V::load_f16(p.scales(g)));
-            for (i, (row, sums)) in acc.iter_mut().zip(sums).enumerate() {
-                let scale = D::V::splat(*scales.add(i * t.lda).cast::<f32>().add(g));
-                for ((acc, sum), weight) in row.iter_mut().zip(sums).zip(weights) {
-                    *acc = sum.to_f32().fma(scale.mul(weight), *acc);
+            for p in 0..P {
+                let weight = D::V::load_f16(panels[p].scales(g));
+                for i in 0..M {
+                    let scale = D::V::splat(*scales.add(i * t.lda).cast::<f32>().add(g));
+                    acc[i][p] = sums[i][p].to_f32().fma(scale.mul(weight), acc[i][p]);
                 }
             }
         }
@@ -228,6 +267,7 @@ pub(super) unsafe fn integer_tile<
 ///
 /// # Safety
 /// As [`integer_tile`].
+#[allow(clippy::needless_range_loop, reason = "see `each_quad`")]
 #[inline(always)]
 pub(super) unsafe fn float_tile<D: Dots, C: Code, const M: usize, const P: usize>(t: &Tile) {
     // SAFETY: all offsets below stay within the extents of `t`.
@@ -235,21 +275,27 @@ pub(super) unsafe fn float_tile<D: Dots, C: Code, const M: usize, const P: usize
         let mut acc = [[D::V::splat(0.0); P]; M];
         let panels: [Panel; P] = std::array::from_fn(|p| t.panel(C::BITS, p));
         for g in 0..t.k / t.group {
-            let scales = panels.map(|p| p.scaling::<D>(g, C::EXCESS));
+            let mut scales = [panels[0].scaling::<D>(g, C::EXCESS); P];
+            for p in 1..P {
+                scales[p] = panels[p].scaling::<D>(g, C::EXCESS);
+            }
             for rows in 0..t.group / ROWS {
-                let lines = panels.map(|p| p.lines(C::BITS, g, rows));
                 let x = t.a.cast::<f32>().add(g * t.group + rows * ROWS);
-                for q in 0..QUADS {
+                let mut lines = [Lines(std::ptr::null()); P];
+                for p in 0..P {
+                    lines[p] = panels[p].lines(C::BITS, g, rows);
+                }
+                each_quad!(q, {
                     for p in 0..P {
                         let weights = C::widen::<D>(lines[p], q, scales[p]);
-                        for (k, w) in weights.into_iter().enumerate() {
-                            for (i, row) in acc.iter_mut().enumerate() {
+                        for k in 0..4 {
+                            for i in 0..M {
                                 let x = *x.cast::<u8>().add(i * t.lda).cast::<f32>().add(4 * q + k);
-                                row[p] = D::V::splat(x).fma(w, row[p]);
+                                acc[i][p] = D::V::splat(x).fma(weights[k], acc[i][p]);
                             }
                         }
                     }
-                }
+                });
             }
         }
         for (i, row) in acc.iter().enumerate() {
@@ -264,6 +310,7 @@ pub(super) unsafe fn float_tile<D: Dots, C: Code, const M: usize, const P: usize
 ///
 /// # Safety
 /// The panel has the rows, `to` room for them; features as [`Dots`].
+#[allow(clippy::needless_range_loop, reason = "see `each_quad`")]
 #[inline(always)]
 pub(super) unsafe fn widen<D: Dots, C: Code>(panel: Panel, from: usize, rows: usize, to: *mut f32) {
     for row in (from..from + rows).step_by(ROWS) {
@@ -273,12 +320,12 @@ pub(super) unsafe fn widen<D: Dots, C: Code>(panel: Panel, from: usize, rows: us
             let scaling = panel.scaling::<D>(group, C::EXCESS);
             let lines = panel.lines(C::BITS, group, within);
             let to = to.add((row - from) * PANEL);
-            for q in 0..QUADS {
+            each_quad!(q, {
                 let weights = C::widen::<D>(lines, q, scaling);
-                for (k, w) in weights.into_iter().enumerate() {
-                    w.store(to.add((4 * q + k) * PANEL));
+                for k in 0..4 {
+                    weights[k].store(to.add((4 * q + k) * PANEL));
                 }
-            }
+            });
         }
     }
 }

@@ -211,7 +211,7 @@ grouped!(
 #[cfg(target_arch = "x86_64")]
 grouped!(
     /// 16 registers of 256 bits.
-    Avx2Groups, avx2::Int2, "avx2,fma,f16c", 2, 1: 2 1, 2: 1; 1: 2 1, 2: 1, 3: 1, 4: 1);
+    Avx2Groups, avx2::Int2, "avx2,fma,f16c", 2, 1: 4 2 1, 2: 2 1; 1: 4 2 1, 2: 1, 3: 1, 4: 1);
 
 #[cfg(target_arch = "x86_64")]
 grouped!(

@@ -334,3 +334,20 @@ fn the_chosen_table_is_the_first() {
     assert_eq!(super::table().gemm_f32 as usize, first.gemm_f32 as usize);
     assert_eq!(first.version, u64::from(ir::abi::ABI_VERSION));
 }
+
+/// An intrinsic in a closure is called, with its operands in memory: closures have no CPU features, so that nothing is inlined
+/// there. It costs a factor of ten and more, and no other test sees it.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[test]
+fn no_intrinsic_is_called() {
+    use object::{Object, ObjectSymbol};
+    let path = std::env::current_exe().expect("tests know their file");
+    let file = std::fs::read(path).expect("and read it");
+    let file = object::File::parse(&*file).expect("an executable");
+    let names: Vec<&str> = file.symbols().filter_map(|s| s.name().ok()).collect();
+    let kernels = names.iter().filter(|n| n.contains("7kernels")).count();
+    assert!(kernels > 0, "this executable has no names of functions");
+    let called = |n: &&&str| n.contains("core_arch") && n.contains("__mm");
+    let called: Vec<_> = names.iter().filter(called).collect();
+    assert!(called.is_empty(), "functions of their own: {called:#?}");
+}

@@ -78,7 +78,8 @@ unsafe impl Dots for Int512 {
     unsafe fn dot_wide(self, codes: __m512i, x: *const i16) -> Self {
         // SAFETY: as `splat`; four activations by the trait's contract.
         unsafe {
-            let [even, odd] = avx2::pairs(x).map(|x| _mm512_set1_epi32(x));
+            let [even, odd] = avx2::pairs(x);
+            let (even, odd) = (_mm512_set1_epi32(even), _mm512_set1_epi32(odd));
             let low = _mm512_and_si512(codes, _mm512_set1_epi16(255));
             let sum = _mm512_dpwssd_epi32(self.0, low, even);
             Int512(_mm512_dpwssd_epi32(sum, _mm512_srli_epi16::<8>(codes), odd))
@@ -189,7 +190,8 @@ unsafe impl Dots for Int256 {
     unsafe fn dot_wide(self, codes: Int2, x: *const i16) -> Self {
         // SAFETY: features by the trait's contract; four activations, too.
         unsafe {
-            let [even, odd] = avx2::pairs(x).map(|x| _mm256_set1_epi32(x));
+            let [even, odd] = avx2::pairs(x);
+            let (even, odd) = (_mm256_set1_epi32(even), _mm256_set1_epi32(odd));
             let (byte, sum) = (_mm256_set1_epi16(255), self.0);
             Int256(both_int!(|sum, codes| {
                 let sum = _mm256_dpwssd_avx_epi32(sum, _mm256_and_si256(codes, byte), even);

@@ -112,10 +112,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT) kernel(const __g
     wait_for_copies<0>();
     __syncthreads();
     Kept kept;
-    if constexpr (KEPT) {
-#pragma unroll
-        for (int i = 0; i < WIDE / 16 * SETS; i++) kept[i / SETS][i % SETS] = queries(q, i % SETS, i / SETS);
-    }
+    kept.take(q);
     // Sums of two rows of each set, the largest scores of these, and what their weights sum up to in this thread.
     float acc[SETS][WIDE / 2] = {}, peak[SETS][2], sum[SETS][2] = {};
 #pragma unroll

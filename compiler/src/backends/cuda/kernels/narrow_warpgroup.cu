@@ -15,14 +15,13 @@ template <int COUNT> struct Rows {
     INLINE u16* at(int row, int chunk) { return &x[chunk / 8][row][(chunk % 8 ^ row % 8) * 8]; }
     INLINE const u16* at(int row, int chunk) const { return &x[chunk / 8][row][(chunk % 8 ^ row % 8) * 8]; }
 };
-using Kept = uint4[KEPT ? WIDE / 16 : 1][SETS];
+
+struct Kept {
+    INLINE void take(const Rows<QUERIES>&) {}
+};
 
 // The first of the 16 rows that this warp has.
 INLINE int first_row(int) { return threadIdx.x / 32 * 16; }
-INLINE uint4 queries(const Rows<QUERIES>& q, int set, int d) {
-    const int lane = threadIdx.x % 32;
-    return matrices(q.at(first_row(set) + lane % 16, 2 * d + lane / 16));
-}
 // What was copied to shared memory is seen by products of whoever passes the next barrier.
 INLINE void show_copies() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
@@ -43,7 +42,7 @@ template <int COUNT> INLINE void finish_products(float (&sums)[COUNT]) {
     for (int i = 0; i < COUNT; i++) asm volatile("" : "+f"(sums[i])::"memory");
 }
 
-INLINE void scores(float (&s)[SETS][KEYS / 2], const Kept& kept, const Rows<QUERIES>& q, const Rows<KEYS>& keys) {
+INLINE void scores(float (&s)[SETS][KEYS / 2], const Kept&, const Rows<QUERIES>& q, const Rows<KEYS>& keys) {
     // Known to be the same in all threads of the warpgroup.
     const int group = __shfl_sync(ALL, threadIdx.x / 128, 0);
     begin_products();

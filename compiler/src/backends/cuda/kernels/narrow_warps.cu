@@ -15,7 +15,6 @@ template <int COUNT> struct Rows {
     INLINE u16* at(int row, int chunk) { return &x[row][8 * chunk]; }
     INLINE const u16* at(int row, int chunk) const { return &x[row][8 * chunk]; }
 };
-using Kept = uint4[KEPT ? WIDE / 16 : 1][SETS];
 
 // The first of a set's 16 rows that this warp has.
 INLINE int first_row(int set) { return threadIdx.x / 32 * (16 * SETS) + 16 * set; }
@@ -23,6 +22,14 @@ INLINE uint4 queries(const Rows<QUERIES>& q, int set, int d) {
     const int lane = threadIdx.x % 32;
     return matrices(q.at(first_row(set) + lane % 16, 2 * d + lane / 16));
 }
+struct Kept {
+    uint4 x[KEPT ? WIDE / 16 : 1][SETS];
+    INLINE void take(const Rows<QUERIES>& q) {
+        if constexpr (!KEPT) return;
+#pragma unroll
+        for (int i = 0; i < WIDE / 16 * SETS; i++) x[KEPT ? i / SETS : 0][i % SETS] = queries(q, i % SETS, i / SETS);
+    }
+};
 INLINE void show_copies() {}
 
 INLINE void scores(float (&s)[SETS][KEYS / 2], const Kept& kept, const Rows<QUERIES>& q, const Rows<KEYS>& keys) {
@@ -31,7 +38,7 @@ INLINE void scores(float (&s)[SETS][KEYS / 2], const Kept& kept, const Rows<QUER
     for (int d = 0; d < WIDE / 16; d++) {
         uint4 a[SETS];
 #pragma unroll
-        for (int i = 0; i < SETS; i++) a[i] = KEPT ? kept[KEPT ? d : 0][i] : queries(q, i, d);
+        for (int i = 0; i < SETS; i++) a[i] = KEPT ? kept.x[KEPT ? d : 0][i] : queries(q, i, d);
 #pragma unroll
         for (int j = 0; j < KEYS / 16; j++) {
             const uint4 k = matrices(keys.at(16 * j + lane / 16 * 8 + lane % 8, 2 * d + lane / 8 % 2));
