@@ -100,8 +100,8 @@ fn compare(
     let (mut low, mut high) = (0.0, f64::INFINITY);
     let mut trials: Vec<Trial> = vec![];
     let close = |trials: &[Trial]| {
-        let used = trials.iter().map(|t| used(budget, t));
-        used.filter(|u| *u <= 1.0).fold(0.0, f64::max) > CLOSE
+        let keeps = |t: &&Trial| pays(budget, t) && used(budget, t) <= 1.0;
+        trials.iter().filter(keeps).any(|t| used(budget, t) > CLOSE)
     };
     let known = scales.known.known();
     if !scales.anew && close(&known) {
@@ -153,7 +153,16 @@ fn compare(
         let reverted = revert(workshop, budget, &trials, scales, progress)?;
         trials.extend(reverted);
     }
+    if !trials.iter().any(|t| used(budget, t) <= 1.0 && pays(budget, t)) {
+        trials.extend(scales.of(&[vec![0; workshop.sites.len()]], progress)?);
+    }
     rank(budget, trials, workshop)
+}
+
+/// Whether a plan is what a budget is for: of one of quality, that it is faster than the model as it is, which is a plan, too.
+fn pays(budget: Budget, trial: &Trial) -> bool {
+    let changes = trial.plan.iter().any(|o| *o > 0);
+    !budget.wants_speed() || !changes || trial.latency < trial.original
 }
 
 /// What the budget allows, in the units of the knapsack's side.
@@ -206,7 +215,7 @@ fn revert(
     scales: &mut Scales,
     progress: Progress<'_>,
 ) -> Result<Vec<Trial>, Error> {
-    if matches!(budget, Budget::Latency(_) | Budget::Bytes(_)) {
+    if !budget.wants_speed() {
         return Ok(vec![]);
     }
     let nearest = trials
@@ -239,10 +248,10 @@ fn revert(
     Ok(out)
 }
 
-/// The best first: of those that keep a budget of quality the fastest, of those that keep one of means the most exact.
+/// The best first: of those that keep a budget of quality the fastest, if it is faster than the model as it is; of those that
+/// keep one of means the most exact.
 fn rank(budget: Budget, mut trials: Vec<Trial>, workshop: &Workshop) -> Result<Vec<Trial>, Error> {
-    let wants_speed = !matches!(budget, Budget::Latency(_) | Budget::Bytes(_));
-    let merit = |t: &Trial| match wants_speed {
+    let merit = |t: &Trial| match budget.wants_speed() {
         // Measured times of plans that differ little are noise; predictions are not.
         true => t.predicted.time,
         false => t.quality.kl.mean,
@@ -250,6 +259,7 @@ fn rank(budget: Budget, mut trials: Vec<Trial>, workshop: &Workshop) -> Result<V
     trials.sort_by(|a, b| {
         let fails = |t: &Trial| used(budget, t) > 1.0;
         let order = fails(a).cmp(&fails(b));
+        let order = order.then(pays(budget, b).cmp(&pays(budget, a)));
         order.then(merit(a).total_cmp(&merit(b)))
     });
     match trials.first() {

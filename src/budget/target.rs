@@ -17,6 +17,13 @@ pub enum Budget {
     Bytes(u64),
 }
 
+impl Budget {
+    /// Whether it is one of quality, which the fastest plan is wanted to keep; the others are of means.
+    pub fn wants_speed(self) -> bool {
+        !matches!(self, Budget::Latency(_) | Budget::Bytes(_))
+    }
+}
+
 /// What is no budget.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(

@@ -231,7 +231,8 @@ impl<X> Block<X> {
         &self,
         widen: impl Fn(usize, *mut f32),
     ) {
-        let panel = self.k.len().next_multiple_of(W::DEPTH) * PANEL;
+        // Room for whole pairs of rows, if that is what is widened.
+        let panel = self.k.len().next_multiple_of(2) * PANEL;
         for p in 0..self.wide {
             widen(self.first + p, self.widened.wrapping_add(p * panel));
         }

@@ -107,13 +107,22 @@ pub(super) struct Pair<X, const LATER: bool>(u32, PhantomData<X>);
 #[repr(transparent)]
 pub(super) struct WidePair<X, const LATER: bool>([f32; 2], PhantomData<X>);
 
-impl<X: Copy, const LATER: bool> Packed for Pair<X, LATER> {
-    type X = X;
-    type Widened = WidePair<X, LATER>;
-    const DEPTH: usize = 2;
-    const STRIP: usize = Codec::Plain(DType::BF16).strip();
-    const NARROW: bool = true;
+/// Implements [`Packed`] for pairs that are widened to these.
+macro_rules! pair {
+    ($x:ty, $later:literal, $widened:ty) => {
+        impl Packed for Pair<$x, $later> {
+            type X = $x;
+            type Widened = $widened;
+            const DEPTH: usize = 2;
+            const STRIP: usize = Codec::Plain(DType::BF16).strip();
+            const NARROW: bool = true;
+        }
+    };
 }
+// In the order in which sums take them, rows are lines by themselves: a register less.
+pair!(f32, false, f32);
+pair!(f32, true, WidePair<f32, true>);
+pair!(bf16, true, WidePair<bf16, true>);
 
 impl<X: Copy, const LATER: bool> Packed for WidePair<X, LATER> {
     type X = X;
@@ -126,7 +135,10 @@ impl<X: Copy, const LATER: bool> Packed for WidePair<X, LATER> {
 /// Implements [`Line`] for lines of two rows: both widened are `[V; 2]`.
 macro_rules! pairs {
     ($ty:ident, |$p:ident| $load:expr) => {
-        impl<V: Lanes, X: Copy + Into<f32>, const LATER: bool> Line<V> for $ty<X, LATER> {
+        impl<V: Lanes, X: Copy + Into<f32>, const LATER: bool> Line<V> for $ty<X, LATER>
+        where
+            Self: Packed<X = X>,
+        {
             type Wide = [V; 2];
             type Input = [V; 2];
 
