@@ -153,7 +153,10 @@ fn compare(
         let reverted = revert(workshop, budget, &trials, scales, progress)?;
         trials.extend(reverted);
     }
-    if !trials.iter().any(|t| used(budget, t) <= 1.0 && pays(budget, t)) {
+    if !trials
+        .iter()
+        .any(|t| used(budget, t) <= 1.0 && pays(budget, t))
+    {
         trials.extend(scales.of(&[vec![0; workshop.sites.len()]], progress)?);
     }
     rank(budget, trials, workshop)

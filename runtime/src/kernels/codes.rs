@@ -3,7 +3,7 @@
 //!
 //! [`Codec::panel`]: ir::abi::Codec::panel
 
-use super::dots::{Dots, QUADS, LINE};
+use super::dots::{Dots, LINE, QUADS};
 use super::lanes::Lanes;
 use ir::abi::STRIP;
 

@@ -23,8 +23,7 @@ const WAYS: usize = 8;
 const AHEAD_FROM: usize = 6;
 /// Row tiles from which on widening a block of narrow weights once beats widening it in each tile.
 const WIDEN_FROM: usize = 4;
-
-/// Rows that whole lines of codes hold, of any number of bits; see [`ir::abi::Codec::panel`].
+/// Rows that whole lines of codes hold, of any number of bits.
 const LINE_ROWS: usize = 32;
 
 /// One product of a few rows with a run of panels. Strides are in elements.
@@ -231,7 +230,7 @@ impl<X> Block<X> {
         &self,
         widen: impl Fn(usize, *mut f32),
     ) {
-        // Room for whole pairs of rows, if that is what is widened.
+        // Of whole pairs of rows.
         let panel = self.k.len().next_multiple_of(2) * PANEL;
         for p in 0..self.wide {
             widen(self.first + p, self.widened.wrapping_add(p * panel));

@@ -10,7 +10,7 @@ use super::codes::{Code, Lines, quad};
 use super::dots::{Dots, LINE, QUADS};
 use super::gemm::{Product, blocks, part};
 use super::lanes::Lanes;
-use half::f16;
+use super::panel::{Panel, SCALES};
 use ir::abi::{PANEL, STRIP};
 
 /// Rows up to which weights are widened where they are multiplied, not once for all rows.
@@ -40,62 +40,6 @@ pub(super) trait GroupedIsa {
     unsafe fn widen<C: Code>(panel: Panel, from: usize, rows: usize, to: *mut f32);
     /// [`quantize::quantize`](super::quantize::quantize).
     unsafe fn quantize<const WIDE: bool>(k: usize, group: usize, x: *const f32, to: *mut u8);
-}
-
-/// Bytes of a panel's scales of one group, f16.
-const SCALES: usize = PANEL * 2;
-
-/// Where a panel is: its scales, zero points and lines of codes of the first group, and bytes from group to group.
-#[derive(Clone, Copy)]
-pub(super) struct Panel {
-    scales: *const u8,
-    zeros: *const u8,
-    codes: *const u8,
-    step: usize,
-    group: usize,
-    zero: bool,
-}
-
-impl Panel {
-    /// Sixteen scales of a group.
-    fn scales(self, group: usize) -> *const f16 {
-        self.scales.wrapping_add(group * self.step).cast()
-    }
-
-    /// The lines of 32 rows of a group, of codes of so many bits.
-    fn lines(self, bits: usize, group: usize, rows: usize) -> Lines {
-        let first = group * self.step + rows * bits * STRIP * LINE;
-        Lines(self.codes.wrapping_add(first))
-    }
-
-    /// What is taken off each code of a group, less `less`, `times` a number.
-    ///
-    /// # Safety
-    /// The panel has the group; features as [`Dots`].
-    #[inline(always)]
-    unsafe fn points<D: Dots>(self, group: usize, excess: i32, less: i32, times: i32) -> D {
-        // SAFETY: the caller's; zero points are there where there are any.
-        unsafe {
-            match self.zero {
-                true => D::points(self.zeros.wrapping_add(group * self.step), -less, times),
-                false => D::splat((excess - less).wrapping_mul(times)),
-            }
-        }
-    }
-
-    /// Scales of a group, and what their codes' excess or zero points take off each weight.
-    ///
-    /// # Safety
-    /// As [`Panel::points`].
-    #[inline(always)]
-    unsafe fn scaling<D: Dots>(self, group: usize, excess: i32) -> [D::V; 2] {
-        // SAFETY: the caller's.
-        unsafe {
-            let scale = D::V::load_f16(self.scales(group));
-            let zero = self.points::<D>(group, excess, 0, -1).to_f32();
-            [scale, scale.mul(zero)]
-        }
-    }
 }
 
 /// One product of a few rows with a run of panels.
