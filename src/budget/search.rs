@@ -100,8 +100,8 @@ fn compare(
     let (mut low, mut high) = (0.0, f64::INFINITY);
     let mut trials: Vec<Trial> = vec![];
     let close = |trials: &[Trial]| {
-        let keeps = |t: &&Trial| pays(budget, t) && used(budget, t) <= 1.0;
-        trials.iter().filter(keeps).any(|t| used(budget, t) > CLOSE)
+        let mut serve = trials.iter().filter(|t| serves(budget, t));
+        serve.any(|t| used(budget, t) > CLOSE)
     };
     let known = scales.known.known();
     if !scales.anew && close(&known) {
@@ -153,10 +153,7 @@ fn compare(
         let reverted = revert(workshop, budget, &trials, scales, progress)?;
         trials.extend(reverted);
     }
-    if !trials
-        .iter()
-        .any(|t| used(budget, t) <= 1.0 && pays(budget, t))
-    {
+    if budget.wants_speed() && !trials.iter().any(|t| serves(budget, t)) {
         trials.extend(scales.of(&[vec![0; workshop.sites.len()]], progress)?);
     }
     rank(budget, trials, workshop)
@@ -166,6 +163,11 @@ fn compare(
 fn pays(budget: Budget, trial: &Trial) -> bool {
     let changes = trial.plan.iter().any(|o| *o > 0);
     !budget.wants_speed() || !changes || trial.latency < trial.original
+}
+
+/// Whether a plan keeps a budget, and is what it is for: see [`pays`].
+fn serves(budget: Budget, trial: &Trial) -> bool {
+    used(budget, trial) <= 1.0 && pays(budget, trial)
 }
 
 /// What the budget allows, in the units of the knapsack's side.
@@ -253,7 +255,7 @@ fn revert(
 
 /// The best first: of those that keep a budget of quality the fastest, if it is faster than the model as it is; of those that
 /// keep one of means the most exact.
-fn rank(budget: Budget, mut trials: Vec<Trial>, workshop: &Workshop) -> Result<Vec<Trial>, Error> {
+fn sort(budget: Budget, trials: &mut [Trial]) {
     let merit = |t: &Trial| match budget.wants_speed() {
         // Measured times of plans that differ little are noise; predictions are not.
         true => t.predicted.time,
@@ -265,6 +267,14 @@ fn rank(budget: Budget, mut trials: Vec<Trial>, workshop: &Workshop) -> Result<V
         let order = order.then(pays(budget, b).cmp(&pays(budget, a)));
         order.then(merit(a).total_cmp(&merit(b)))
     });
+}
+
+/// See [`sort`].
+///
+/// # Errors
+/// None keeps the budget.
+fn rank(budget: Budget, mut trials: Vec<Trial>, workshop: &Workshop) -> Result<Vec<Trial>, Error> {
+    sort(budget, &mut trials);
     match trials.first() {
         Some(best) if used(budget, best) <= 1.0 => Ok(trials),
         _ => Err(Error::Unreachable {
@@ -306,5 +316,49 @@ fn reachable(budget: Budget, trials: &[Trial], workshop: &Workshop) -> String {
             format!("about bytes={:.1}MB{measured}", bytes / 1e6)
         }
         _ => format!("the model as it is, without any loss{measured}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::quality::Estimate;
+    use compiler::plan::knapsack::Cost;
+
+    /// A plan of one weight, as it is or not, that diverges by `kl` and takes `latency` where the original takes 1.
+    fn trial(offer: usize, predicted: f64, kl: f64, latency: f64) -> Trial {
+        let mean = |mean| Estimate { mean, half: 0.0 };
+        Trial {
+            plan: vec![offer],
+            predicted: Cost {
+                time: predicted,
+                ..Cost::default()
+            },
+            quality: Quality {
+                kl: mean(kl),
+                ..Quality::default()
+            },
+            latency,
+            original: 1.0,
+            bytes: 1,
+        }
+    }
+
+    #[test]
+    fn a_plan_slower_than_the_original_never_wins() {
+        let original = trial(0, 1.0, 0.0, 1.01);
+        let (fast, slow) = (trial(1, 0.7, 0.009, 0.8), trial(2, 0.5, 0.001, 1.2));
+        let wrong = trial(3, 0.1, 0.1, 0.3);
+        let check = |budget: &str, trials: &[&Trial], best: &Trial| {
+            let budget = budget.parse().expect("a budget");
+            let mut trials: Vec<Trial> = trials.iter().copied().cloned().collect();
+            sort(budget, &mut trials);
+            assert_eq!(trials[0].plan, best.plan, "{budget}");
+        };
+        check("kl=0.01", &[&slow, &wrong, &original], &original);
+        check("kl=0.01", &[&slow, &wrong, &original, &fast], &fast);
+        // Of a budget of means no time counts but its own.
+        check("latency=2s", &[&fast, &slow], &slow);
+        check("latency=1s", &[&fast, &slow], &fast);
     }
 }
