@@ -50,10 +50,11 @@ def least(work, config, precision, ceilings):
         tokens = selected = work.streams
         pairs, cache = work.streams * work.context, work.streams * keys_and_values(config, work.context)
     size, product = PRECISIONS[precision]
-    peak = ceilings[product] or ceilings["f32_gflop_per_s"]
+    # Some processors have no such product, and some are faster without it.
+    product = max("f32_gflop_per_s", product, key=lambda kind: ceilings[kind] or 0)
     operations = 2 * (weights * tokens + head * selected) + 4 * layers * hidden * pairs
     reading = ((weights + head) * size + cache) / ceilings["read_gb_per_s"] * 1e-9
-    computing = operations / peak * 1e-9
+    computing = operations / ceilings[product] * 1e-9
     if reading > computing:
         return reading, "read"
-    return computing, product.split("_")[0] if ceilings[product] else "f32"
+    return computing, product.split("_")[0]

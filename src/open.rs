@@ -13,7 +13,10 @@ use compiler::{
     checkpoint::{Checkpoint, CheckpointError, Config},
     models,
 };
-use ir::artifact::{ArtifactError, HEADER_BYTES, Header};
+use ir::{
+    Description,
+    artifact::{ArtifactError, HEADER_BYTES, Header},
+};
 use runtime::{
     Model,
     devices::{Bytes, Device},
@@ -463,7 +466,7 @@ fn replaceable(path: &Path) -> io::Result<bool> {
     }
 }
 
-const TOKENIZER: &str = "tokenizer.json";
+pub(crate) const TOKENIZER: &str = "tokenizer.json";
 
 /// The tokenizer that a model brings along.
 ///
@@ -471,7 +474,12 @@ const TOKENIZER: &str = "tokenizer.json";
 /// It has none, or a broken one, or that of another model.
 pub fn tokenizer(model: &Model) -> Result<Tokenizer, Error> {
     // Where it was loaded from may be the cache, which nobody asked for.
-    let (json, name) = (model.tokenizer_json(), &model.description().architecture);
+    fitting(model.tokenizer_json(), model.description())
+}
+
+/// The tokenizer that `json` says, for a model.
+pub(crate) fn fitting(json: &[u8], model: &Description) -> Result<Tokenizer, Error> {
+    let name = &model.architecture;
     if json.is_empty() {
         let why = "has no tokenizer.json, so it takes no text; add one to the model's directory";
         return Err(Error::Source {
@@ -480,7 +488,7 @@ pub fn tokenizer(model: &Model) -> Result<Tokenizer, Error> {
         });
     }
     let tokenizer = parse(Path::new(name), json)?;
-    let fits = tokenizer.check_vocabulary(model.description().vocabulary);
+    let fits = tokenizer.check_vocabulary(model.vocabulary);
     fits.map_err(|source| Error::Tokenizer {
         name: name.clone(),
         source,

@@ -351,6 +351,8 @@ fn machine_code() {
             (rounded(Element::Q8, true), wide),
             (rounded(Element::Q4, false), wide),
             (rounded(Element::Q4, false), narrow),
+            (rounded(Element::E4M3, false), wide),
+            (rounded(Element::E4M3, false), narrow),
             (Weights::Stored, narrow),
         ]
         .map(|(weights, activations)| {

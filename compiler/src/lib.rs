@@ -22,7 +22,7 @@ pub use precision::{Precision, Weights};
 use backends::{EmitError, Unit, cuda::Nvrtc};
 use checkpoint::{Checkpoint, CheckpointError};
 use compress::{CacheError, CacheType, Overlay};
-use fold::{Array, Fold, FoldError};
+use fold::{Array, Expression, Fold, FoldError};
 use indexmap::IndexMap;
 use ir::{
     DType, Description, Dim, Float, Name, Operand, Program, Target, Task,
@@ -451,7 +451,8 @@ fn pack<'a, W: Write + Seek>(
         })?;
         folds.insert(name, fold);
     }
-    let mut written: HashMap<(&Name, usize, Vec<&Operand>), u64> = HashMap::new();
+    // Calls share what they have in common, also those of different graphs.
+    let mut written: HashMap<(Expression, Vec<&Operand>), u64> = HashMap::new();
     let mut offsets = HashMap::new();
     let calls = program.calls.len() as u64;
     for (c, call) in program.calls.iter().enumerate() {
@@ -463,12 +464,8 @@ fn pack<'a, W: Write + Seek>(
             .map(|a| array(a, program, weight))
             .collect::<Result<Vec<_>, _>>()?;
         for term in 0..compilation.schedules[&call.graph].weights.len() {
-            let depends = fold
-                .depends(term)
-                .into_iter()
-                .map(|i| &call.args[i])
-                .collect();
-            let key = (&call.graph, term, depends);
+            let (expression, inputs) = fold.expression(term);
+            let key = (expression, inputs.iter().map(|i| &call.args[*i]).collect());
             let offset = match written.get(&key) {
                 Some(offset) => *offset,
                 None => {

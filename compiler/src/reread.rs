@@ -57,7 +57,7 @@ impl Compilation {
                 if !seen.insert((offset, term.codec, term.packing)) {
                     continue;
                 }
-                let depends = fold.depends(t);
+                let (_, depends) = fold.expression(t);
                 let arrays = depends
                     .iter()
                     .map(|i| array(&call.args[*i], &self.optimized, weight));

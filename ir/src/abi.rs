@@ -426,7 +426,7 @@ pub mod cuda {
     /// a warp, 16 bytes at 16 times its number: of column `j`, for each `h` in turn, the rows `32 * h + 8 * i + 2 * t + e`, where `i` is
     /// below 4 and `e` below 2, in the order of `2 * i + e`. As words of 32 bits,
     ///
-    /// * 8 bits, two's complement: bytes hold numbers 0, 2, 1, 3 of each four;
+    /// * 8 bits, two's complement or floats: bytes hold numbers 0, 2, 1, 3 of each four;
     /// * 4 bits, plus 8: halves of bytes hold numbers 0, 2, 4, 6, 1, 3, 5, 7, the lowest first.
     ///
     /// Scales are f16, `[TILE / 2][groups][2]`: of columns `2 * t` and `2 * t + 1`, for each group that the cell meets.
@@ -452,7 +452,7 @@ pub mod cuda {
                 Codec::Plain(_) => None,
                 Codec::Grouped { element, group } => {
                     let depth = match element {
-                        Element::Q8 => 64,
+                        Element::Q8 | Element::E4M3 => 64,
                         Element::Q4 => 128,
                         _ => return None,
                     };

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     Cache,
     calibrate::{self, Calibration, Progress, Store, Text},
+    open::{TOKENIZER, fitting},
     staged,
 };
 use compiler::{
@@ -86,15 +87,8 @@ impl Workshop {
     ) -> Result<Workshop, Error> {
         let (program, description) = models::build(checkpoint.config(), &checkpoint)?;
         let sites = sites(&program);
-        let options = Options::new(cpu::host());
-        let told = |_, done: u64, of: u64| progress("compiling", done as usize, of as usize);
-        let original = build(|file| {
-            let out = BufWriter::with_capacity(1 << 20, file);
-            let out = compiler::compile(&checkpoint, &options, out, &told)?;
-            drop(out);
-            Ok(())
-        })?;
-        let tokenizer = crate::tokenizer(&original.model)?;
+        let json = checkpoint.file(TOKENIZER)?.unwrap_or_default();
+        let tokenizer = fitting(&json, &description)?;
         let text = Text::read(text, &tokenizer, &description, tokens, HELD_BACK)?;
         let mut key = blake3::Hasher::new_derive_key("satura calibration 1");
         key.update(&checkpoint.digest()?);
@@ -108,6 +102,15 @@ impl Workshop {
         let program_of = (&program, &description);
         let calibration =
             calibrate::calibrate(&checkpoint, program_of, &sites, &text, store, progress)?;
+        // Only now, so that it is not in memory beside the model that is watched.
+        let options = Options::new(cpu::host());
+        let told = |_, done: u64, of: u64| progress("compiling", done as usize, of as usize);
+        let original = build(|file| {
+            let out = BufWriter::with_capacity(1 << 20, file);
+            let out = compiler::compile(&checkpoint, &options, out, &told)?;
+            drop(out);
+            Ok(())
+        })?;
         let subject = Subject {
             checkpoint: &checkpoint,
             program: &program,

@@ -16,17 +16,17 @@ pub use error::Error;
 pub use store::{Opened, Sensitivity, Store};
 pub use text::Text;
 
-use crate::{measure::kl_of_rows, staged};
+use crate::{measure::kl_of_rows, staged::Staged};
 use compiler::{
     Compilation, Options, Stage,
     checkpoint::Checkpoint,
     compress::{Moments, Site},
-    optimize,
+    optimize::{self, ablation::Ablation, rules::MERGE},
     plan::{Observed, Sums},
 };
 use ir::{Description, Name, Operand, Program, feed};
 use runtime::{Model, Select, devices::Bytes};
-use std::{collections::BTreeMap, io::BufWriter, sync::Arc};
+use std::{collections::BTreeMap, io::BufWriter, path::Path, sync::Arc};
 use walk::{Kept, Walk};
 
 /// Fewest tokens that sensitivities are measured on.
@@ -86,7 +86,7 @@ pub fn calibrate(
     let probes = |s: &usize| observed.probes[*s].is_some() && !known.contains_key(s);
     let done = calls.iter().all(|c| store.has(*c)) && !(0..sites.len()).any(|s| probes(&s));
     if !done {
-        let model = compile(checkpoint, &observed, description, progress)?;
+        let model = compile(checkpoint, &observed, description, store.folder(), progress)?;
         watch(&observed, sites, &moments, &model, text, &store, progress)?;
         probe(&observed, sites, &model, text, &store, known, progress)?;
     }
@@ -111,17 +111,24 @@ fn numbers(sites: &[Site], observed: &Observed) -> Vec<usize> {
     numbered.collect()
 }
 
+/// The observed program as a model, in a file without a name in `folder`: of its weights only those that are read have to be
+/// in memory.
 fn compile(
     checkpoint: &Checkpoint,
     observed: &Observed,
     description: &Description,
+    folder: &Path,
     progress: Progress<'_>,
 ) -> Result<Arc<Model>, Error> {
     let options = Options::new(runtime::devices::cpu::host());
     let tokens = [(feed::T, 512), (feed::L, 1), (feed::B, 4), (feed::R, 512)];
     let told = |_: Stage, done: u64, of: u64| progress("compiling", done as usize, of as usize);
     let program = observed.program.clone();
-    let sizes = optimize::Options::at(tokens);
+    let sizes = optimize::Options {
+        // A layer and its copies share every weight but the one that is rounded.
+        without: Ablation::of(MERGE),
+        ..optimize::Options::at(tokens)
+    };
     let compilation = Compilation::of(program, description.clone(), &sizes, &options, &told)?;
     let types = observed.program.weights.clone();
     let weight = |name: &Name| {
@@ -134,17 +141,13 @@ fn compile(
         ))
     };
     let io = |source| Error::Io {
-        path: std::env::temp_dir(),
+        path: folder.into(),
         source,
     };
-    let file = staged::in_memory().map_err(io)?;
-    compilation.write(
-        &weight,
-        &[],
-        BufWriter::with_capacity(1 << 20, &file),
-        &told,
-    )?;
-    let bytes = Bytes::of_file("the observed model", &file)?;
+    let staged = Staged::new(folder).map_err(io)?;
+    let file = staged.file();
+    compilation.write(&weight, &[], BufWriter::with_capacity(1 << 20, file), &told)?;
+    let bytes = Bytes::of_file("the observed model", file)?;
     Ok(Model::from_bytes(bytes)?)
 }
 

@@ -113,15 +113,22 @@ pub fn compare_layers(
     Ok(layers)
 }
 
-/// Whether values of a step, whose sizes are symbols, are rounded to few bits; or, on a GPU, all that attention multiplies to bf16.
+/// Whether values of a step, whose sizes are symbols, are rounded to few bits; or, on a GPU, to bf16 before they meet a weight, or
+/// all that attention multiplies.
 fn rounds_activations(program: &Program, gpu: bool) -> bool {
     let rounds = |graph: &Graph, v: Value| match graph.op(v) {
-        Some(Op::FakeQuantize(_)) => graph.ty(v).shape.iter().any(|d| d.size().is_none()),
+        Some(Op::FakeQuantize(_)) => of_step(graph, v),
+        Some(Op::Cast(c)) if gpu => c.to == DType::BF16 && of_step(graph, v),
         Some(Op::Attention(_)) if gpu => graph.args(v)[..3].iter().all(|x| holds_bf16(graph, *x)),
         _ => false,
     };
     let mut graphs = program.graphs.values();
     graphs.any(|g| g.values().any(|v| rounds(g, v)))
+}
+
+/// Whether a value's size is a step's.
+fn of_step(graph: &Graph, v: Value) -> bool {
+    graph.ty(v).shape.iter().any(|d| d.size().is_none())
 }
 
 /// Whether each number of a value is one of bf16: it is of that type, or was, before it was widened or seen otherwise.

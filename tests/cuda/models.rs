@@ -198,6 +198,8 @@ fn what_is_rounded_gives_what_the_program_says() {
             (rounded(Element::Q8, true), wide, CacheType::F32),
             (rounded(Element::Q4, false), wide, CacheType::F32),
             (rounded(Element::Q4, false), narrow, CacheType::F32),
+            (rounded(Element::E4M3, false), wide, CacheType::F32),
+            (rounded(Element::E4M3, false), narrow, CacheType::F32),
             (Weights::Stored, narrow, CacheType::F32),
             (Weights::Stored, narrow, CacheType::Bf16),
             (Weights::Stored, wide, CacheType::F16),

@@ -49,7 +49,7 @@ impl Groups<'_> {
                         let code = self.code(row, column)?;
                         let (h, t, e) = place(row - first);
                         let lane = &mut codes[(4 * j + t) * 16..][..16];
-                        if element == Element::Q8 {
+                        if element.bits() == 8 {
                             lane[8 * h + e / 4 * 4 + [0, 2, 1, 3][e % 4]] = code as u8;
                             continue;
                         }
@@ -115,7 +115,10 @@ mod tests {
         let (h, t, e) = (k / 32, k % 8 / 2, k / 8 % 4 * 2 + k % 2);
         let of_lane = &codes[(4 * j + t) * 16..][..16];
         let code = match element {
-            Element::Q8 => f32::from(of_lane[8 * h + e / 4 * 4 + [0, 2, 1, 3][e % 4]] as i8),
+            Element::Q8 | Element::E4M3 => {
+                let code = of_lane[8 * h + e / 4 * 4 + [0, 2, 1, 3][e % 4]] as i8;
+                element.number(code.into(), 0)
+            }
             _ => {
                 let half = [0, 4, 1, 5, 2, 6, 3, 7][e];
                 f32::from(of_lane[4 * h + half / 2] >> (4 * (half % 2)) & 15) - 8.0
@@ -131,7 +134,11 @@ mod tests {
         let t = Tensor::from_fn(&[depth, columns], |i| {
             ((i[0] * 37 + i[1] * 11) % 101) as f64 - 50.0
         });
-        for (element, most) in [(Element::Q8, 127.0), (Element::Q4, 7.0)] {
+        for (element, most) in [
+            (Element::Q8, 127.0),
+            (Element::E4M3, 14.0),
+            (Element::Q4, 7.0),
+        ] {
             for group in [32, 64] {
                 let codec = Codec::Grouped {
                     element,

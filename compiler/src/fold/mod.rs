@@ -4,10 +4,12 @@
 
 mod array;
 mod cells;
+mod expression;
 mod groups;
 pub mod reread;
 
 pub use array::Array;
+pub use expression::Expression;
 pub use groups::{round, stored};
 
 use crate::schedule::WeightTerm;
@@ -64,13 +66,6 @@ impl Fold {
             graph: part.lower(|_| false)?,
             terms: terms.to_vec(),
         })
-    }
-
-    /// Positions of the graph inputs that a term depends on.
-    pub fn depends(&self, term: usize) -> Vec<usize> {
-        let cone = self.graph.cone(&[self.graph.outputs[term]]);
-        let position = |v: &Value| self.graph.inputs().iter().position(|i| i == v);
-        cone.iter().filter_map(position).collect()
     }
 
     /// What a term means, row-major in f32, however it is to be stored.

@@ -28,6 +28,11 @@ pub fn themes() -> Vec<&'static str> {
 }
 
 impl Ablation {
+    /// Without the rules of a theme.
+    pub fn of(theme: &'static str) -> Ablation {
+        Ablation(vec![theme.into()])
+    }
+
     /// Whether the rule is left out.
     pub fn leaves_out(&self, rule: &Rule) -> bool {
         let named = |name: &String| *name == rule.theme || *name == rule.name;

@@ -321,6 +321,17 @@ fn with_dots(table: KernelTable) -> KernelTable {
     }
 }
 
+/// Whether this processor is slower with products of pairs of bf16 than with widening them: Intel's are. Emerald Rapids does
+/// 162 x 10^9 operations a second so on two cores, and 333 of f32; Zen 4 does twice as many as of f32.
+#[cfg(target_arch = "x86_64")]
+fn halves_dots() -> bool {
+    let vendor = std::arch::x86_64::__cpuid(0);
+    [vendor.ebx, vendor.edx, vendor.ecx]
+        .map(u32::to_le_bytes)
+        .as_flattened()
+        == b"GenuineIntel"
+}
+
 /// The fastest table this machine can run.
 pub fn table() -> &'static KernelTable {
     static TABLE: OnceLock<KernelTable> = OnceLock::new();
@@ -337,10 +348,10 @@ pub fn tables() -> Vec<(&'static str, KernelTable)> {
         let v4 = v3 && has!("avx512f") && has!("avx512bw");
         if v4 && has!("avx512vnni") {
             let table = table_of::<Avx512, Vnni512Groups>();
-            if has!("avx512bf16") {
-                tables.push(("avx512bf16", with_dots(table)));
-            }
             tables.push(("avx512vnni", table));
+            if has!("avx512bf16") {
+                tables.insert(usize::from(halves_dots()), ("avx512bf16", with_dots(table)));
+            }
         }
         if v4 {
             tables.push(("avx512", table_of::<Avx512, Avx2Groups>()));

@@ -2,7 +2,7 @@
 //! weights side by side. Anchored at the attention: without an anchor any two products of a tensor would merge, and
 //! the e-graph would blow up.
 
-use super::{Conclusion, Finds, Form, Refusal, Rule};
+use super::{Conclusion, Finds, Form, MERGE, Refusal, Rule};
 use crate::{
     optimize::egraph::{EGraph, ENode, Facts, Tag, add_op, derive},
     storage::Storage,
@@ -29,7 +29,7 @@ pub fn rules() -> Vec<Rule> {
             .replace('M', merged)
     };
     let rule = |name: &str, lhs: String, rhs: String, more: &str| Rule {
-        theme: "merge",
+        theme: MERGE,
         name: name.into(),
         lhs,
         rhs,

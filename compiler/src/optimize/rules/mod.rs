@@ -28,6 +28,9 @@ use ir::{Attr, OpKind};
 /// The theme of the rules that make kernels of single ops; the others make fewer and better ones of them.
 pub const KERNELS: &str = "kernels";
 
+/// The theme of rules that join weights which multiply the same.
+pub const MERGE: &str = "merge";
+
 /// One rewrite.
 #[derive(Clone, Debug)]
 pub struct Rule {

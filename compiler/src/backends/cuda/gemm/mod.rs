@@ -13,7 +13,7 @@ use super::{
 };
 use crate::schedule::{Inlined, View};
 use ir::{
-    DType, Graph, Name,
+    DType, Element, Graph, Name,
     abi::{
         Codec,
         cuda::{Cell, DEPTH},
@@ -94,7 +94,7 @@ pub fn emit(
         ],
         (Codec::Grouped { .. }, None) => {
             return Err(format!(
-                "weights of {codec}: GPUs have kernels for q8 and q4 alone; take those, or compile for a CPU"
+                "weights of {codec}: GPUs have kernels for q8, q4 and f8 alone; take those, or compile for a CPU"
             ));
         }
     })
@@ -108,6 +108,10 @@ impl Gemm<'_> {
             Codec::Plain(DType::F32) => "F32".into(),
             Codec::Plain(DType::BF16) => "CellBF16".into(),
             Codec::Plain(DType::F16) => "F16".into(),
+            Codec::Grouped {
+                element: Element::E4M3,
+                group,
+            } => format!("CellE4M3<{group}>"),
             Codec::Grouped { element, group } => format!("Cell{}<{group}>", element.bits()),
             other => return Err(format!("weights of {other}")),
         };

@@ -82,6 +82,19 @@ template <int OF> struct Cell8 {
         }
     }
 };
+// Floats of 8 bits (E4M3) have four bits of exponent where bf16 has eight, and half as far from zero; 2^120 apart, numbers
+// below the normal ones included.
+template <int OF> struct CellE4M3 : Cell8<OF> {
+    static INLINE void decode(const char* cell, int lane, int h, u32* b) {
+        const uint2 v = *(const uint2*)(cell + 16 * lane + 8 * h);
+        const u32 words[2] = {v.x, v.y};
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const u32 word = words[i / 2], sign = (i % 2 ? word : word << 8) & 0x80008000u;
+            b[i] = fma_bf16x2(both<0x07f007f0u>(i % 2 ? word >> 4 : word << 4, sign), 0x7b807b80u, 0x80008000u);
+        }
+    }
+};
 template <int OF> struct Cell4 {
     static constexpr int DEPTH = 128, CODES = 512, GROUP = OF, GROUPS = OF < DEPTH ? DEPTH / OF : 1;
     static INLINE void decode(const char* cell, int lane, int h, u32* b) {
