@@ -21,7 +21,11 @@ use compiler::{
     Compilation, Options, Stage,
     checkpoint::Checkpoint,
     compress::{Moments, Site},
-    optimize::{self, ablation::Ablation, rules::MERGE},
+    optimize::{
+        self,
+        ablation::Ablation,
+        rules::{FOLDING, MERGE},
+    },
     plan::{Observed, Sums},
 };
 use ir::{Description, Name, Operand, Program, feed};
@@ -126,7 +130,7 @@ fn compile(
     let program = observed.program.clone();
     let sizes = optimize::Options {
         // A layer and its copies share every weight but the one that is rounded.
-        without: Ablation::of(MERGE),
+        without: Ablation::of([MERGE, FOLDING]),
         ..optimize::Options::at(tokens)
     };
     let compilation = Compilation::of(program, description.clone(), &sizes, &options, &told)?;
@@ -147,8 +151,9 @@ fn compile(
     let staged = Staged::new(folder).map_err(io)?;
     let file = staged.file();
     compilation.write(&weight, &[], BufWriter::with_capacity(1 << 20, file), &told)?;
+    checkpoint.release();
     let bytes = Bytes::of_file("the observed model", file)?;
-    Ok(Model::from_bytes(bytes)?)
+    Ok(Model::from_bytes(bytes.in_place())?)
 }
 
 /// Moments of every call that are not in the store yet.

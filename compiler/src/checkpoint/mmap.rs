@@ -25,6 +25,15 @@ impl Bytes {
         // maps weights; digests are there to notice files that changed between two runs.
         unsafe { Mmap::map(file) }.map(Self::Mapped)
     }
+
+    /// Says that a mapped file will not be read soon, so that what was read of it does not count as this process's memory.
+    pub(super) fn release(&self) {
+        #[cfg(target_os = "linux")]
+        if let Self::Mapped(map) = self {
+            // SAFETY: a map for reading: what is read again comes from the file again.
+            let _ = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        }
+    }
 }
 
 impl Deref for Bytes {

@@ -197,6 +197,11 @@ impl Checkpoint {
             .sum()
     }
 
+    /// Says that weights will not be read soon: what was read of their files no longer counts as this process's memory.
+    pub fn release(&self) {
+        self.shards.iter().for_each(|s| s.bytes.release());
+    }
+
     /// The tensor of this name, if there is one under any of its spellings.
     ///
     /// # Errors

@@ -28,9 +28,9 @@ pub fn themes() -> Vec<&'static str> {
 }
 
 impl Ablation {
-    /// Without the rules of a theme.
-    pub fn of(theme: &'static str) -> Ablation {
-        Ablation(vec![theme.into()])
+    /// Without the rules of these themes.
+    pub fn of<const N: usize>(themes: [&'static str; N]) -> Ablation {
+        Ablation(themes.map(String::from).into())
     }
 
     /// Whether the rule is left out.

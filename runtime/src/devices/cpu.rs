@@ -114,6 +114,7 @@ impl Cpu {
         let len = weights.len as usize;
         let there = &bytes[offset..][..len];
         weights.check("weights", there).map_err(damaged)?;
+        bytes.checked(offset..offset + len);
         let weights = Weights { bytes, offset, len };
         Ok(Cpu { code, weights })
     }

@@ -71,7 +71,11 @@ impl Buffer {
 
 /// An artifact's bytes: a mapped file, memory, or a part of the program itself.
 #[derive(Debug)]
-pub struct Bytes(Source);
+pub struct Bytes {
+    source: Source,
+    /// Whether weights are used where they lie, however many there are.
+    in_place: bool,
+}
 
 #[derive(Debug)]
 enum Source {
@@ -122,9 +126,16 @@ impl Bytes {
         let _ = map.advise(memmap2::Advice::WillNeed);
         Ok(map.into())
     }
-}
 
-impl Bytes {
+    /// The same, never copied to large pages: of a mapped file only those weights are in memory that steps have read.
+    #[must_use]
+    pub fn in_place(self) -> Bytes {
+        Bytes {
+            in_place: true,
+            ..self
+        }
+    }
+
     /// Part of them where kernels may use it as weights: in place, or copied where it is not aligned or where it is so
     /// large that large pages pay. What was copied need not stay in memory.
     ///
@@ -135,11 +146,11 @@ impl Bytes {
             .as_ptr()
             .addr()
             .is_multiple_of(WEIGHT_ALIGNMENT);
-        if aligned && (part.len() < LARGE || !large_pages()) {
+        if aligned && (self.in_place || part.len() < LARGE || !large_pages()) {
             return Ok((self, part.start));
         }
         match self.copied(part.clone()) {
-            Ok(copy) => Ok((Bytes(Source::Mapped(copy)), 0)),
+            Ok(copy) => Ok((copy.into(), 0)),
             Err(_) if aligned => Ok((self, part.start)),
             Err(source) => {
                 let what = format!("{} bytes of memory for weights", part.len());
@@ -174,10 +185,17 @@ impl Bytes {
         copy.make_read_only()
     }
 
+    /// Says of weights that are used where they lie that they were only checked.
+    pub(super) fn checked(&self, part: Range<usize>) {
+        if self.in_place {
+            self.release(part);
+        }
+    }
+
     /// Says that part of a mapped file will not be read soon, so that it does not count as this process's memory.
     fn release(&self, part: Range<usize>) {
         #[cfg(target_os = "linux")]
-        if let Source::Mapped(map) = &self.0 {
+        if let Source::Mapped(map) = &self.source {
             let advice = memmap2::UncheckedAdvice::DontNeed;
             // SAFETY: a file mapped for reading: what is read again comes from the file again.
             let _ = unsafe { map.unchecked_advise_range(advice, part.start, part.len()) };
@@ -194,7 +212,7 @@ fn large_pages() -> bool {
 impl Deref for Bytes {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        match &self.0 {
+        match &self.source {
             Source::Mapped(map) => map,
             Source::Owned { bytes, start } => &bytes[*start..],
             Source::Static(bytes) => bytes,
@@ -202,9 +220,17 @@ impl Deref for Bytes {
     }
 }
 
+impl From<Source> for Bytes {
+    fn from(source: Source) -> Bytes {
+        Bytes {
+            source,
+            in_place: false,
+        }
+    }
+}
 impl From<Mmap> for Bytes {
     fn from(map: Mmap) -> Bytes {
-        Bytes(Source::Mapped(map))
+        Source::Mapped(map).into()
     }
 }
 impl From<Vec<u8>> for Bytes {
@@ -218,11 +244,32 @@ impl From<Vec<u8>> for Bytes {
         let len = bytes.len();
         bytes.resize(len + start, 0);
         bytes.copy_within(..len, start);
-        Bytes(Source::Owned { bytes, start })
+        Source::Owned { bytes, start }.into()
     }
 }
 impl From<&'static [u8]> for Bytes {
     fn from(bytes: &'static [u8]) -> Bytes {
-        Bytes(Source::Static(bytes))
+        Source::Static(bytes).into()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+
+    /// Whether weights of a mapped file of so many bytes are read where the file is mapped.
+    #[test]
+    fn weights_in_place_are_not_copied() {
+        for len in [LARGE / 2, 2 * LARGE] {
+            let file = tempfile::tempfile().unwrap();
+            file.set_len(len as u64).unwrap();
+            let bytes = Bytes::of_file("weights", &file).unwrap().in_place();
+            let mapped = bytes.as_ptr();
+            let (bytes, offset) = bytes.weights(64..len).unwrap();
+            assert_eq!(bytes[offset..].as_ptr(), mapped.wrapping_add(64), "{len}");
+            bytes.checked(64..len);
+            assert!(bytes.iter().all(|b| *b == 0));
+        }
     }
 }

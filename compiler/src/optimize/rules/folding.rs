@@ -8,10 +8,10 @@
 //! `scale-into-weight` and `scale-into-table`, so that it makes no difference on which side of a product a model has a
 //! constant, nor which constant it is. `column-scale-into-weight` fires where a method has scaled what a product takes.
 
-use super::{Rule, rules};
+use super::{FOLDING, Rule, rules};
 
 pub fn rules() -> Vec<Rule> {
-    rules! { "folding";
+    rules! { FOLDING;
         "scale-into-weight": "(mul (matmul ?x ?w) ?c)" => "(matmul ?x (mul ?w ?c))" if "weight ?w ?c, plain ?w, scalar ?c, data ?x";
             "x: f32[T,8]; w: weight f32[8,4]; c := (const 0.25 f32)"
         "scale-before-product": "(matmul (mul ?x ?c) ?w)" => "(matmul ?x (mul ?w ?c))" if "weight ?w ?c, plain ?w, scalar ?c, data ?x";

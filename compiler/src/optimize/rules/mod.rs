@@ -31,6 +31,9 @@ pub const KERNELS: &str = "kernels";
 /// The theme of rules that join weights which multiply the same.
 pub const MERGE: &str = "merge";
 
+/// The theme of rules that compute weights of weights.
+pub const FOLDING: &str = "folding";
+
 /// One rewrite.
 #[derive(Clone, Debug)]
 pub struct Rule {
