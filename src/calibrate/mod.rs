@@ -129,7 +129,7 @@ fn compile(
     let told = |_: Stage, done: u64, of: u64| progress("compiling", done as usize, of as usize);
     let program = observed.program.clone();
     let sizes = optimize::Options {
-        // A layer and its copies share every weight but the one that is rounded.
+        // A layer and its copies share every weight but the one that is rounded, and gains in weights make f32 of bf16.
         without: Ablation::of([MERGE, FOLDING]),
         ..optimize::Options::at(tokens)
     };
