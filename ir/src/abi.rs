@@ -13,7 +13,7 @@ use crate::{DType, Element};
 use serde::{Deserialize, Serialize};
 
 /// Version of everything in this file; stored in each artifact and checked before its code is mapped.
-pub const ABI_VERSION: u32 = 9;
+pub const ABI_VERSION: u32 = 10;
 
 /// Columns of a packed weight panel. A weight `[K, N]` is stored as `ceil(N / PANEL)` panels, the last one padded with
 /// zeros; [`Codec::panel`] says how they lie.
@@ -53,7 +53,7 @@ impl Codec {
     ///
     /// * `[STRIP][PANEL]` scales, f16;
     /// * where the element has zero points `[STRIP][PANEL]` of them, a byte each, plus [`Element::excess`];
-    /// * for each 32 rows as many lines as a code has bits; a line is 64 bytes for each panel of the strip.
+    /// * for each 32 rows as many lines as a code takes bits ([`Element::width`]); a line is 64 bytes for each panel of the strip.
     ///
     /// Codes, plus the excess, are cut into planes: 8 bits, 4, 2 or 1, the widest for the lowest bits, so that 16 are 8 and 8, and
     /// 3 are 2 and 1. A plane of `w` bits takes `w` lines, one plane after another. A line of it holds `32 / w` rows: in byte
@@ -64,7 +64,7 @@ impl Codec {
         match self {
             Codec::Plain(dtype) => k.next_multiple_of(self.depth()) * PANEL * dtype.bytes(),
             Codec::Grouped { element, group } => {
-                k * PANEL * element.bits() / 8 + k / group as usize * PANEL * element.shared()
+                k * PANEL * element.width() / 8 + k / group as usize * PANEL * element.shared()
             }
         }
     }
@@ -452,7 +452,7 @@ pub mod cuda {
                 Codec::Plain(_) => None,
                 Codec::Grouped { element, group } => {
                     let depth = match element {
-                        Element::Q8 | Element::E4M3 => 64,
+                        Element::Q8 | Element::Q7 | Element::E4M3 => 64,
                         Element::Q4 => 128,
                         _ => return None,
                     };

@@ -33,6 +33,9 @@ const fn asymmetric(bits: u8) -> Element {
 impl Element {
     /// Integers of 8 bits.
     pub const Q8: Element = symmetric(8);
+    /// Integers of 7 bits, each in a byte: sums of two products with 8 bits fit 16, as processors without an instruction for sums of
+    /// four want them.
+    pub const Q7: Element = symmetric(7);
     /// Integers of 4 bits.
     pub const Q4: Element = symmetric(4);
     /// Integers of 3 bits.
@@ -44,7 +47,7 @@ impl Element {
     /// Integers of 3 bits with zero points.
     pub const U3: Element = asymmetric(3);
     /// Those that kernels have. The place of one is its place in [`KernelTable::grouped`](crate::abi::KernelTable::grouped).
-    pub const ALL: [Element; 8] = [
+    pub const ALL: [Element; 9] = [
         Element::Q8,
         Element::Q4,
         Element::Q3,
@@ -53,6 +56,7 @@ impl Element {
         Element::U3,
         Element::Q16,
         Element::E4M3,
+        Element::Q7,
     ];
 
     /// Its place in [`Element::ALL`].
@@ -68,6 +72,14 @@ impl Element {
         }
     }
 
+    /// Bits that a code takes where it is stored.
+    pub const fn width(self) -> usize {
+        match self.bits() {
+            5..8 => 8,
+            bits => bits,
+        }
+    }
+
     /// Whether groups have zero points.
     pub const fn zero(self) -> bool {
         matches!(self, Element::Int { zero: true, .. })
@@ -80,7 +92,7 @@ impl Element {
 
     /// Bytes of so many elements in groups of `group`, scales and zero points included.
     pub fn bytes(self, elements: u64, group: u32) -> u64 {
-        (elements.saturating_mul(self.bits() as u64) / 8)
+        (elements.saturating_mul(self.width() as u64) / 8)
             .saturating_add(elements / u64::from(group.max(1)) * self.shared() as u64)
     }
 

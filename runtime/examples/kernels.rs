@@ -191,14 +191,14 @@ fn gemv(table: &KernelTable) {
 
 /// Weights in groups of 32: what a thread multiplies from its own cache, and what all read from memory.
 fn grouped(table: &KernelTable) {
-    const GROUP: usize = 32;
+    const GROUP: usize = 128;
     let in_groups = |element| Codec::Grouped {
         element,
         group: GROUP as u32,
     };
     const BYTES: usize = 256 << 20;
     println!(
-        "  weights in groups of {GROUP}, 10^9 a second: one thread from its cache; two from memory, GB/s"
+        "  weights in groups of {GROUP}, 10^9 products a second: one thread from its cache; two from memory, GB/s"
     );
     println!(
         "  {:>8} {:>4} {:>8} {:>8} {:>8} {:>12} {:>8} {:>8}",
@@ -206,7 +206,7 @@ fn grouped(table: &KernelTable) {
     );
     let memory = lines(BYTES / 4);
     for (element, gemms) in Element::ALL.iter().zip(&table.grouped) {
-        for m in [1, 2, 4, 16] {
+        for m in [1, 2, 4, 16, 128] {
             let once =
                 |gemm: Option<GroupedGemmFn>, rows: Codec, k: usize, n: usize, threads: usize| {
                     let Some(gemm) = gemm else {
@@ -246,7 +246,7 @@ fn grouped(table: &KernelTable) {
                         }
                     });
                     let gigas = |each: usize| (count * each) as f64 * 1e-9 / seconds;
-                    [gigas(n * k), gigas(matrix)]
+                    [gigas(m * n * k), gigas(matrix)]
                 };
             let of = |gemm, rows| {
                 [

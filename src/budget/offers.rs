@@ -36,8 +36,8 @@ pub const STORED: &str = "stored";
 /// What tells offers apart that mean different things by the same number.
 pub(super) fn vocabulary() -> String {
     let names: Vec<&str> = METHODS.iter().map(|m| m.name()).collect();
-    // Raised where errors or forms change: from samples since 1, rotations of 64 since 2, fewer rows since 3.
-    format!("{}-3-{}", env!("CARGO_PKG_VERSION"), names.join("-"))
+    // Raised where errors or forms change: from samples since 1, rotations of 64 since 2, fewer rows since 3, q7 since 4.
+    format!("{}-4-{}", env!("CARGO_PKG_VERSION"), names.join("-"))
 }
 
 /// A model whose weights are to be chosen.

@@ -163,6 +163,7 @@ fn uniform(workshop: &Workshop) -> Vec<(String, Plan)> {
     for (method, element, group) in [
         ("nearest", Element::Q8, 64),
         ("dynamic", Element::Q8, 64),
+        ("dynamic", Element::Q7, 64),
         ("nearest", Element::Q4, 32),
         ("gptq", Element::Q4, 32),
         ("gptq", Element::Q4, 64),
@@ -186,7 +187,7 @@ fn uniform(workshop: &Workshop) -> Vec<(String, Plan)> {
         let head = ["dynamic", "nearest"]
             .into_iter()
             .find_map(|m| find(last, m, &said(Element::Q8, group)));
-        if let Some(head) = head.filter(|_| element.bits() < 8) {
+        if let Some(head) = head.filter(|_| element.bits() <= 4) {
             let mut plan = plan.clone();
             plan[last] = head;
             out.push((format!("{name}, last q8"), plan));

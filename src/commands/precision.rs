@@ -44,6 +44,8 @@ enum Weights {
     F16,
     /// 8 bits: those of products, rounded in groups that share a scale of f16
     Q8,
+    /// 7 bits, each in a byte: with --activations q8 faster than 8 where the processor shows AVX2 alone
+    Q7,
     /// 4 bits: the same; the head, which gives logits, has 8
     Q4,
     /// 3 bits: the same
@@ -142,7 +144,7 @@ impl PrecisionArgs {
         // Scales cost little time where 64 codes share one; few bits need them closer.
         let group = self
             .group
-            .unwrap_or(if element.bits() < 8 { 32 } else { 64 });
+            .unwrap_or(if element.bits() <= 4 { 32 } else { 64 });
         anyhow::ensure!(
             group > 0 && group.is_multiple_of(32),
             "--group {group}: is no multiple of 32"
@@ -169,6 +171,7 @@ impl Weights {
         Some(match self {
             Weights::Stored | Weights::F32 | Weights::Bf16 | Weights::F16 => return None,
             Weights::Q8 => Element::Q8,
+            Weights::Q7 => Element::Q7,
             Weights::Q4 => Element::Q4,
             Weights::Q3 => Element::Q3,
             Weights::U8 => zero(8),

@@ -15,7 +15,7 @@ use runtime::devices::cuda;
 use std::sync::LazyLock;
 
 /// Elements of groups that products are covered with.
-const ELEMENTS: &[Element] = &[Element::Q8, Element::Q4, Element::E4M3];
+const ELEMENTS: &[Element] = &[Element::Q8, Element::Q7, Element::Q4, Element::E4M3];
 /// Whether a product's sums have one order, however its weights are stored: loads are of 16 bytes, not of elements.
 const ORDERED: bool = false;
 

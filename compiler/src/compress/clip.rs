@@ -181,5 +181,5 @@ impl Method for Clip {
 
 /// Whether codes have so few bits that the choice of scales matters.
 pub fn few(form: &Form) -> bool {
-    matches!(form, Form::Grouped { element, .. } if element.bits() < 8)
+    matches!(form, Form::Grouped { element, .. } if element.bits() <= 4)
 }

@@ -11,6 +11,7 @@ pub struct Nearest;
 pub const GROUPED: &[(Element, u32)] = &[
     (Element::Q8, 64),
     (Element::Q8, 32),
+    (Element::Q7, 64),
     (Element::U4, 32),
     (Element::Q4, 128),
     (Element::Q4, 64),

@@ -63,7 +63,7 @@ impl Rounding {
             group: group.into(),
             scale,
         };
-        let element = match *n == vocabulary && self.element.bits() < 8 {
+        let element = match *n == vocabulary && self.element.bits() <= 4 {
             true => Element::Q8,
             false => self.element,
         };

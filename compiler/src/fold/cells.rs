@@ -49,7 +49,7 @@ impl Groups<'_> {
                         let code = self.code(row, column)?;
                         let (h, t, e) = place(row - first);
                         let lane = &mut codes[(4 * j + t) * 16..][..16];
-                        if element.bits() == 8 {
+                        if element.width() == 8 {
                             lane[8 * h + e / 4 * 4 + [0, 2, 1, 3][e % 4]] = code as u8;
                             continue;
                         }
@@ -115,7 +115,7 @@ mod tests {
         let (h, t, e) = (k / 32, k % 8 / 2, k / 8 % 4 * 2 + k % 2);
         let of_lane = &codes[(4 * j + t) * 16..][..16];
         let code = match element {
-            Element::Q8 | Element::E4M3 => {
+            Element::Q8 | Element::Q7 | Element::E4M3 => {
                 let code = of_lane[8 * h + e / 4 * 4 + [0, 2, 1, 3][e % 4]] as i8;
                 element.number(code.into(), 0)
             }

@@ -263,7 +263,7 @@ impl<'a> Groups<'a> {
 
     fn panels(&self, codec: Codec) -> Result<Vec<u8>, FoldError> {
         let [k, n, group] = self.sizes();
-        let (bits, excess) = (self.element.bits(), self.element.excess());
+        let (bits, excess) = (self.element.width(), self.element.excess());
         let strip = STRIP * codec.panel(k);
         let shared = STRIP * PANEL * self.element.shared();
         let planes = planes(bits);

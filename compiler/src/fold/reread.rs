@@ -49,7 +49,7 @@ pub fn element(
             })
         }
         Codec::Grouped { element, group } => {
-            let (group, bits) = (group as usize, element.bits());
+            let (group, bits) = (group as usize, element.width());
             let strip = p / STRIP * STRIP * codec.panel(k);
             let scales = STRIP * PANEL * 2;
             let zeros = STRIP * PANEL * usize::from(element.zero());

@@ -246,7 +246,7 @@ fn unpack(bytes: &[u8], codec: Codec, k: usize, row: usize, column: usize) -> f3
     let Codec::Grouped { element, group } = codec else {
         panic!("grouped weights only");
     };
-    let (bits, group, panel) = (element.bits(), group as usize, column / PANEL);
+    let (bits, group, panel) = (element.width(), group as usize, column / PANEL);
     let zeros = if element.zero() { STRIP * PANEL } else { 0 };
     let strip = &bytes[panel / STRIP * (STRIP * codec.panel(k))..];
     let size = STRIP * PANEL * 2 + zeros + STRIP * PANEL * group * bits / 8;
@@ -274,7 +274,7 @@ fn unpack(bytes: &[u8], codec: Codec, k: usize, row: usize, column: usize) -> f3
     };
     let code = match element {
         Element::E4M3 => i32::from(code as u8 as i8),
-        _ if bits == 8 => code - 128,
+        _ if bits == 8 => code - (1 << (element.bits() - 1)),
         _ => code,
     };
     element.number(code, zero) * scale

@@ -5,7 +5,7 @@
 
 use super::dots::{Dots, LINE, QUADS};
 use super::lanes::Lanes;
-use ir::abi::STRIP;
+use ir::{Element, abi::STRIP};
 
 /// The first of the lines that 32 rows of a panel take.
 #[derive(Clone, Copy)]
@@ -21,6 +21,12 @@ impl Lines {
     }
 }
 
+/// Bits that an integer of so many takes: [`Element::width`].
+pub(super) const fn width(bits: usize) -> usize {
+    let bits = bits as u8;
+    Element::Int { bits, zero: false }.width()
+}
+
 /// The codes of four rows, plus their excess; of up to 8 bits.
 ///
 /// # Safety
@@ -29,7 +35,7 @@ impl Lines {
 pub(super) unsafe fn quad<D: Dots, const BITS: usize>(lines: Lines, q: usize) -> D::Codes {
     // SAFETY: the caller's.
     unsafe {
-        if BITS == 8 {
+        if width(BITS) == 8 {
             return lines.line::<D>(q);
         }
         let (mut whole, mut low, mut first) = (None, 0, 0);
@@ -61,8 +67,8 @@ pub(super) unsafe fn quad<D: Dots, const BITS: usize>(lines: Lines, q: usize) ->
 /// # Safety
 /// As [`Dots`].
 pub(super) trait Code {
-    /// Of a code.
-    const BITS: usize;
+    /// Bits that a code takes.
+    const WIDTH: usize;
     /// See [`ir::Element::excess`].
     const EXCESS: i32;
 
@@ -76,7 +82,7 @@ pub(super) struct Int<const BITS: usize>;
 // A code less what is taken off has 9 bits and a scale 11: one fused multiply-add gives their product exactly, and of 16 bits, whose
 // excess is a power of two, rounded once.
 impl<const BITS: usize> Code for Int<BITS> {
-    const BITS: usize = BITS;
+    const WIDTH: usize = width(BITS);
     const EXCESS: i32 = 1 << (BITS - 1);
 
     #[inline(always)]
@@ -126,7 +132,7 @@ unsafe fn fours<D: Dots>(codes: D::Codes) -> [D::V; 4] {
 pub(super) struct E4m3;
 
 impl Code for E4m3 {
-    const BITS: usize = 8;
+    const WIDTH: usize = 8;
     const EXCESS: i32 = 0;
 
     #[inline(always)]

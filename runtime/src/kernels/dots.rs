@@ -32,6 +32,8 @@ pub(super) unsafe trait Dots: Copy {
     unsafe fn above(low: Self::Codes, high: Self::Codes, up: usize) -> Self::Codes;
     /// Adds to each column its four codes, less 128 but for [`Dots::EXCESS_8`], times the activations.
     unsafe fn dot_8(self, codes: Self::Codes, x: *const i8) -> Self;
+    /// Adds to each column its four codes, `0..128`, times the activations.
+    unsafe fn dot_7(self, codes: Self::Codes, x: *const i8) -> Self;
     /// What [`Dots::dot_4`] adds up of [`QUADS`] fours of rows, to these sums or to narrower ones.
     #[inline(always)]
     unsafe fn begin_4(self) -> Self {
@@ -112,6 +114,11 @@ unsafe impl Dots for Integers {
     unsafe fn dot_8(self, codes: [u8; LINE], x: *const i8) -> Self {
         // SAFETY: the trait's contract.
         self.dot(unsafe { four(x) }, |i| i32::from(codes[i]) - 128)
+    }
+
+    unsafe fn dot_7(self, codes: [u8; LINE], x: *const i8) -> Self {
+        // SAFETY: the trait's contract.
+        unsafe { self.dot_4(codes, x) }
     }
 
     unsafe fn dot_4(self, codes: [u8; LINE], x: *const i8) -> Self {

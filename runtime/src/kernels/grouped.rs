@@ -6,7 +6,7 @@
 //! [`Codec::Grouped`]: ir::abi::Codec::Grouped
 
 use super::Isa;
-use super::codes::{Code, Lines, quad};
+use super::codes::{Code, Lines, quad, width};
 use super::dots::{Dots, LINE, QUADS};
 use super::gemm::{Product, blocks, part};
 use super::lanes::Lanes;
@@ -15,6 +15,8 @@ use ir::abi::{PANEL, STRIP};
 
 /// Rows up to which weights are widened where they are multiplied, not once for all rows.
 const FEW: usize = 4;
+/// Bytes of weights that all integer rows meet before the next are read: half of a first-level cache.
+const NEAR: usize = 20 << 10;
 /// Rows of weights that whole lines hold, of any number of bits.
 const ROWS: usize = 4 * QUADS;
 
@@ -55,6 +57,8 @@ pub(super) struct Tile {
     first: usize,
     /// Whether groups have zero points.
     zero: bool,
+    /// Groups of rows of weights; those before the first are summed in `c`.
+    groups: [usize; 2],
     c: *mut f32,
     ldc: usize,
 }
@@ -66,10 +70,16 @@ impl Tile {
         self.c = self.c.wrapping_add(panels * PANEL);
     }
 
-    /// Panel `p` from the first, of codes of so many bits.
+    /// Bytes of a group of a strip, of codes that take so many bits.
+    fn step(&self, bits: usize) -> usize {
+        let zeros = if self.zero { PANEL } else { 0 };
+        STRIP * (SCALES + zeros + self.group * PANEL * bits / 8)
+    }
+
+    /// Panel `p` from the first, of codes that take so many bits.
     fn panel(&self, bits: usize, p: usize) -> Panel {
         let zeros = if self.zero { PANEL } else { 0 };
-        let step = STRIP * (SCALES + zeros + self.group * PANEL * bits / 8);
+        let step = self.step(bits);
         let (strip, within) = ((self.first + p) / STRIP, (self.first + p) % STRIP);
         let strip = self.b.wrapping_add(strip * (self.k / self.group) * step);
         Panel {
@@ -98,6 +108,7 @@ unsafe fn dot<D: Dots, const BITS: usize, const WIDE: bool>(
         match (WIDE, BITS) {
             (true, _) => sum.dot_wide(codes, x.cast()),
             (_, 8) => sum.dot_8(codes, x.cast()),
+            (_, 7) => sum.dot_7(codes, x.cast()),
             _ => sum.dot_4(codes, x.cast()),
         }
     }
@@ -141,14 +152,21 @@ pub(super) unsafe fn integer_tile<
         0
     };
     let size = if WIDE { 2 } else { 1 };
-    let few_bits = BITS < 8 && !WIDE;
+    let few_bits = BITS <= 4 && !WIDE;
     let groups = t.k / t.group;
     // SAFETY: all offsets below stay within the extents of `t`.
     unsafe {
         let scales = t.a.add((t.k * size).next_multiple_of(LINE));
         let mut acc = [[D::V::splat(0.0); P]; M];
-        let panels: [Panel; P] = std::array::from_fn(|p| t.panel(BITS, p));
-        for g in 0..groups {
+        if t.groups[0] > 0 {
+            for i in 0..M {
+                for p in 0..P {
+                    acc[i][p] = D::V::load(t.c.add(i * t.ldc + p * PANEL));
+                }
+            }
+        }
+        let panels: [Panel; P] = std::array::from_fn(|p| t.panel(width(BITS), p));
+        for g in t.groups[0]..t.groups[1] {
             let mut sums = [[D::splat(0); P]; M];
             for i in 0..M {
                 let codes = *scales.add(i * t.lda).cast::<i32>().add(groups + g);
@@ -160,7 +178,7 @@ pub(super) unsafe fn integer_tile<
                 let x = t.a.add((g * t.group + rows * ROWS) * size);
                 let mut lines = [Lines(std::ptr::null()); P];
                 for p in 0..P {
-                    lines[p] = panels[p].lines(BITS, g, rows);
+                    lines[p] = panels[p].lines(width(BITS), g, rows);
                 }
                 let mut begun = sums;
                 if few_bits {
@@ -217,7 +235,7 @@ pub(super) unsafe fn float_tile<D: Dots, C: Code, const M: usize, const P: usize
     // SAFETY: all offsets below stay within the extents of `t`.
     unsafe {
         let mut acc = [[D::V::splat(0.0); P]; M];
-        let panels: [Panel; P] = std::array::from_fn(|p| t.panel(C::BITS, p));
+        let panels: [Panel; P] = std::array::from_fn(|p| t.panel(C::WIDTH, p));
         for g in 0..t.k / t.group {
             let mut scales = [panels[0].scaling::<D>(g, C::EXCESS); P];
             for p in 1..P {
@@ -227,7 +245,7 @@ pub(super) unsafe fn float_tile<D: Dots, C: Code, const M: usize, const P: usize
                 let x = t.a.cast::<f32>().add(g * t.group + rows * ROWS);
                 let mut lines = [Lines(std::ptr::null()); P];
                 for p in 0..P {
-                    lines[p] = panels[p].lines(C::BITS, g, rows);
+                    lines[p] = panels[p].lines(C::WIDTH, g, rows);
                 }
                 each_quad!(q, {
                     for p in 0..P {
@@ -262,7 +280,7 @@ pub(super) unsafe fn widen<D: Dots, C: Code>(panel: Panel, from: usize, rows: us
         unsafe {
             let (group, within) = (row / panel.group, row % panel.group / ROWS);
             let scaling = panel.scaling::<D>(group, C::EXCESS);
-            let lines = panel.lines(C::BITS, group, within);
+            let lines = panel.lines(C::WIDTH, group, within);
             let to = to.add((row - from) * PANEL);
             each_quad!(q, {
                 let weights = C::widen::<D>(lines, q, scaling);
@@ -295,21 +313,35 @@ pub(super) unsafe extern "C" fn integer_gemm<
     c: *mut f32,
     ldc: usize,
 ) {
-    let tiles = m.div_ceil(G::ROWS);
-    for rows in (0..tiles).map(|i| part(m, tiles, i)) {
-        let t = Tile {
-            k,
-            group,
-            a: a.wrapping_add(rows.start * lda),
-            lda,
-            b,
-            first: 0,
-            zero: ZERO,
-            c: c.wrapping_add(rows.start * ldc),
-            ldc,
-        };
+    let mut t = Tile {
+        k,
+        group,
+        a,
+        lda,
+        b,
+        first: 0,
+        zero: ZERO,
+        groups: [0, k / group],
+        c,
+        ldc,
+    };
+    if m <= G::ROWS {
         // SAFETY: the caller's extents.
-        unsafe { G::integer_tiles::<BITS, WIDE>(rows.len(), panels, t) }
+        return unsafe { G::integer_tiles::<BITS, WIDE>(m, panels, t) };
+    }
+    let (tiles, groups) = (m.div_ceil(G::ROWS), k / group);
+    let near = (NEAR / t.step(width(BITS))).max(1);
+    for first in (0..panels).step_by(STRIP) {
+        for from in (0..groups).step_by(near) {
+            for rows in (0..tiles).map(|i| part(m, tiles, i)) {
+                t.first = first;
+                t.groups = [from, groups.min(from + near)];
+                t.a = a.wrapping_add(rows.start * lda);
+                t.c = c.wrapping_add(rows.start * ldc + first * PANEL);
+                // SAFETY: the caller's extents.
+                unsafe { G::integer_tiles::<BITS, WIDE>(rows.len(), STRIP.min(panels - first), t) }
+            }
+        }
     }
 }
 
@@ -337,6 +369,7 @@ pub(super) unsafe extern "C" fn float_gemm<I: Isa, G: GroupedIsa, C: Code, const
         b,
         first: 0,
         zero: ZERO,
+        groups: [0, k / group],
         c,
         ldc,
     };
@@ -357,7 +390,7 @@ pub(super) unsafe extern "C" fn float_gemm<I: Isa, G: GroupedIsa, C: Code, const
     unsafe {
         blocks::<I, f32, f32>(&product, |block| {
             block.widened::<I, f32>(|p, to| {
-                G::widen::<C>(t.panel(C::BITS, p), block.k.start, block.k.len(), to)
+                G::widen::<C>(t.panel(C::WIDTH, p), block.k.start, block.k.len(), to)
             })
         })
     }

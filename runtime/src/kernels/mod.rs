@@ -6,6 +6,7 @@
 mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+mod avx2_dots;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod codes;
@@ -213,7 +214,7 @@ grouped!(
 #[cfg(target_arch = "x86_64")]
 grouped!(
     /// 16 registers of 256 bits.
-    Avx2Groups, avx2::Int2, "avx2,fma,f16c", 2, 1: 4 2 1, 2: 2 1; 1: 4 2 1, 2: 1, 3: 1, 4: 1);
+    Avx2Groups, avx2_dots::Int2, "avx2,fma,f16c", 4, 1: 4 2 1, 2: 2 1, 3: 1, 4: 1; 1: 4 2 1, 2: 1, 3: 1, 4: 1);
 
 #[cfg(target_arch = "x86_64")]
 grouped!(
@@ -296,6 +297,7 @@ const fn table_of<I: Isa, G: GroupedIsa>() -> KernelTable {
             integers::<I, G, 3, true>(),
             floats(grouped::float_gemm::<I, G, Int<16>, false>),
             floats(grouped::float_gemm::<I, G, E4m3, false>),
+            integers::<I, G, 7, false>(),
         ],
         quantize_q8: quantize::<G, false>,
         quantize_q16: quantize::<G, true>,

@@ -28,7 +28,7 @@ impl Panel {
         self.scales.wrapping_add(group * self.step).cast()
     }
 
-    /// The lines of 32 rows of a group, of codes of so many bits.
+    /// The lines of 32 rows of a group, of codes that take so many bits.
     pub(super) fn lines(self, bits: usize, group: usize, rows: usize) -> Lines {
         let first = group * self.step + rows * bits * STRIP * LINE;
         Lines(self.codes.wrapping_add(first))

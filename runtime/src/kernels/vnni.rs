@@ -1,7 +1,8 @@
 //! [`Dots`] by the instruction that sums four products of bytes (VNNI): in one 512-bit register, and in two of 256 bits.
 //! Knows no kernel.
 
-use super::avx2::{self, Int2, Ymm2, both_int, four};
+use super::avx2::Ymm2;
+use super::avx2_dots::{self, Int2, both_int, four};
 use super::avx512::Zmm;
 use super::dots::{Dots, E4M3};
 use std::arch::x86_64::*;
@@ -69,6 +70,12 @@ unsafe impl Dots for Int512 {
     }
 
     #[inline(always)]
+    unsafe fn dot_7(self, codes: __m512i, x: *const i8) -> Self {
+        // SAFETY: as `dot_8`.
+        unsafe { self.dot_8(codes, x) }
+    }
+
+    #[inline(always)]
     unsafe fn dot_4(self, codes: __m512i, x: *const i8) -> Self {
         // SAFETY: as `dot_8`.
         unsafe { self.dot_8(codes, x) }
@@ -78,7 +85,7 @@ unsafe impl Dots for Int512 {
     unsafe fn dot_wide(self, codes: __m512i, x: *const i16) -> Self {
         // SAFETY: as `splat`; four activations by the trait's contract.
         unsafe {
-            let [even, odd] = avx2::pairs(x);
+            let [even, odd] = avx2_dots::pairs(x);
             let (even, odd) = (_mm512_set1_epi32(even), _mm512_set1_epi32(odd));
             let low = _mm512_and_si512(codes, _mm512_set1_epi16(255));
             let sum = _mm512_dpwssd_epi32(self.0, low, even);
@@ -181,6 +188,12 @@ unsafe impl Dots for Int256 {
     }
 
     #[inline(always)]
+    unsafe fn dot_7(self, codes: Int2, x: *const i8) -> Self {
+        // SAFETY: as `dot_8`.
+        unsafe { self.dot_8(codes, x) }
+    }
+
+    #[inline(always)]
     unsafe fn dot_4(self, codes: Int2, x: *const i8) -> Self {
         // SAFETY: as `dot_8`.
         unsafe { self.dot_8(codes, x) }
@@ -190,7 +203,7 @@ unsafe impl Dots for Int256 {
     unsafe fn dot_wide(self, codes: Int2, x: *const i16) -> Self {
         // SAFETY: features by the trait's contract; four activations, too.
         unsafe {
-            let [even, odd] = avx2::pairs(x);
+            let [even, odd] = avx2_dots::pairs(x);
             let (even, odd) = (_mm256_set1_epi32(even), _mm256_set1_epi32(odd));
             let (byte, sum) = (_mm256_set1_epi16(255), self.0);
             Int256(both_int!(|sum, codes| {
@@ -209,12 +222,12 @@ unsafe impl Dots for Int256 {
     #[inline(always)]
     unsafe fn widen<const B: u32>(codes: Int2) -> Ymm2 {
         // SAFETY: as `splat`.
-        unsafe { avx2::widen::<B>(codes) }
+        unsafe { avx2_dots::widen::<B>(codes) }
     }
 
     #[inline(always)]
     unsafe fn widen_e4m3<const B: u32>(codes: Int2) -> Ymm2 {
         // SAFETY: as `splat`.
-        unsafe { avx2::widen_e4m3::<B>(codes) }
+        unsafe { avx2_dots::widen_e4m3::<B>(codes) }
     }
 }

@@ -71,7 +71,7 @@ impl Weight {
 
     /// As [`Codec::panel`] says: bit after bit.
     fn packed(&self) -> Vec<u8> {
-        let (size, bits) = (self.codec().panel(self.k), self.element.bits());
+        let (size, bits) = (self.codec().panel(self.k), self.element.width());
         let mut out = vec![0; self.codec().panels(self.columns) * size];
         let zero = usize::from(self.element.zero());
         let step = STRIP * PANEL * (2 + zero + self.group * bits / 8);

@@ -112,7 +112,7 @@ impl Gemm<'_> {
                 element: Element::E4M3,
                 group,
             } => format!("CellE4M3<{group}>"),
-            Codec::Grouped { element, group } => format!("Cell{}<{group}>", element.bits()),
+            Codec::Grouped { element, group } => format!("Cell{}<{group}>", element.width()),
             other => return Err(format!("weights of {other}")),
         };
         let (x, stride) = (&self.views[0], self.views[0].strides[0]);
